@@ -1,0 +1,52 @@
+# Everything this project is built, tested and shown with; `make help` lists it.
+# ENVOY=/path and REDIS_SERVER=/path use programs of your own; WASM_TOOLCHAIN=rustup|debian forces one way to the wasm.
+
+CARGO ?= cargo
+ENVOY_VERSION ?= 1.40.0
+WASM_TOOLCHAIN ?=
+
+# Not `?=`: an empty variable means the default too. The last path of each is where setup puts its own.
+override ENVOY := $(or $(ENVOY),$(CURDIR)/.venv/envoy)
+override REDIS_SERVER := $(or $(REDIS_SERVER),$(shell command -v redis-server 2>/dev/null),$(CURDIR)/.venv/redis-server)
+SLOTGATE_WASM := $(CURDIR)/target/slotgate.wasm
+
+export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
+
+# Under -j two setups would fight for apt.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-rust wasm check test demo up down clean distclean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## get what is missing: Envoy, Redis, wrk, the wasm target, rustfmt, clippy
+	@tests/setup.sh
+
+setup-rust:
+	@tests/setup.sh rust
+
+wasm: setup-rust ## build target/slotgate.wasm
+	@tests/wasm.sh
+
+check: setup-rust ## format, lints, and the purity of everything outside src/host
+	@tests/check.sh
+
+test: setup wasm ## all tests, against a real Redis and a real Envoy
+	$(CARGO) test
+
+demo: setup wasm ## run the demo in the foreground
+	$(CARGO) run --release --example demo -- run
+
+up: setup wasm ## start the demo in the background and wait until it answers
+	@tests/demo.sh up
+
+down: ## stop what `make up` started
+	@tests/demo.sh down
+
+clean: down ## remove target and .run
+	rm -rf target .run
+	@test ! -e .venv || echo ".venv stays; make distclean removes it too"
+
+distclean: clean ## remove .venv as well
+	rm -rf .venv

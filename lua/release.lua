@@ -1,0 +1,21 @@
+-- release: end leases, however often it is asked.
+--
+-- KEYS  the six of ledger.lua
+-- ARGV  1.. lease ids, 1..1000
+-- Returns how many of them were live, an integer; an unknown id counts 0 and changes nothing
+-- Errors  BADARG; nothing is written then
+-- Flags  allow-oom: it only frees
+-- Cost  O(log accounts + log leases) each
+if #ARGV < 1 or #ARGV > 1000 then
+  refuse('BADARG leases: not 1..1000 of them')
+end
+for i = 1, #ARGV do
+  lease_id(ARGV[i])
+end
+local ended = 0
+for i = 1, #ARGV do
+  if drop(ARGV[i]) then
+    ended = ended + 1
+  end
+end
+return ended

@@ -1,0 +1,50 @@
+-- renew: keep leases alive, and take up again those that Redis no longer knows.
+--
+-- KEYS  the six of ledger.lua
+-- ARGV  1 ttl, ms
+--       2.. three for each lease, 1..1000 leases: lease id, account id, epoch its acquire answered
+-- Returns {epoch, answers}: one letter for each lease, in order
+--         r  renewed
+--         a  re-adopted: it was gone and is counted again, because Redis lost its data since (the epoch is another)
+--            or because the account still had a free slot
+--         l  lost: it had expired, and the slot is someone else's by now
+-- Errors  NOPOOL, BADARG; nothing is written then
+-- Flags  allow-oom: a lease that can't be renewed would be granted twice
+-- Cost  O(log leases) each
+local ttl = whole(ARGV[1], 'ttl_ms', 1, 86400000)
+local leases = (#ARGV - 1) / 3
+if leases < 1 or leases > 1000 or leases ~= math.floor(leases) then
+  refuse('BADARG leases: not 1..1000 of lease, account, epoch')
+end
+local ids = {}
+for i = 1, leases do
+  ids[i] = lease_id(ARGV[3 * i - 1])
+end
+
+local epoch = redis.call('HGET', ACCOUNTS, '#epoch')
+if not epoch then
+  return redis.error_reply('NOPOOL no accounts are synced for this pool')
+end
+local expires_ms = ms(now_ms() + ttl)
+local expiries = redis.call('ZMSCORE', LEASES, unpack(ids))
+local answers, renewed = {}, {}
+for i = 1, leases do
+  if expiries[i] then
+    renewed[#renewed + 1] = expires_ms
+    renewed[#renewed + 1] = ids[i]
+    answers[i] = 'r'
+  else
+    local account = ARGV[3 * i]
+    local record = redis.call('HGET', ACCOUNTS, account)
+    if record and (ARGV[3 * i + 1] ~= epoch or redis.call('ZSCORE', FREE, account)) then
+      take(ids[i], account, record, expires_ms)
+      answers[i] = 'a'
+    else
+      answers[i] = 'l'
+    end
+  end
+end
+if #renewed > 0 then
+  redis.call('ZADD', LEASES, unpack(renewed))
+end
+return {epoch, table.concat(answers)}

@@ -1,0 +1,1037 @@
+//! The plugin configuration: JSON in, a checked [`Role`] out, or every error found.
+//!
+//! Nothing here talks to the host: environment variables come in as a function.
+
+use crate::structpb;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+/// What one plugin instance is told to be.
+#[derive(Debug)]
+pub enum Role {
+    /// The HTTP filter that takes, holds and releases slots.
+    Scheduler(Box<Config>),
+    /// The network filter that strips and adds gRPC frames.
+    Bridge,
+}
+
+/// The scheduler's whole configuration, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// How to reach Redis.
+    pub redis: Redis,
+    /// Who is in the gray release.
+    pub gray: Gray,
+    /// How long a lease lasts and how often it is renewed.
+    pub lease: LeaseTimes,
+    /// Weights of the score.
+    pub score: Score,
+    /// How priorities enter the score.
+    pub priority_mode: PriorityMode,
+    /// How long a session remembers its account, in ms; 0: no affinity.
+    pub affinity_ttl_ms: u64,
+    /// What to do when no account has a free slot.
+    pub saturated: OnSaturated,
+    /// What to do when the ledger cannot answer.
+    pub failure: OnFailure,
+    /// How requests that don't take a slot by the ledger are sent on.
+    pub traditional: Traditional,
+    /// What counts as upstream pushback and how long it lasts.
+    pub cooldown: Cooldown,
+    /// Whether the client is told path and account.
+    pub response_headers: bool,
+    /// The pools, at least one; at most the last one without match rules.
+    pub pools: Vec<Pool>,
+}
+
+/// `redis`: how to reach the ledger.
+#[derive(Debug)]
+pub struct Redis {
+    /// Name of the cluster that leads to the bridge; 1..=125 bytes of printable ASCII.
+    pub pipe_cluster: String,
+    /// How long a request waits for its acquire, in ms.
+    pub acquire_timeout_ms: u64,
+    /// How long the oldest command may wait before the pipe is reset, in ms; at least `acquire_timeout_ms`.
+    pub command_timeout_ms: u64,
+    /// Greatest number of commands waiting for their reply, or for the pipe, at once.
+    pub max_pending: usize,
+    /// First part of every key; `[A-Za-z0-9._:-]{1,64}`.
+    pub key_prefix: String,
+    /// Logical database, 0..=15.
+    pub database: u8,
+    /// ACL user; empty: the default user.
+    pub username: String,
+    /// The password itself, read from the variable named by `password_env`; empty: no AUTH.
+    pub password: Secret,
+}
+
+/// A value that never shows in logs.
+#[derive(Default, Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// `gray`: who is in.
+#[derive(Debug)]
+pub struct Gray {
+    /// Share of sessions that are in, in basis points 0..=10000.
+    pub basis_points: u16,
+    /// Enforce or shadow.
+    pub mode: GrayMode,
+    /// Keys the bucket's hash.
+    pub salt: String,
+    /// Where the session comes from; the first non-empty one wins.
+    pub session: Vec<SessionSource>,
+    /// The header that forces a request in or out; `None` when no token is set.
+    pub gray_override: Option<GrayOverride>,
+}
+
+/// `gray.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrayMode {
+    /// Requests in the percentage take slots.
+    Enforce,
+    /// Requests in the percentage ask what would happen, take nothing and never wait.
+    Shadow,
+}
+
+/// One entry of `gray.session`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionSource {
+    /// A request header, lower case.
+    Header(String),
+    /// A cookie by name.
+    Cookie(String),
+    /// A query parameter by name.
+    Query(String),
+}
+
+/// `gray.override` with its token resolved.
+#[derive(Debug)]
+pub struct GrayOverride {
+    /// Header name, lower case.
+    pub header: String,
+    /// What must stand before `:on` or `:off`.
+    pub token: Secret,
+}
+
+/// `lease`.
+#[derive(Debug, Clone, Copy)]
+pub struct LeaseTimes {
+    /// A lease not renewed for this long is over, in ms.
+    pub ttl_ms: u64,
+    /// Time between renewals, in ms; at most half of `ttl_ms`.
+    pub renew_interval_ms: u64,
+}
+
+/// `score`: weights, each 0..=1000; not all 0.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// Weight of the priority.
+    pub priority: f64,
+    /// Weight of used / max.
+    pub load: f64,
+    /// Weight of the random part.
+    pub random: f64,
+}
+
+/// `priority_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PriorityMode {
+    /// Priority is normalised to 0..1 in the pool and weighted.
+    Weighted,
+    /// A better priority always wins while it has a free slot.
+    Strict,
+}
+
+/// `saturated.action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnSaturated {
+    /// Answer 429 with `retry-after`.
+    Reject,
+    /// Send it the traditional way.
+    Traditional,
+}
+
+/// `failure.action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// Send it the traditional way.
+    Traditional,
+    /// Answer 503.
+    Reject,
+}
+
+/// `traditional`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traditional {
+    /// Leave the request as it is.
+    Passthrough,
+    /// Choose an account on this worker's own counts; each worker may use `max_concurrency / share`, at least 1.
+    Local {
+        /// How many workers share the accounts, 1..=100000.
+        share: u32,
+    },
+}
+
+/// `cooldown`.
+#[derive(Debug)]
+pub struct Cooldown {
+    /// Upstream statuses that mean pushback; empty: no cooldowns.
+    pub statuses: Vec<u16>,
+    /// Used when the upstream names no time, in ms.
+    pub default_ms: u64,
+    /// No cooldown is longer, in ms.
+    pub max_ms: u64,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// Name; `[A-Za-z0-9._-]{1,64}`, unique.
+    pub name: String,
+    /// Any of these sends a request here; empty: takes what is left.
+    pub rules: Vec<Match>,
+    /// A higher one replaces the accounts in Redis; 1..=2^53-1.
+    pub revision: u64,
+    /// The accounts, at least one.
+    pub accounts: Vec<Account>,
+}
+
+/// One entry of `pools[].match`.
+#[derive(Debug)]
+pub struct Match {
+    /// Header name, lower case.
+    pub header: String,
+    /// What its value must be.
+    pub value: MatchValue,
+}
+
+/// How a header's value is compared, byte by byte.
+#[derive(Debug)]
+pub enum MatchValue {
+    /// The whole value.
+    Exact(String),
+    /// Its beginning.
+    Prefix(String),
+    /// Its end.
+    Suffix(String),
+    /// Whether the header is there (`true`) or not (`false`).
+    Present(bool),
+}
+
+/// One account.
+pub struct Account {
+    /// Id; `[A-Za-z0-9._-]{1,64}`, unique in the pool.
+    pub id: String,
+    /// Slots, 1..=100000.
+    pub max_concurrency: u32,
+    /// Lower is preferred, 0..=1000000.
+    pub priority: u32,
+    /// Whether it takes new leases.
+    pub enabled: bool,
+    /// Request headers set when this account was chosen, lower-case names, variables filled in.
+    pub set_headers: Vec<(String, String)>,
+}
+
+/// Header values may come from the environment: only their names are shown.
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<_> = self.set_headers.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Account")
+            .field("id", &self.id)
+            .field("max_concurrency", &self.max_concurrency)
+            .field("priority", &self.priority)
+            .field("enabled", &self.enabled)
+            .field("set_headers", &headers)
+            .finish()
+    }
+}
+
+/// Every error found in one configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Errors(pub Vec<String>);
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
+
+impl std::error::Error for Errors {}
+
+/// Reads a plugin configuration: JSON text, or a `google.protobuf.Struct` in its binary form. `env` answers what an environment variable holds.
+///
+/// # Errors
+/// All that is wrong with it, each as `path: value rule`; values of variables are never among them.
+pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, Errors> {
+    // A Struct begins with the tag of its first field, a line feed.
+    let document = match json.first() {
+        Some(b'\n') => structpb::decode(json),
+        Some(_) | None => None,
+    };
+    let document = match document {
+        Some(document) => document,
+        None => serde_json::from_slice(json).map_err(|e| Errors(vec![format!("not JSON: {e}")]))?,
+    };
+    let mut found = Found {
+        errors: vec![],
+        env,
+    };
+    let role = role(At {
+        path: Path::Root,
+        value: &document,
+        found: &mut found,
+    });
+    if found.errors.is_empty() {
+        Ok(role)
+    } else {
+        Err(Errors(found.errors))
+    }
+}
+
+// The readers below always return something, so that one error never hides the next; `parse` throws the result away
+// when there was any.
+
+fn role(at: At<'_, '_>) -> Role {
+    let mut f = at.fields();
+    f.needs(&["role"]);
+    if f.choice("role", &[("scheduler", false), ("bridge", true)]) {
+        for name in f
+            .map
+            .into_iter()
+            .flat_map(Map::keys)
+            .filter(|name| *name != "role")
+        {
+            f.error(name, "is not a field of role bridge");
+        }
+        return Role::Bridge;
+    }
+    f.needs(&["pools"]);
+    let config = Config {
+        redis: redis(f.object("redis")),
+        gray: gray(f.object("gray")),
+        lease: lease(f.object("lease")),
+        score: score(f.object("score")),
+        priority_mode: f.choice(
+            "priority_mode",
+            &[
+                ("weighted", PriorityMode::Weighted),
+                ("strict", PriorityMode::Strict),
+            ],
+        ),
+        affinity_ttl_ms: {
+            let mut f = f.object("affinity");
+            let ttl_ms = f.int("ttl_ms", 3_600_000, 0..=2_592_000_000);
+            f.done();
+            ttl_ms
+        },
+        saturated: action(
+            f.object("saturated"),
+            &[
+                ("reject", OnSaturated::Reject),
+                ("traditional", OnSaturated::Traditional),
+            ],
+        ),
+        failure: action(
+            f.object("failure"),
+            &[
+                ("traditional", OnFailure::Traditional),
+                ("reject", OnFailure::Reject),
+            ],
+        ),
+        traditional: traditional(f.object("traditional")),
+        cooldown: cooldown(f.object("cooldown")),
+        response_headers: f.flag("response_headers", false),
+        pools: pools(&mut f),
+    };
+    f.done();
+    Role::Scheduler(Box::new(config))
+}
+
+fn redis(mut f: Fields<'_, '_>) -> Redis {
+    let before = f.mark();
+    let acquire_timeout_ms = f.int("acquire_timeout_ms", 50, 1..=60_000);
+    // A default must not contradict what the document says, so it gives way; the same in `lease` and `cooldown`.
+    let command_timeout_ms = f.int(
+        "command_timeout_ms",
+        acquire_timeout_ms.max(1_000),
+        1..=60_000,
+    );
+    if f.mark() == before && command_timeout_ms < acquire_timeout_ms {
+        let rule = format!(
+            "{command_timeout_ms} is less than redis.acquire_timeout_ms ({acquire_timeout_ms})"
+        );
+        f.error("command_timeout_ms", rule);
+    }
+    let before = f.mark();
+    let username = f.text("username", "", USERNAME);
+    let password = f.secret("password_env");
+    // Without a password there is no AUTH, and Redis would take the commands as the default user's.
+    if f.mark() == before && !username.is_empty() && password.is_none() {
+        f.error(
+            "username",
+            format!("{} needs redis.password_env", quoted(&username)),
+        );
+    }
+    let redis = Redis {
+        pipe_cluster: f.text("pipe_cluster", "slotgate_pipe", CLUSTER),
+        acquire_timeout_ms,
+        command_timeout_ms,
+        max_pending: f.int("max_pending", 4_096, 16..=1_000_000),
+        key_prefix: f.text("key_prefix", "slotgate", KEY_PREFIX),
+        database: f.int("database", 0, 0..=15),
+        username,
+        password: password.unwrap_or_default(),
+    };
+    f.done();
+    redis
+}
+
+fn gray(mut f: Fields<'_, '_>) -> Gray {
+    let gray = Gray {
+        basis_points: f
+            .at("percent")
+            .and_then(|mut at| at.basis_points())
+            .unwrap_or(0),
+        mode: f.choice(
+            "mode",
+            &[("enforce", GrayMode::Enforce), ("shadow", GrayMode::Shadow)],
+        ),
+        salt: f.text("salt", "", ANY),
+        session: f
+            .list("session", 0..=16, session_source)
+            .unwrap_or_else(|| vec![SessionSource::Header("x-session-id".into())]),
+        gray_override: gray_override(f.object("override")),
+    };
+    f.done();
+    gray
+}
+
+fn session_source(at: At<'_, '_>) -> Option<SessionSource> {
+    let mut f = at.fields();
+    let source = f
+        .one_of(&["header", "cookie", "query"])
+        .and_then(|(name, mut at)| match name {
+            "header" => at.header().map(SessionSource::Header),
+            "cookie" => at.text(COOKIE).map(SessionSource::Cookie),
+            _ => at.text(QUERY).map(SessionSource::Query),
+        });
+    f.done();
+    source
+}
+
+fn gray_override(mut f: Fields<'_, '_>) -> Option<GrayOverride> {
+    let header = f
+        .at("header")
+        .and_then(|mut at| at.header())
+        .unwrap_or_else(|| "x-slotgate-gray".into());
+    let token = f.secret("token_env");
+    f.done();
+    token.map(|token| GrayOverride { header, token })
+}
+
+fn lease(mut f: Fields<'_, '_>) -> LeaseTimes {
+    let before = f.mark();
+    let ttl_ms: u64 = f.int("ttl_ms", 15_000, 1_000..=3_600_000);
+    let renew_interval_ms = f.int("renew_interval_ms", 5_000.min(ttl_ms / 3), 100..=1_800_000);
+    if f.mark() == before && renew_interval_ms > ttl_ms / 2 {
+        let rule = format!("{renew_interval_ms} is more than half of lease.ttl_ms ({ttl_ms})");
+        f.error("renew_interval_ms", rule);
+    }
+    f.done();
+    LeaseTimes {
+        ttl_ms,
+        renew_interval_ms,
+    }
+}
+
+fn score(mut f: Fields<'_, '_>) -> Score {
+    let before = f.mark();
+    let [priority, load, random] =
+        [("priority", 0.5), ("load", 0.3), ("random", 0.2)].map(|(name, default)| {
+            f.at(name)
+                .and_then(|mut at| at.number(0.0..=1_000.0))
+                .unwrap_or(default)
+        });
+    if f.mark() == before && priority == 0.0 && load == 0.0 && random == 0.0 {
+        f.found
+            .error(&f.path, "priority, load and random are all 0");
+    }
+    f.done();
+    Score {
+        priority,
+        load,
+        random,
+    }
+}
+
+fn action<T: Copy>(mut f: Fields<'_, '_>, choices: &[(&str, T); 2]) -> T {
+    let action = f.choice("action", choices);
+    f.done();
+    action
+}
+
+fn traditional(mut f: Fields<'_, '_>) -> Traditional {
+    let local = f.choice("mode", &[("passthrough", false), ("local", true)]);
+    let share = f.int("share", 1, 1..=100_000);
+    f.done();
+    if local {
+        Traditional::Local { share }
+    } else {
+        Traditional::Passthrough
+    }
+}
+
+fn cooldown(mut f: Fields<'_, '_>) -> Cooldown {
+    let before = f.mark();
+    let max_ms = f.int("max_ms", 600_000, 1..=86_400_000);
+    let default_ms = f.int("default_ms", 5_000.min(max_ms), 1..=86_400_000);
+    if f.mark() == before && default_ms > max_ms {
+        f.error(
+            "default_ms",
+            format!("{default_ms} is more than cooldown.max_ms ({max_ms})"),
+        );
+    }
+    let statuses = f
+        .list("statuses", 0..=500, |mut at| at.int(100..=599))
+        .unwrap_or_else(|| vec![429, 503, 529]);
+    f.done();
+    Cooldown {
+        statuses,
+        default_ms,
+        max_ms,
+    }
+}
+
+fn pools(f: &mut Fields<'_, '_>) -> Vec<Pool> {
+    let mut after = f.count("pools").unwrap_or(0);
+    let mut names = BTreeMap::new();
+    let pools = f.list("pools", 1..=1_000, |at| {
+        after = after.saturating_sub(1);
+        let mut f = at.fields();
+        f.needs(&["name", "accounts"]);
+        if after > 0 && f.count("match") == Some(0) {
+            f.error(
+                "match",
+                "is empty, but only the last pool may take the rest",
+            );
+        }
+        let mut ids = BTreeMap::new();
+        let pool = Pool {
+            name: f.unique("name", &mut names),
+            rules: f.list("match", 0..=64, match_rule).unwrap_or_default(),
+            revision: f.int("revision", 1, 1..=9_007_199_254_740_991),
+            accounts: f
+                .list("accounts", 1..=100_000, |at| Some(account(at, &mut ids)))
+                .unwrap_or_default(),
+        };
+        f.done();
+        Some(pool)
+    });
+    pools.unwrap_or_default()
+}
+
+fn match_rule(at: At<'_, '_>) -> Option<Match> {
+    let mut f = at.fields();
+    f.needs(&["header"]);
+    let header = f.at("header").and_then(|mut at| at.header());
+    let value = f
+        .one_of(&["exact", "prefix", "suffix", "present"])
+        .and_then(|(name, mut at)| match name {
+            "exact" => at.text(MATCH_VALUE).map(MatchValue::Exact),
+            "prefix" => at.text(MATCH_VALUE).map(MatchValue::Prefix),
+            "suffix" => at.text(MATCH_VALUE).map(MatchValue::Suffix),
+            _ => at.flag().map(MatchValue::Present),
+        });
+    f.done();
+    Some(Match {
+        header: header?,
+        value: value?,
+    })
+}
+
+fn account(at: At<'_, '_>, ids: &mut BTreeMap<String, usize>) -> Account {
+    let mut f = at.fields();
+    f.needs(&["id", "max_concurrency"]);
+    let account = Account {
+        id: f.unique("id", ids),
+        max_concurrency: f.int("max_concurrency", 1, 1..=100_000),
+        priority: f.int("priority", 1, 0..=1_000_000),
+        enabled: f.flag("enabled", true),
+        set_headers: set_headers(f.object("set_headers")),
+    };
+    f.done();
+    account
+}
+
+fn set_headers(f: Fields<'_, '_>) -> Vec<(String, String)> {
+    let mut headers = BTreeMap::new();
+    for (name, value) in f.map.into_iter().flatten() {
+        let value = At {
+            path: Path::Field(&f.path, name),
+            value,
+            found: f.found,
+        }
+        .filled_in()
+        .unwrap_or_default();
+        let rule = match header_name(name) {
+            Err(rule) => Some(rule),
+            Ok(header) if header.starts_with("x-slotgate-") => {
+                Some("begins with x-slotgate-, the filter's own")
+            }
+            Ok(header) => headers
+                .insert(header, value)
+                .map(|_| "is there twice: header names have no case"),
+        };
+        if let Some(rule) = rule {
+            f.found.error(&f.path, format!("{} {rule}", quoted(name)));
+        }
+    }
+    headers.into_iter().collect()
+}
+
+/// A test for a string, and what to say of one that fails it.
+type Rule = (fn(&str) -> bool, &'static str);
+
+const ANY: Rule = (|_| true, "");
+const NAME: Rule = (|s| is_word(s, b"._-"), "is not [A-Za-z0-9._-]{1,64}");
+const KEY_PREFIX: Rule = (|s| is_word(s, b"._:-"), "is not [A-Za-z0-9._:-]{1,64}");
+const CLUSTER: Rule = (
+    |s| (1..=125).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic()),
+    "is not 1..=125 printable ASCII characters without spaces",
+);
+const USERNAME: Rule = (
+    |s| !s.contains(|c: char| c.is_whitespace() || c.is_control()),
+    "holds a space or a control character",
+);
+const COOKIE: Rule = (is_token, "is not a cookie name");
+const QUERY: Rule = (
+    |s| {
+        !s.is_empty()
+            && s.bytes()
+                .all(|b| b.is_ascii_graphic() && !b"&=#".contains(&b))
+    },
+    "is not a query parameter's name",
+);
+const MATCH_VALUE: Rule = (
+    |s| !s.is_empty() && !has_control_bytes(s),
+    "is empty or holds a control byte",
+);
+
+fn is_word(s: &str, punctuation: &[u8]) -> bool {
+    (1..=64).contains(&s.len())
+        && s.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || punctuation.contains(&b))
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(s: &str) -> bool {
+    !s.is_empty()
+        && s.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+}
+
+/// Whether some byte may not stand in a header's value (RFC 9110, 5.5).
+fn has_control_bytes(s: &str) -> bool {
+    s.bytes().any(|b| b.is_ascii_control() && b != b'\t')
+}
+
+fn header_name(name: &str) -> Result<String, &'static str> {
+    let name = name.to_ascii_lowercase();
+    match name.as_str() {
+        ":authority" | ":path" => Ok(name),
+        "host" => Err("is not seen by a filter: use :authority"),
+        _ if name.starts_with(':') => Err("is not one of the pseudo headers :authority, :path"),
+        _ if is_token(&name) => Ok(name),
+        _ => Err("is not a header name"),
+    }
+}
+
+/// Where a value stands in the document; written out only when there is an error.
+enum Path<'a> {
+    Root,
+    Field(&'a Path<'a>, &'a str),
+    Index(&'a Path<'a>, usize),
+}
+
+impl fmt::Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Path::Root => f.write_str("configuration"),
+            Path::Field(Path::Root, name) => f.write_str(&cut(&name.escape_debug().to_string())),
+            Path::Field(parent, name) => {
+                write!(f, "{parent}.{}", cut(&name.escape_debug().to_string()))
+            }
+            Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
+        }
+    }
+}
+
+/// What all readers share.
+struct Found<'d> {
+    errors: Vec<String>,
+    env: &'d dyn Fn(&str) -> Option<String>,
+}
+
+impl Found<'_> {
+    fn error(&mut self, path: &Path<'_>, what: impl fmt::Display) {
+        self.errors.push(format!("{path}: {what}"));
+    }
+}
+
+/// A value and where it stands. Its readers answer `None` after they have noted an error.
+struct At<'a, 'd> {
+    path: Path<'a>,
+    value: &'d Value,
+    found: &'a mut Found<'d>,
+}
+
+impl<'a, 'd> At<'a, 'd> {
+    fn error(&mut self, what: impl fmt::Display) {
+        self.found.error(&self.path, what);
+    }
+
+    fn refuse<T>(&mut self, rule: impl fmt::Display) -> Option<T> {
+        self.error(format!("{} {rule}", shown(self.value)));
+        None
+    }
+
+    fn number(&mut self, range: RangeInclusive<f64>) -> Option<f64> {
+        match self.value.as_f64() {
+            None => self.refuse("is not a number"),
+            Some(number) if range.contains(&number) => Some(number),
+            Some(_) => self.refuse(format!("is not in {}..={}", range.start(), range.end())),
+        }
+    }
+
+    /// Goes by way of f64, since a protobuf Struct writes 10 as 10.0 and may write 3600000 as 3.6e6; no bound is above
+    /// 2^53-1, so nothing in range is rounded. The range must fit `T`.
+    fn int<T: TryFrom<u64>>(&mut self, range: RangeInclusive<u64>) -> Option<T> {
+        let number = self.number(*range.start() as f64..=*range.end() as f64)?;
+        if number.fract() != 0.0 {
+            return self.refuse("is not a whole number");
+        }
+        T::try_from(number as u64).ok()
+    }
+
+    fn basis_points(&mut self) -> Option<u16> {
+        let exact = self.number(0.0..=100.0)? * 100.0;
+        if (exact - exact.round()).abs() > 1e-6 {
+            return self.refuse("has more than two decimals");
+        }
+        Some(exact.round() as u16)
+    }
+
+    fn flag(&mut self) -> Option<bool> {
+        self.value
+            .as_bool()
+            .or_else(|| self.refuse("is not true or false"))
+    }
+
+    fn string(&mut self) -> Option<&'d str> {
+        self.value
+            .as_str()
+            .or_else(|| self.refuse("is not a string"))
+    }
+
+    fn text(&mut self, (holds, rule): Rule) -> Option<String> {
+        let text = self.string()?;
+        if holds(text) {
+            Some(text.to_owned())
+        } else {
+            self.refuse(rule)
+        }
+    }
+
+    fn header(&mut self) -> Option<String> {
+        header_name(self.string()?).map_or_else(|rule| self.refuse(rule), Some)
+    }
+
+    /// What the variable holds. Neither that nor an impossible name is shown: people put the secret itself there.
+    fn variable(&mut self, name: &str) -> Option<String> {
+        let names_one = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+            && name.starts_with(|c: char| !c.is_ascii_digit());
+        if !names_one {
+            self.error("does not name a variable: [A-Za-z_][A-Za-z0-9_]*");
+            return None;
+        }
+        let value = (self.found.env)(name).filter(|value| !value.is_empty());
+        match value {
+            None => self.error(format!("variable {} is not set or empty", cut(name))),
+            Some(value) if has_control_bytes(&value) => {
+                self.error(format!("variable {} holds a control byte", cut(name)));
+            }
+            value => return value,
+        }
+        None
+    }
+
+    /// The text with every `${NAME}` replaced. It is never shown, for it may be a secret as it stands.
+    fn filled_in(&mut self) -> Option<String> {
+        let mut rest = self.string()?;
+        let mut text = String::new();
+        while let Some((before, after)) = rest.split_once("${") {
+            let Some((name, after)) = after.split_once('}') else {
+                self.error("holds ${ without }");
+                break;
+            };
+            text.push_str(before);
+            text.push_str(&self.variable(name).unwrap_or_default());
+            rest = after;
+        }
+        text.push_str(rest);
+        if has_control_bytes(&text) {
+            self.error("holds a control byte");
+        }
+        Some(text)
+    }
+
+    fn fields(mut self) -> Fields<'a, 'd> {
+        let map = self
+            .value
+            .as_object()
+            .or_else(|| self.refuse("is not an object"));
+        Fields {
+            path: self.path,
+            map,
+            asked: vec![],
+            found: self.found,
+        }
+    }
+}
+
+/// An object's fields; those never asked for are unknown. `map` is `None` when there is no object: all is default then.
+struct Fields<'a, 'd> {
+    path: Path<'a>,
+    map: Option<&'d Map<String, Value>>,
+    asked: Vec<&'static str>,
+    found: &'a mut Found<'d>,
+}
+
+impl<'d> Fields<'_, 'd> {
+    fn error(&mut self, name: &str, what: impl fmt::Display) {
+        self.found.error(&Path::Field(&self.path, name), what);
+    }
+
+    /// Changes with every error: rules about two fields hold their tongue when one of them is wrong by itself.
+    fn mark(&self) -> usize {
+        self.found.errors.len()
+    }
+
+    fn needs(&mut self, names: &[&str]) {
+        for name in names {
+            if self.map.is_some_and(|map| !map.contains_key(*name)) {
+                self.error(name, "is required");
+            }
+        }
+    }
+
+    fn at(&mut self, name: &'static str) -> Option<At<'_, 'd>> {
+        self.asked.push(name);
+        let value = self.map?.get(name)?;
+        Some(At {
+            path: Path::Field(&self.path, name),
+            value,
+            found: self.found,
+        })
+    }
+
+    fn int<T: TryFrom<u64>>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        range: RangeInclusive<u64>,
+    ) -> T {
+        self.at(name)
+            .and_then(|mut at| at.int(range))
+            .unwrap_or(default)
+    }
+
+    fn flag(&mut self, name: &'static str, default: bool) -> bool {
+        self.at(name)
+            .and_then(|mut at| at.flag())
+            .unwrap_or(default)
+    }
+
+    fn text(&mut self, name: &'static str, default: &str, rule: Rule) -> String {
+        self.at(name)
+            .and_then(|mut at| at.text(rule))
+            .unwrap_or_else(|| default.to_owned())
+    }
+
+    /// What the variable named here holds; `None` when none is named.
+    fn secret(&mut self, name: &'static str) -> Option<Secret> {
+        let mut at = self.at(name)?;
+        let variable = at.string().filter(|variable| !variable.is_empty())?;
+        at.variable(variable).map(Secret)
+    }
+
+    /// The first choice is the default.
+    fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T); 2]) -> T {
+        let [(first, default), (second, other)] = *choices;
+        let Some(mut at) = self.at(name) else {
+            return default;
+        };
+        match at.value.as_str() {
+            Some(word) if word == first => default,
+            Some(word) if word == second => other,
+            _ => at
+                .refuse(format!("is not one of {first}, {second}"))
+                .unwrap_or(default),
+        }
+    }
+
+    /// A name that no other entry of the same array has; `seen` says which entry had it first.
+    fn unique(&mut self, name: &'static str, seen: &mut BTreeMap<String, usize>) -> String {
+        let Some(text) = self.at(name).and_then(|mut at| at.text(NAME)) else {
+            return String::new();
+        };
+        if let Path::Index(list, index) = self.path {
+            let first = *seen.entry(text.clone()).or_insert(index);
+            if first != index {
+                self.error(
+                    name,
+                    format!(
+                        "{} is already used by {}",
+                        quoted(&text),
+                        Path::Index(list, first)
+                    ),
+                );
+            }
+        }
+        text
+    }
+
+    fn object(&mut self, name: &'static str) -> Fields<'_, 'd> {
+        self.asked.push(name);
+        let path = Path::Field(&self.path, name);
+        match self.map.and_then(|map| map.get(name)) {
+            Some(value) => At {
+                path,
+                value,
+                found: self.found,
+            }
+            .fields(),
+            None => Fields {
+                path,
+                map: None,
+                asked: vec![],
+                found: self.found,
+            },
+        }
+    }
+
+    /// How many entries an array has, 0 when it is not there; `None` when it is something else.
+    fn count(&self, name: &str) -> Option<usize> {
+        self.map?
+            .get(name)
+            .map_or(Some(0), |value| value.as_array().map(Vec::len))
+    }
+
+    fn list<T>(
+        &mut self,
+        name: &'static str,
+        count: RangeInclusive<usize>,
+        mut read: impl FnMut(At<'_, 'd>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let mut at = self.at(name)?;
+        let Some(entries) = at.value.as_array() else {
+            return at.refuse("is not an array");
+        };
+        if !count.contains(&entries.len()) {
+            at.error(format!(
+                "has {} entries, not {}..={}",
+                entries.len(),
+                count.start(),
+                count.end()
+            ));
+        }
+        let read = |(index, value)| {
+            read(At {
+                path: Path::Index(&at.path, index),
+                value,
+                found: at.found,
+            })
+        };
+        Some(entries.iter().enumerate().filter_map(read).collect())
+    }
+
+    /// The one field of these that is there.
+    fn one_of(&mut self, names: &[&'static str]) -> Option<(&'static str, At<'_, 'd>)> {
+        self.asked.extend(names);
+        let map = self.map?;
+        let mut given = names.iter().filter(|name| map.contains_key(**name));
+        match (given.next(), given.next()) {
+            (Some(name), None) => Some((name, self.at(name)?)),
+            _ => {
+                self.found.error(
+                    &self.path,
+                    format!("needs exactly one of {}", names.join(", ")),
+                );
+                None
+            }
+        }
+    }
+
+    fn done(self) {
+        for name in self.map.into_iter().flat_map(Map::keys) {
+            if !self.asked.contains(&name.as_str()) {
+                let hint =
+                    closest(name, &self.asked).map(|known| format!(" (did you mean {known}?)"));
+                let path = Path::Field(&self.path, name);
+                self.found
+                    .error(&path, format!("unknown field{}", hint.unwrap_or_default()));
+            }
+        }
+    }
+}
+
+/// The name that differs least, if only one short run of letters does.
+fn closest<'n>(wrong: &str, names: &[&'n str]) -> Option<&'n str> {
+    let candidates = names.iter().filter_map(|name| {
+        let (shorter, longer) = (wrong.len().min(name.len()), wrong.len().max(name.len()));
+        let head = wrong
+            .bytes()
+            .zip(name.bytes())
+            .take_while(|(a, b)| a == b)
+            .count();
+        let tails = wrong
+            .bytes()
+            .rev()
+            .zip(name.bytes().rev())
+            .take(shorter.saturating_sub(head));
+        let same = head.saturating_add(tails.take_while(|(a, b)| a == b).count());
+        let different = longer.saturating_sub(same);
+        (different <= same.min(4)).then_some((different, *name))
+    });
+    candidates.min().map(|(_, name)| name)
+}
+
+/// Arrays and objects are not written out: a secret may stand in them.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        Value::Array(_) => "an array".into(),
+        Value::Object(_) => "an object".into(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+fn quoted(text: &str) -> String {
+    cut(&format!("{text:?}"))
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(80) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,143 @@
+//! Who is in the gray release: session → bucket → in or out.
+//!
+//! The bucket, so that any language can compute it:
+//! `key = SipHash-2-4-128(key: 16 zero bytes, salt)`, its 16 output bytes as they come;
+//! `bucket = SipHash-2-4-64(key, session) mod 10000`, the hash as an unsigned number.
+//! A request is in when `bucket < percent * 100`, so a session in at 10 % stays in at 20 %.
+
+use crate::config::{Gray, SessionSource};
+use crate::headers::Headers;
+use siphasher::{sip, sip128};
+use std::num::NonZeroU64;
+
+/// Number of buckets.
+pub const BUCKETS: NonZeroU64 = NonZeroU64::new(10_000).unwrap();
+
+/// Why a request is in or out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// By its bucket, or by a valid override.
+    In,
+    /// By its bucket, or by a valid override.
+    Out,
+}
+
+/// The compiled form of [`Gray`].
+#[derive(Debug)]
+pub struct Gate {
+    key: [u8; 16],
+}
+
+impl Gate {
+    /// Derives the hash key from the salt.
+    #[must_use]
+    pub fn new(salt: &str) -> Self {
+        Self {
+            key: hash128(salt.as_bytes()),
+        }
+    }
+
+    /// The bucket of a session, 0..10000.
+    #[must_use]
+    pub fn bucket(&self, session: &[u8]) -> u16 {
+        let hash = sip::SipHasher24::new_with_key(&self.key).hash(session);
+        of(hash)
+    }
+
+    /// In or out. `random` is used for a request with neither session nor request id.
+    #[must_use]
+    pub fn choose(
+        &self,
+        gray: &Gray,
+        headers: Headers,
+        session: Option<&[u8]>,
+        random: u64,
+    ) -> Choice {
+        if let Some(forced) = forced(gray, headers) {
+            return forced;
+        }
+        let bucket =
+            match session.or_else(|| headers.get("x-request-id").filter(|id| !id.is_empty())) {
+                Some(key) => self.bucket(key),
+                None => of(random),
+            };
+        if bucket < gray.basis_points {
+            Choice::In
+        } else {
+            Choice::Out
+        }
+    }
+}
+
+fn of(hash: u64) -> u16 {
+    u16::try_from(hash % BUCKETS).unwrap_or(0)
+}
+
+/// SipHash-2-4-128 under a key of zeros, as bytes. Also names sessions in Redis, where their own text has no business.
+#[must_use]
+pub fn hash128(bytes: &[u8]) -> [u8; 16] {
+    sip128::SipHasher24::new().hash(bytes).as_bytes()
+}
+
+/// The request's session: the first configured source that isn't empty.
+#[must_use]
+pub fn session<'a>(sources: &[SessionSource], headers: Headers<'a>) -> Option<&'a [u8]> {
+    sources.iter().find_map(|source| {
+        match source {
+            SessionSource::Header(name) => headers.get(name),
+            SessionSource::Cookie(name) => cookie(headers, name.as_bytes()),
+            SessionSource::Query(name) => {
+                query(headers.get(":path").unwrap_or_default(), name.as_bytes())
+            }
+        }
+        .filter(|value| !value.is_empty())
+    })
+}
+
+fn cookie<'a>(headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
+    headers
+        .all("cookie")
+        .flat_map(|line| line.split(|byte| *byte == b';'))
+        .find_map(|pair| split_pair(pair.trim_ascii()).filter(|(key, _)| *key == name))
+        .map(|(_, value)| value.trim_ascii())
+}
+
+fn query<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let (_, query) = path.split_at_checked(
+        path.iter()
+            .position(|byte| *byte == b'?')?
+            .saturating_add(1),
+    )?;
+    query
+        .split(|byte| *byte == b'#')
+        .next()?
+        .split(|byte| *byte == b'&')
+        .find_map(|pair| split_pair(pair).filter(|(key, _)| *key == name))
+        .map(|(_, value)| value)
+}
+
+fn split_pair(pair: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (key, rest) = pair.split_at_checked(pair.iter().position(|byte| *byte == b'=')?)?;
+    Some((key, rest.get(1..)?))
+}
+
+/// What a valid `<token>:on` or `<token>:off` asks for.
+fn forced(gray: &Gray, headers: Headers) -> Option<Choice> {
+    let rule = gray.gray_override.as_ref()?;
+    let value = headers.get(&rule.header)?;
+    let (token, choice) = match (value.strip_suffix(b":on"), value.strip_suffix(b":off")) {
+        (Some(token), _) => (token, Choice::In),
+        (None, Some(token)) => (token, Choice::Out),
+        (None, None) => return None,
+    };
+    same(token, rule.token.0.as_bytes()).then_some(choice)
+}
+
+/// Compares without telling by its time how much was right.
+fn same(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len()
+        && a.iter()
+            .zip(b)
+            .fold(0, |difference, (x, y)| difference | (x ^ y))
+            == 0
+}

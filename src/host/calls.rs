@@ -1,0 +1,251 @@
+//! Safe wrappers around the host calls slotgate uses, none of which can panic.
+//!
+//! The SDK's own wrappers panic on any status they don't expect, and on header bytes that aren't UTF-8; a panic here strands
+//! every paused request of the worker. Signatures are those of the proxy-wasm ABI 0.2.1.
+
+use proxy_wasm::types::LogLevel;
+use std::ptr::null_mut;
+
+/// A status other than OK.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostError(#[allow(dead_code, reason = "shown in debug logs")] u32);
+
+/// Which header map.
+#[derive(Debug, Clone, Copy)]
+pub enum Map {
+    /// The request's headers.
+    Request = 0,
+    /// The response's headers.
+    Response = 2,
+}
+
+/// Which buffer.
+#[derive(Debug, Clone, Copy)]
+pub enum Buffer {
+    /// Network filter: towards Redis.
+    Downstream = 2,
+    /// Network filter: from Redis.
+    Upstream = 3,
+    /// A message of the gRPC stream.
+    Grpc = 5,
+    /// The plugin configuration.
+    Configuration = 7,
+}
+
+#[link(wasm_import_module = "env")]
+unsafe extern "C" {
+    fn proxy_get_log_level(level: *mut u32) -> u32;
+    fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
+    fn proxy_get_buffer_bytes(
+        kind: u32,
+        start: usize,
+        most: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_set_buffer_bytes(
+        kind: u32,
+        start: usize,
+        length: usize,
+        data: *const u8,
+        size: usize,
+    ) -> u32;
+    fn proxy_get_header_map_pairs(map: u32, data: *mut *mut u8, size: *mut usize) -> u32;
+    fn proxy_get_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_replace_header_map_value(
+        map: u32,
+        name: *const u8,
+        name_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
+    fn proxy_remove_header_map_value(map: u32, name: *const u8, name_size: usize) -> u32;
+    fn proxy_get_property(
+        path: *const u8,
+        path_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+    ) -> u32;
+    fn proxy_continue_stream(stream: u32) -> u32;
+    fn proxy_close_stream(stream: u32) -> u32;
+    fn proxy_send_local_response(
+        status: u32,
+        details: *const u8,
+        details_size: usize,
+        body: *const u8,
+        body_size: usize,
+        headers: *const u8,
+        headers_size: usize,
+        grpc_status: i32,
+    ) -> u32;
+    fn proxy_grpc_send(token: u32, message: *const u8, size: usize, end: u32) -> u32;
+    fn proxy_grpc_cancel(token: u32) -> u32;
+    fn proxy_set_effective_context(context: u32) -> u32;
+    fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
+    fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_done() -> u32;
+}
+
+fn ok(status: u32) -> Result<(), HostError> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(HostError(status))
+    }
+}
+
+/// Bytes that the host allocated for us with `proxy_on_memory_allocate`; empty when it gave none.
+fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Vec<u8> {
+    let (mut data, mut size) = (null_mut(), 0);
+    if call(&mut data, &mut size) != 0 || data.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the SDK's allocator hands out boxed slices of exactly the size asked for.
+    unsafe { Vec::from_raw_parts(data, size, size) }
+}
+
+/// The level Envoy logs this plugin at.
+pub fn log_level() -> LogLevel {
+    let mut level = 2;
+    // SAFETY: `level` lives across the call.
+    let status = unsafe { proxy_get_log_level(&mut level) };
+    match (status, level) {
+        (0, 0) => LogLevel::Trace,
+        (0, 1) => LogLevel::Debug,
+        (0, 3) => LogLevel::Warn,
+        (0, 4) => LogLevel::Error,
+        (0, 5) => LogLevel::Critical,
+        _ => LogLevel::Info,
+    }
+}
+
+/// Calls `on_tick` of this plugin's root every so many ms; 0: never.
+pub fn set_tick_period(period_ms: u32) {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_set_tick_period_milliseconds(period_ms) };
+}
+
+/// A whole buffer, at most `most` bytes of it.
+pub fn buffer(kind: Buffer, most: usize) -> Vec<u8> {
+    // SAFETY: both pointers live across the call.
+    returned(|data, size| unsafe { proxy_get_buffer_bytes(kind as u32, 0, most, data, size) })
+}
+
+/// Replaces the first `length` bytes of a buffer; 0: puts the bytes in front.
+pub fn set_buffer(kind: Buffer, length: usize, bytes: &[u8]) -> Result<(), HostError> {
+    // SAFETY: `bytes` lives across the call.
+    ok(unsafe { proxy_set_buffer_bytes(kind as u32, 0, length, bytes.as_ptr(), bytes.len()) })
+}
+
+/// All headers, in the layout of [`crate::headers`].
+pub fn headers(map: Map) -> Vec<u8> {
+    // SAFETY: both pointers live across the call.
+    returned(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) })
+}
+
+/// One header's value; empty when it is missing.
+pub fn header(map: Map, name: &str) -> Vec<u8> {
+    // SAFETY: all pointers live across the call.
+    returned(|data, size| unsafe {
+        proxy_get_header_map_value(map as u32, name.as_ptr(), name.len(), data, size)
+    })
+}
+
+/// Sets a header, replacing every value it had.
+pub fn set_header(map: Map, name: &str, value: &[u8]) {
+    // SAFETY: all pointers live across the call.
+    let _ = unsafe {
+        proxy_replace_header_map_value(
+            map as u32,
+            name.as_ptr(),
+            name.len(),
+            value.as_ptr(),
+            value.len(),
+        )
+    };
+}
+
+/// Removes every value of a header.
+pub fn remove_header(map: Map, name: &[u8]) {
+    // SAFETY: the pointer lives across the call.
+    let _ = unsafe { proxy_remove_header_map_value(map as u32, name.as_ptr(), name.len()) };
+}
+
+/// A property of the stream; its path's parts are joined by zero bytes. Empty when there is none.
+pub fn property(path: &[u8]) -> Vec<u8> {
+    // SAFETY: all pointers live across the call.
+    returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
+}
+
+/// Lets the paused request of the effective context go on.
+pub fn resume_request() -> Result<(), HostError> {
+    // SAFETY: numbers only.
+    ok(unsafe { proxy_continue_stream(0) })
+}
+
+/// Closes the connection of the effective context's network filter.
+pub fn close_downstream() {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_close_stream(2) };
+}
+
+/// Answers the request of the effective context. `headers` in the layout of [`crate::headers`].
+pub fn respond(status: u32, headers: &[u8], body: &[u8], details: &str) {
+    // SAFETY: all pointers live across the call.
+    let _ = unsafe {
+        proxy_send_local_response(
+            status,
+            details.as_ptr(),
+            details.len(),
+            body.as_ptr(),
+            body.len(),
+            headers.as_ptr(),
+            headers.len(),
+            -1,
+        )
+    };
+}
+
+/// Sends one message on a gRPC stream.
+pub fn grpc_send(token: u32, message: &[u8]) -> Result<(), HostError> {
+    // SAFETY: the pointer lives across the call.
+    ok(unsafe { proxy_grpc_send(token, message.as_ptr(), message.len(), 0) })
+}
+
+/// Drops a gRPC stream, also one that the other side closed: the host keeps a dangling entry for those.
+pub fn grpc_cancel(token: u32) {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_grpc_cancel(token) };
+}
+
+/// Makes the following calls act on another context.
+pub fn set_effective_context(context: u32) -> Result<(), HostError> {
+    // SAFETY: numbers only.
+    ok(unsafe { proxy_set_effective_context(context) })
+}
+
+/// Defines a counter.
+pub fn define_counter(name: &str) -> Result<u32, HostError> {
+    let mut id = 0;
+    // SAFETY: all pointers live across the call.
+    ok(unsafe { proxy_define_metric(0, name.as_ptr(), name.len(), &mut id) })?;
+    Ok(id)
+}
+
+/// Adds to a counter; `by` must not be 0.
+pub fn increment(id: u32, by: i64) {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_increment_metric(id, by) };
+}
+
+/// Tells the host that a root which answered `false` to `on_done` is done.
+pub fn done() {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_done() };
+}

@@ -1,0 +1,388 @@
+//! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
+
+use super::bridge::Bridge;
+use super::calls::{self, Buffer, Map};
+use super::http::Http;
+use super::metrics::Metrics;
+use crate::config::{Config, Role, parse};
+use crate::headers::Headers;
+use crate::worker::{Notice, PipeOrder, Verdict, Worker};
+use proxy_wasm::hostcalls;
+use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
+use proxy_wasm::types::ContextType;
+use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Counters reach Envoy at most this much later, in ms.
+const METRICS_MS: u64 = 250;
+
+/// One configuration of one worker, shared by its root and its requests.
+pub struct Shared {
+    root_id: u32,
+    started: Instant,
+    worker: RefCell<Worker>,
+    metrics: RefCell<Metrics>,
+    /// The open gRPC stream.
+    token: Cell<Option<u32>>,
+    /// When the next tick comes, in ms.
+    armed_ms: Cell<Option<u64>>,
+    /// The host wants this root gone as soon as nothing is under way.
+    leaving: Cell<bool>,
+}
+
+impl Shared {
+    fn new(root_id: u32, config: Config) -> Self {
+        // Two draws of the standard library's hash seed, which the host fills with random bytes, and the clock.
+        let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
+        Self {
+            root_id,
+            started: Instant::now(),
+            worker: RefCell::new(Worker::new(config, seed)),
+            metrics: RefCell::new(Metrics::define()),
+            token: Cell::new(None),
+            armed_ms: Cell::new(None),
+            leaving: Cell::new(false),
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives an event to the worker, then does what it wants done. `context` is the one the host is calling.
+    pub fn with<R>(&self, context: u32, event: impl FnOnce(&mut Worker, u64) -> R) -> R {
+        let now_ms = self.now_ms();
+        let mut worker = self.worker.borrow_mut();
+        let result = event(&mut worker, now_ms);
+        let output = worker.output();
+        let order = output.pipe.take();
+        let mut bytes = std::mem::take(&mut output.bytes);
+        drop(worker);
+        if order == Some(PipeOrder::Reset)
+            && let Some(token) = self.token.take()
+        {
+            calls::grpc_cancel(token);
+        }
+        if order == Some(PipeOrder::Open) {
+            self.open(now_ms);
+        }
+        if !bytes.is_empty() {
+            let sent = self
+                .token
+                .get()
+                .is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
+            bytes.clear();
+            let mut worker = self.worker.borrow_mut();
+            if sent {
+                // The buffer is used again.
+                worker.output().bytes = bytes;
+            } else {
+                worker.on_pipe_closed(now_ms);
+            }
+        }
+        let mut worker = self.worker.borrow_mut();
+        self.answer(context, &mut worker);
+        self.arm(now_ms, &worker);
+        if self.leaving.get() && worker.is_idle() {
+            self.leaving.set(false);
+            calls::done();
+        }
+        result
+    }
+
+    /// Opens the stream. Only in a root callback: the SDK sends replies to the context that is active now.
+    fn open(&self, now_ms: u64) {
+        let mut worker = self.worker.borrow_mut();
+        let service = grpc_service(&worker.config().redis.pipe_cluster);
+        match hostcalls::open_grpc_stream(&service, "slotgate", "pipe", Vec::new()) {
+            Ok(token) => {
+                self.token.set(Some(token));
+                worker.on_pipe_open(now_ms);
+            }
+            Err(status) => {
+                log::debug!("the pipe can't be opened: {status:?}");
+                worker.on_pipe_closed(now_ms);
+            }
+        }
+        let bytes = std::mem::take(&mut worker.output().bytes);
+        drop(worker);
+        if let (Some(token), false) = (self.token.get(), bytes.is_empty()) {
+            // A stream that can't be written to is closed too, and says so in a callback of its own.
+            let _ = calls::grpc_send(token, &bytes);
+        }
+    }
+
+    /// Hands verdicts to their paused requests, and notices to the log.
+    fn answer(&self, context: u32, worker: &mut Worker) {
+        let output = worker.output();
+        if output.answers.is_empty() && output.notices.is_empty() {
+            return;
+        }
+        let mut answers = std::mem::take(&mut output.answers);
+        for notice in output.notices.drain(..) {
+            say(&notice);
+        }
+        for (stream, verdict) in &answers {
+            if calls::set_effective_context(*stream).is_ok()
+                && apply(worker.config(), *stream, verdict)
+            {
+                let _ = calls::resume_request();
+            }
+        }
+        if !answers.is_empty() {
+            let _ = calls::set_effective_context(context);
+            answers.clear();
+            worker.output().answers = answers;
+        }
+    }
+
+    /// Sees to it that a tick comes when the worker wants one.
+    fn arm(&self, now_ms: u64, worker: &Worker) {
+        let behind = self.metrics.borrow().is_behind(worker.counters());
+        let metrics_ms = behind.then(|| now_ms.saturating_add(METRICS_MS));
+        let Some(wake_ms) = [worker.next_wake_ms(), metrics_ms]
+            .into_iter()
+            .flatten()
+            .min()
+        else {
+            return;
+        };
+        // A tick that comes too early costs less than a host call for every request.
+        if self
+            .armed_ms
+            .get()
+            .is_none_or(|armed_ms| wake_ms < armed_ms)
+        {
+            self.armed_ms.set(Some(wake_ms));
+            let period_ms = wake_ms.saturating_sub(now_ms).max(1);
+            calls::set_tick_period(u32::try_from(period_ms).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn tick(&self) {
+        self.armed_ms.set(None);
+        self.metrics
+            .borrow_mut()
+            .send(self.worker.borrow().counters());
+        self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
+        if self.armed_ms.get().is_none() {
+            calls::set_tick_period(0);
+        }
+    }
+}
+
+/// Carries out a verdict on the effective context. Answers whether the request goes on.
+pub fn apply(config: &Config, stream: u32, verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Forward {
+            path,
+            reason,
+            pool,
+            holds,
+        } => {
+            calls::set_header(Map::Request, "x-slotgate-path", path.as_str().as_bytes());
+            let account = holds.and_then(|(lease, index)| {
+                Some((
+                    lease,
+                    config.pools.get(*pool)?.accounts.get(index as usize)?,
+                ))
+            });
+            if let Some((lease, account)) = account {
+                calls::set_header(Map::Request, "x-slotgate-account", account.id.as_bytes());
+                calls::set_header(Map::Request, "x-slotgate-lease", lease.as_bytes());
+                for (name, value) in &account.set_headers {
+                    calls::set_header(Map::Request, name, value.as_bytes());
+                }
+            }
+            log::debug!(
+                "stream {stream}: {} account={} reason={}",
+                path.as_str(),
+                account.map_or("-", |(_, account)| &account.id),
+                reason.map_or("-", |reason| reason.as_str())
+            );
+            true
+        }
+        Verdict::Saturated {
+            pool,
+            retry_after_ms,
+        } => {
+            let seconds = retry_after_ms.div_ceil(1000).max(1).to_string();
+            log::debug!("stream {stream}: saturated, retry after {seconds} s");
+            let text = "every account of the pool is in use";
+            reject(
+                config,
+                *pool,
+                429,
+                "slotgate_saturated",
+                text,
+                Some(&seconds),
+            );
+            false
+        }
+        Verdict::Unavailable { pool, reason } => {
+            log::debug!("stream {stream}: unavailable reason={}", reason.as_str());
+            reject(
+                config,
+                *pool,
+                503,
+                "slotgate_unavailable",
+                "no slot could be taken",
+                None,
+            );
+            false
+        }
+    }
+}
+
+fn reject(
+    config: &Config,
+    pool: usize,
+    status: u32,
+    kind: &str,
+    message: &str,
+    retry_after: Option<&str>,
+) {
+    let pool = config.pools.get(pool).map_or("", |pool| pool.name.as_str());
+    let body =
+        serde_json::json!({"error": {"type": kind, "message": message, "pool": pool}}).to_string();
+    let mut headers: Vec<(&[u8], &[u8])> = vec![(b"content-type", b"application/json")];
+    if let Some(seconds) = retry_after {
+        headers.push((b"retry-after", seconds.as_bytes()));
+    }
+    calls::respond(status, &Headers::serialize(&headers), body.as_bytes(), kind);
+}
+
+fn say(notice: &Notice) {
+    if notice.is_warning() {
+        log::warn!("{notice}");
+    } else {
+        log::info!("{notice}");
+    }
+}
+
+/// A `GrpcService` message that names an Envoy cluster. The host first reads the name it is given as such a message, and
+/// some plain names (`email`) are one by accident, which ends Envoy. Names are at most 125 bytes of ASCII by configuration.
+fn grpc_service(cluster: &str) -> String {
+    let length = u8::try_from(cluster.len()).unwrap_or(0);
+    format!(
+        "\n{}\n{}{cluster}",
+        char::from(length.saturating_add(2)),
+        char::from(length)
+    )
+}
+
+/// The wall clock.
+pub fn unix_time() -> std::time::Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// What a root context was told to be.
+enum Told {
+    Nothing,
+    Bridge,
+    Scheduler(Rc<Shared>),
+}
+
+/// The root context of one plugin configuration.
+pub struct Root {
+    id: u32,
+    told: Told,
+}
+
+impl Root {
+    /// Before its configuration.
+    pub fn new(id: u32) -> Self {
+        Self {
+            id,
+            told: Told::Nothing,
+        }
+    }
+
+    fn shared(&self) -> Option<&Rc<Shared>> {
+        match &self.told {
+            Told::Scheduler(shared) => Some(shared),
+            Told::Nothing | Told::Bridge => None,
+        }
+    }
+}
+
+impl Context for Root {
+    fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
+        if let Some(shared) = self
+            .shared()
+            .filter(|shared| shared.token.get() == Some(token))
+        {
+            let bytes = calls::buffer(Buffer::Grpc, size);
+            shared.with(self.id, |worker, now_ms| {
+                worker.on_pipe_bytes(now_ms, &bytes)
+            });
+        }
+    }
+
+    fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
+        calls::grpc_cancel(token);
+        if let Some(shared) = self
+            .shared()
+            .filter(|shared| shared.token.get() == Some(token))
+        {
+            log::debug!("the pipe was closed, gRPC status {status}");
+            shared.token.set(None);
+            shared.with(self.id, |worker, now_ms| worker.on_pipe_closed(now_ms));
+        }
+    }
+
+    fn on_done(&mut self) -> bool {
+        self.shared().is_none_or(|shared| {
+            let idle = shared.worker.borrow().is_idle();
+            shared.leaving.set(!idle);
+            idle
+        })
+    }
+}
+
+impl RootContext for Root {
+    fn on_configure(&mut self, size: usize) -> bool {
+        // Not earlier: no host call is allowed while the module initializes.
+        proxy_wasm::set_log_level(calls::log_level());
+        let json = calls::buffer(Buffer::Configuration, size);
+        match parse(&json, &|name| std::env::var(name).ok()) {
+            Ok(Role::Bridge) => self.told = Told::Bridge,
+            Ok(Role::Scheduler(config)) => {
+                self.told = Told::Scheduler(Rc::new(Shared::new(self.id, *config)))
+            }
+            Err(errors) => {
+                for error in &errors.0 {
+                    log::error!("configuration: {error}");
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    fn on_tick(&mut self) {
+        if let Some(shared) = self.shared() {
+            shared.tick();
+        }
+    }
+
+    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
+        self.shared()
+            .map(|shared| -> Box<dyn HttpContext> { Box::new(Http::new(id, Rc::clone(shared))) })
+    }
+
+    fn create_stream_context(&self, _id: u32) -> Option<Box<dyn StreamContext>> {
+        Some(Box::new(Bridge::default()))
+    }
+
+    fn get_type(&self) -> Option<ContextType> {
+        match self.told {
+            Told::Scheduler(_) => Some(ContextType::HttpContext),
+            Told::Bridge | Told::Nothing => Some(ContextType::StreamContext),
+        }
+    }
+}

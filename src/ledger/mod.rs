@@ -1,0 +1,5 @@
+//! The Redis state of a pool: its keys, its scripts, and the bytes on the wire.
+
+pub mod keys;
+pub mod resp;
+pub mod script;

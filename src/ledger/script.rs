@@ -1,0 +1,436 @@
+//! The ledger's scripts: their sources, typed arguments in, typed replies out.
+
+use super::keys;
+use super::resp::{Value, Values, push_array, push_bulk, push_bulk_of, push_number};
+use crate::lease::LeaseId;
+
+/// One Lua file of `lua/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// Choose an account and take a lease.
+    Acquire,
+    /// End leases.
+    Release,
+    /// Keep leases alive.
+    Renew,
+    /// Put a pool's accounts in force.
+    Sync,
+    /// Stop new leases of an account for a while.
+    Cooldown,
+}
+
+// The `#!lua` line must come first, and the flags differ: what frees or keeps a slot must run when memory is full.
+macro_rules! source {
+    ($flags:literal, $file:literal) => {
+        concat!(
+            "#!lua",
+            $flags,
+            "\n",
+            include_str!("../../lua/ledger.lua"),
+            include_str!(concat!("../../lua/", $file))
+        )
+    };
+}
+
+impl Script {
+    /// All of them, in the order they are loaded.
+    pub const ALL: [Self; 5] = [
+        Self::Acquire,
+        Self::Release,
+        Self::Renew,
+        Self::Sync,
+        Self::Cooldown,
+    ];
+
+    /// What is sent to Redis.
+    #[must_use]
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::Acquire => source!("", "acquire.lua"),
+            Self::Release => source!(" flags=allow-oom", "release.lua"),
+            Self::Renew => source!(" flags=allow-oom", "renew.lua"),
+            Self::Sync => source!("", "sync.lua"),
+            Self::Cooldown => source!(" flags=allow-oom", "cooldown.lua"),
+        }
+    }
+}
+
+/// The SHA-1 of a script in hex, as `SCRIPT LOAD` answers it.
+pub type Sha = [u8; 40];
+
+/// The SHA of each script, in the order of [`Script::ALL`].
+#[derive(Debug, Clone)]
+pub struct Shas(pub [Sha; Script::ALL.len()]);
+
+/// How a script is named in a command.
+#[derive(Debug, Clone, Copy)]
+pub enum By<'a> {
+    /// `EVALSHA`
+    Sha(&'a Shas),
+    /// `EVAL`, which also loads it: the answer to NOSCRIPT.
+    Source,
+}
+
+/// What an acquire should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode<'a> {
+    /// Choose and take.
+    Take,
+    /// Choose, write nothing.
+    Dry,
+    /// Record a lease of this account whatever its count.
+    Force(&'a str),
+}
+
+/// Arguments of `acquire.lua`.
+#[derive(Debug)]
+pub struct Acquire<'a> {
+    /// The lease to take.
+    pub lease: LeaseId,
+    /// Its time to live, in ms.
+    pub ttl_ms: u64,
+    /// Fresh random bits, 31 of them used.
+    pub seed: u32,
+    /// Weight of the random part, in millionths.
+    pub random: u64,
+    /// What to do.
+    pub mode: Mode<'a>,
+    /// The session's hash and how long it is remembered, in ms.
+    pub session: Option<(&'a [u8; 16], u64)>,
+}
+
+/// Arguments of `sync.lua`.
+#[derive(Debug)]
+pub struct Sync<'a> {
+    /// The configuration's revision.
+    pub revision: u64,
+    /// Tells apart two configurations with one revision.
+    pub digest: u64,
+    /// The epoch to begin with when Redis holds none, below 2^53.
+    pub epoch: u64,
+    /// Full weight of the load, in millionths.
+    pub load: u64,
+    /// The accounts; `None` only asks whether they are wanted.
+    pub accounts: Option<&'a [SyncAccount<'a>]>,
+}
+
+/// One account of a sync.
+#[derive(Debug, Clone, Copy)]
+pub struct SyncAccount<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its slots.
+    pub max_concurrency: u32,
+    /// The priority's part of its score, in millionths.
+    pub base: u64,
+    /// Whether it takes leases.
+    pub enabled: bool,
+}
+
+/// The keys of one pool, ready to be copied into commands.
+#[derive(Debug)]
+pub struct PoolKeys {
+    common: Vec<u8>,
+    control: String,
+    session_prefix: String,
+}
+
+impl PoolKeys {
+    /// Formats them once.
+    #[must_use]
+    pub fn new(prefix: &str, pool: &str) -> Self {
+        let mut common = Vec::new();
+        for name in keys::COMMON {
+            push_bulk(&mut common, keys::key(prefix, pool, name).as_bytes());
+        }
+        Self {
+            common,
+            control: keys::control(prefix, pool),
+            session_prefix: keys::session_prefix(prefix, pool),
+        }
+    }
+
+    fn head(&self, out: &mut Vec<u8>, script: Script, by: By, extra_keys: usize, arguments: usize) {
+        let all_keys = keys::COMMON.len().saturating_add(extra_keys);
+        push_array(out, all_keys.saturating_add(arguments).saturating_add(3));
+        match by {
+            By::Sha(shas) => {
+                push_bulk(out, b"EVALSHA");
+                let sha = Script::ALL
+                    .iter()
+                    .zip(&shas.0)
+                    .find(|(other, _)| **other == script);
+                push_bulk(out, sha.map_or(&[][..], |(_, sha)| sha));
+            }
+            By::Source => {
+                push_bulk(out, b"EVAL");
+                push_bulk(out, script.source().as_bytes());
+            }
+        }
+        push_number(out, all_keys as u64);
+        out.extend_from_slice(&self.common);
+    }
+
+    /// `acquire.lua`
+    pub fn acquire(&self, out: &mut Vec<u8>, by: By, acquire: &Acquire) {
+        let (mode, account) = match acquire.mode {
+            Mode::Take => ("take", ""),
+            Mode::Dry => ("dry", ""),
+            Mode::Force(account) => ("force", account),
+        };
+        match acquire.session {
+            None => self.head(out, Script::Acquire, by, 0, 6),
+            Some((hash, _)) => {
+                self.head(out, Script::Acquire, by, 1, 7);
+                let mut key = [0; 32];
+                for (digits, byte) in key.chunks_exact_mut(2).zip(hash) {
+                    crate::lease::hex(u64::from(*byte), digits);
+                }
+                push_bulk_of(out, self.session_prefix.as_bytes(), &key);
+            }
+        }
+        push_bulk(out, acquire.lease.as_bytes());
+        push_number(out, acquire.ttl_ms);
+        push_number(out, u64::from(acquire.seed >> 1));
+        push_number(out, acquire.random);
+        push_bulk(out, mode.as_bytes());
+        push_bulk(out, account.as_bytes());
+        if let Some((_, ttl_ms)) = acquire.session {
+            push_number(out, ttl_ms);
+        }
+    }
+
+    /// `release.lua`
+    pub fn release(&self, out: &mut Vec<u8>, by: By, leases: &[LeaseId]) {
+        self.head(out, Script::Release, by, 0, leases.len());
+        for lease in leases {
+            push_bulk(out, lease.as_bytes());
+        }
+    }
+
+    /// `renew.lua`; each lease with its account's id and its epoch.
+    pub fn renew<'a>(
+        &self,
+        out: &mut Vec<u8>,
+        by: By,
+        ttl_ms: u64,
+        leases: impl ExactSizeIterator<Item = (LeaseId, &'a str, u64)>,
+    ) {
+        self.head(
+            out,
+            Script::Renew,
+            by,
+            0,
+            leases.len().saturating_mul(3).saturating_add(1),
+        );
+        push_number(out, ttl_ms);
+        for (lease, account, epoch) in leases {
+            push_bulk(out, lease.as_bytes());
+            push_bulk(out, account.as_bytes());
+            push_number(out, epoch);
+        }
+    }
+
+    /// `sync.lua`
+    pub fn sync(&self, out: &mut Vec<u8>, by: By, sync: &Sync) {
+        let accounts = sync.accounts.unwrap_or_default();
+        self.head(
+            out,
+            Script::Sync,
+            by,
+            1,
+            accounts.len().saturating_mul(4).saturating_add(4),
+        );
+        push_bulk(out, self.control.as_bytes());
+        push_number(out, sync.revision);
+        push_number(out, sync.digest);
+        push_number(out, sync.epoch);
+        push_number(out, sync.load);
+        for account in accounts {
+            push_bulk(out, account.id.as_bytes());
+            push_number(out, u64::from(account.max_concurrency));
+            push_number(out, account.base);
+            push_number(out, u64::from(!account.enabled));
+        }
+    }
+
+    /// `cooldown.lua`
+    pub fn cooldown(&self, out: &mut Vec<u8>, by: By, account: &str, length_ms: u64) {
+        self.head(out, Script::Cooldown, by, 0, 2);
+        push_bulk(out, account.as_bytes());
+        push_number(out, length_ms);
+    }
+}
+
+/// Why a command has no answer of its own. The question to ask of it: [`Fault::may_have_run`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The server has no such script: send its source.
+    NoScript,
+    /// The pool has no accounts: sync, then ask again.
+    NoPool,
+    /// The account is not in the pool.
+    NoAccount,
+    /// This server, or this connection, can't serve us now; another one may: reopen the pipe.
+    WrongServer,
+    /// The server is alive and won't run it: out of memory, busy, a failing disk.
+    Refused,
+    /// An error from within the script, or one nobody expects.
+    Unknown,
+    /// Not the answer to what was asked: replies and commands no longer match.
+    Mismatch,
+}
+
+impl Fault {
+    /// Sorts an error reply by its first word.
+    #[must_use]
+    pub fn of(error: &[u8]) -> Self {
+        match error.split(|byte| *byte == b' ').next().unwrap_or_default() {
+            b"NOSCRIPT" => Self::NoScript,
+            b"NOPOOL" => Self::NoPool,
+            b"NOACCOUNT" => Self::NoAccount,
+            b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"MOVED" | b"ASK" | b"CLUSTERDOWN"
+            | b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => Self::WrongServer,
+            b"OOM" | b"BUSY" | b"MISCONF" | b"NOREPLICAS" | b"TRYAGAIN" | b"BADARG" => {
+                Self::Refused
+            }
+            _ => Self::Unknown,
+        }
+    }
+
+    /// Whether Redis may have done what was asked nevertheless.
+    #[must_use]
+    pub fn may_have_run(self) -> bool {
+        match self {
+            Self::NoScript | Self::NoPool | Self::NoAccount | Self::WrongServer | Self::Refused => {
+                false
+            }
+            Self::Unknown | Self::Mismatch => true,
+        }
+    }
+}
+
+/// What `acquire.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acquired<'a> {
+    /// The lease holds a slot of this account.
+    Granted {
+        /// The account's id.
+        account: &'a [u8],
+        /// The ledger's epoch at that moment.
+        epoch: u64,
+    },
+    /// No account can take a lease.
+    Saturated {
+        /// When to come back, in ms.
+        retry_after_ms: u64,
+    },
+}
+
+/// What `renew.lua` says of one lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewed {
+    /// It lives on.
+    Renewed,
+    /// It was gone and is counted again.
+    Readopted,
+    /// Its slot is someone else's.
+    Lost,
+}
+
+/// What `sync.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synced {
+    /// The accounts are wanted.
+    Wanted,
+    /// They are in force now.
+    Replaced,
+    /// They were in force already.
+    Current,
+    /// A higher revision is in force.
+    Newer(u64),
+    /// Other accounts are in force under the same revision.
+    Differs,
+}
+
+/// Reads the reply to an acquire.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn acquired(reply: &[u8]) -> Result<Acquired<'_>, Fault> {
+    let mut values = Values::new(reply);
+    array(&mut values, 2..=3)?;
+    let answer = match values.bulk() {
+        Some(b"granted") => values
+            .bulk()
+            .zip(values.number())
+            .map(|(account, epoch)| Acquired::Granted { account, epoch }),
+        Some(b"saturated") => values
+            .number()
+            .map(|retry_after_ms| Acquired::Saturated { retry_after_ms }),
+        Some(_) | None => None,
+    };
+    answer.ok_or(Fault::Mismatch)
+}
+
+/// Reads the reply to a release, or to a cooldown: a number.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn number(reply: &[u8]) -> Result<u64, Fault> {
+    match Values::new(reply).value() {
+        Some(Value::Integer(number)) => u64::try_from(number).map_err(|_| Fault::Mismatch),
+        Some(Value::Error(error)) => Err(Fault::of(error)),
+        Some(Value::Simple(_) | Value::Bulk(_) | Value::Nil | Value::Array(_)) | None => {
+            Err(Fault::Mismatch)
+        }
+    }
+}
+
+/// Reads the reply to a renew of `leases` leases: the epoch, and one answer each.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn renewed(reply: &[u8], leases: usize) -> Result<(u64, impl Iterator<Item = Renewed>), Fault> {
+    let mut values = Values::new(reply);
+    array(&mut values, 2..=2)?;
+    let (epoch, letters) = values.number().zip(values.bulk()).ok_or(Fault::Mismatch)?;
+    if letters.len() != leases || !letters.iter().all(|letter| b"ral".contains(letter)) {
+        return Err(Fault::Mismatch);
+    }
+    let answers = letters.iter().map(|letter| match letter {
+        b'r' => Renewed::Renewed,
+        b'a' => Renewed::Readopted,
+        _ => Renewed::Lost,
+    });
+    Ok((epoch, answers))
+}
+
+/// Reads the reply to a sync: what came of it, and the epoch.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn synced(reply: &[u8]) -> Result<Synced, Fault> {
+    let mut values = Values::new(reply);
+    array(&mut values, 3..=3)?;
+    let (answer, revision) = values.bulk().zip(values.number()).ok_or(Fault::Mismatch)?;
+    match answer {
+        b"wanted" => Ok(Synced::Wanted),
+        b"replaced" => Ok(Synced::Replaced),
+        b"current" => Ok(Synced::Current),
+        b"newer" => Ok(Synced::Newer(revision)),
+        b"differs" => Ok(Synced::Differs),
+        _ => Err(Fault::Mismatch),
+    }
+}
+
+fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<(), Fault> {
+    match values.value() {
+        Some(Value::Array(found)) if length.contains(&found) => Ok(()),
+        Some(Value::Error(error)) => Err(Fault::of(error)),
+        Some(
+            Value::Simple(_) | Value::Integer(_) | Value::Bulk(_) | Value::Nil | Value::Array(_),
+        )
+        | None => Err(Fault::Mismatch),
+    }
+}

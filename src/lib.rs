@@ -1,0 +1,22 @@
+//! slotgate: an Envoy WebAssembly filter that takes one concurrency slot of the best upstream account for each request,
+//! holds it as a renewed lease until the stream completes, and releases it.
+//!
+//! Everything outside [`host`] is pure: no host call, no clock, no randomness of its own.
+
+pub mod admission;
+pub mod bridge;
+pub mod config;
+pub mod cooldown;
+pub mod counters;
+pub mod gray;
+pub mod headers;
+mod host;
+pub mod lease;
+pub mod ledger;
+pub mod pool;
+pub mod structpb;
+pub mod worker;
+
+mod entry {
+    proxy_wasm::main! {{ crate::host::start() }}
+}

@@ -1,0 +1,1543 @@
+//! One worker: its requests, its pipe to Redis, and everything that has a deadline.
+//!
+//! Pure like [`crate::admission`]: each `on_…` method is an event, `now_ms` is the host's monotonic clock, and what must
+//! be done is left in [`Output`].
+
+use crate::admission::{Effect, Event, Path, Phase, Policy, Reason};
+use crate::config::{Config, GrayMode, Pool, Traditional};
+use crate::cooldown;
+use crate::counters::{Counter, Counters};
+use crate::gray::{self, Choice, Gate};
+use crate::headers::Headers;
+use crate::lease::{LeaseId, LeaseIds};
+use crate::ledger::resp::{self, Value, Values};
+use crate::ledger::script::{
+    self, Acquire, Acquired, By, Fault, Mode, PoolKeys, Renewed, Script, Shas, Sync, SyncAccount,
+    Synced,
+};
+use crate::pool::{self, Counts};
+use slab::Slab;
+use std::collections::VecDeque;
+use std::fmt;
+
+/// Renewals are spread over this many steps of each interval.
+const SWEEP_STEPS: u64 = 64;
+/// After the pipe became ready, one round of steps is this quick, in ms: Redis may have lost what it knew.
+const QUICK_STEP_MS: u64 = 10;
+/// Leases in one renewal command.
+const RENEW_BATCH: usize = 100;
+/// First and longest wait before the pipe is opened again, in ms.
+const BACKOFF_MS: (u64, u64) = (25, 1000);
+/// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
+const AGAIN_MS: u64 = 1000;
+/// How often a command is sent again when Redis lacked the script or the pool.
+const RETRIES: u8 = 2;
+
+/// What a worker wants done. The host takes it after every event.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Bytes for the pipe.
+    pub bytes: Vec<u8>,
+    /// Paused requests that go on: stream and verdict.
+    pub answers: Vec<(u32, Verdict)>,
+    /// What to do with the pipe itself, before `bytes` are sent.
+    pub pipe: Option<PipeOrder>,
+    /// What an operator should read.
+    pub notices: Vec<Notice>,
+}
+
+/// What to do with the pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PipeOrder {
+    /// Open it; answered by [`Worker::on_pipe_open`] or [`Worker::on_pipe_closed`].
+    Open,
+    /// Drop it without a word.
+    Reset,
+}
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Forward {
+        /// Which way.
+        path: Path,
+        /// Why not by the ledger.
+        reason: Option<Reason>,
+        /// Its pool, by index.
+        pool: usize,
+        /// The lease, and the account by index.
+        holds: Option<(LeaseId, u32)>,
+    },
+    /// 429.
+    Saturated {
+        /// Its pool, by index.
+        pool: usize,
+        /// When to come back, in ms.
+        retry_after_ms: u64,
+    },
+    /// 503.
+    Unavailable {
+        /// Its pool, by index.
+        pool: usize,
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// What an operator should read, once for each change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The pipe serves again.
+    PipeReady,
+    /// The pipe is down, and why.
+    PipeDown(Down),
+    /// A pool's accounts were put in force.
+    Replaced {
+        /// The pool's name.
+        pool: String,
+        /// The revision.
+        revision: u64,
+    },
+    /// Redis holds a higher revision than this configuration.
+    Newer {
+        /// The pool's name.
+        pool: String,
+        /// The revision configured here.
+        revision: u64,
+        /// The revision in force.
+        in_force: u64,
+    },
+    /// Redis holds other accounts under the same revision.
+    Differs {
+        /// The pool's name.
+        pool: String,
+        /// The revision.
+        revision: u64,
+    },
+    /// Redis would not take the accounts.
+    SyncFailed {
+        /// The pool's name.
+        pool: String,
+        /// How.
+        fault: Fault,
+    },
+    /// Leases expired although their streams live.
+    Lost {
+        /// The pool's name.
+        pool: String,
+        /// How many.
+        leases: usize,
+    },
+}
+
+/// Why the pipe is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Down {
+    /// Redis, or something on the way to it, closed the connection or refused it.
+    Closed,
+    /// The oldest command waited longer than `command_timeout_ms`.
+    Stuck,
+    /// A reply was not the answer to what was asked.
+    Mismatch,
+    /// Redis refused AUTH.
+    Auth,
+    /// Redis refused SELECT.
+    Select,
+    /// Redis would not load the scripts.
+    Load,
+    /// This Redis can't serve us now: a replica, still loading, or without the rights.
+    WrongServer,
+}
+
+impl Notice {
+    /// Whether an operator must act.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::PipeReady | Self::Replaced { .. } => false,
+            Self::PipeDown(_)
+            | Self::Newer { .. }
+            | Self::Differs { .. }
+            | Self::SyncFailed { .. }
+            | Self::Lost { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PipeReady => f.write_str("pipe to Redis is ready"),
+            Self::PipeDown(why) => {
+                let why = match why {
+                    Down::Closed => "the connection was closed or refused",
+                    Down::Stuck => "no reply within redis.command_timeout_ms",
+                    Down::Mismatch => "a reply was not the answer to what was asked",
+                    Down::Auth => "AUTH was refused: see redis.username and redis.password_env",
+                    Down::Select => "SELECT was refused: see redis.database",
+                    Down::Load => "SCRIPT LOAD was refused",
+                    Down::WrongServer => {
+                        "this Redis is a replica, still loading, or denies a command"
+                    }
+                };
+                write!(f, "pipe to Redis is down: {why}")
+            }
+            Self::Replaced { pool, revision } => write!(
+                f,
+                "pool {pool}: accounts of revision {revision} are in force"
+            ),
+            Self::Newer {
+                pool,
+                revision,
+                in_force,
+            } => write!(
+                f,
+                "pool {pool}: revision {revision} is ignored, Redis holds revision {in_force}; raise pools[].revision to replace it"
+            ),
+            Self::Differs { pool, revision } => write!(
+                f,
+                "pool {pool}: Redis holds other accounts under revision {revision}; raise pools[].revision to replace them"
+            ),
+            Self::SyncFailed { pool, fault } => {
+                write!(f, "pool {pool}: Redis did not take the accounts: {fault:?}")
+            }
+            Self::Lost { pool, leases } => {
+                write!(
+                    f,
+                    "pool {pool}: {leases} leases expired while their streams live; their slots may be used twice"
+                )
+            }
+        }
+    }
+}
+
+/// A command on its way.
+#[derive(Debug)]
+enum Command {
+    Auth,
+    Select,
+    SetName,
+    Load(Script),
+    Acquire(AcquireCommand),
+    Release {
+        pool: usize,
+        lease: LeaseId,
+        tries: u8,
+    },
+    Renew {
+        pool: usize,
+        leases: Vec<(usize, LeaseId)>,
+        tries: u8,
+    },
+    Sync {
+        pool: usize,
+        full: bool,
+        tries: u8,
+    },
+    Cooldown {
+        pool: usize,
+        account: u32,
+        length_ms: u64,
+        tries: u8,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct AcquireCommand {
+    pool: usize,
+    slot: usize,
+    lease: LeaseId,
+    kind: AcquireKind,
+    session: Option<[u8; 16]>,
+    tries: u8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AcquireKind {
+    Take,
+    Dry,
+    Record(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PipeState {
+    /// Never needed so far.
+    Closed,
+    /// To be opened at this time, in ms.
+    Waiting { until_ms: u64 },
+    /// Ordered from the host.
+    Ordered,
+    /// Open; the replies to AUTH … SCRIPT LOAD are on their way.
+    Opening,
+    /// Serving.
+    Ready,
+}
+
+#[derive(Debug)]
+struct Request {
+    stream: u32,
+    pool: usize,
+    phase: Phase,
+    session: Option<[u8; 16]>,
+    /// The ledger's epoch at the grant; 0 when the lease isn't known to be recorded.
+    epoch: u64,
+    /// When the lease was last known to be good for a whole time to live, in ms.
+    renewed_ms: u64,
+}
+
+/// A lease that must end and whose release could not be sent, or may have been too early.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    due_ms: u64,
+    pool: usize,
+    lease: LeaseId,
+    /// It has ended by itself by then, in ms.
+    over_ms: u64,
+    /// Sent once already; this is the second time.
+    sent: bool,
+}
+
+#[derive(Debug)]
+struct PoolState {
+    keys: PoolKeys,
+    counts: Counts,
+    digest: u64,
+    syncing: bool,
+}
+
+/// One worker's state.
+#[derive(Debug)]
+pub struct Worker {
+    config: Config,
+    policy: Policy,
+    gate: Gate,
+    random: fastrand::Rng,
+    ids: LeaseIds,
+    pools: Vec<PoolState>,
+    requests: Slab<Request>,
+    /// Deadlines of acquires, oldest first. Entries of requests that moved on are skipped.
+    waiting: VecDeque<(u64, usize, LeaseId)>,
+    state: PipeState,
+    /// Failed attempts to open the pipe since it last served.
+    failures: u32,
+    down: Option<Down>,
+    /// Sent, in order; the time each was sent, in ms.
+    pending: VecDeque<(u64, Command)>,
+    /// Acquires that wait for the pipe to be ready.
+    queue: VecDeque<Command>,
+    doubts: VecDeque<Doubt>,
+    inbox: Vec<u8>,
+    shas: Shas,
+    sweep_due_ms: u64,
+    sweep_step: u64,
+    /// When the pipe last became ready, in ms.
+    ready_ms: u64,
+    counters: Counters,
+    output: Output,
+}
+
+impl Worker {
+    /// `seed` must be random: it keeps the lease ids of two workers apart.
+    #[must_use]
+    pub fn new(config: Config, seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let pools = config
+            .pools
+            .iter()
+            .map(|pool| PoolState {
+                keys: PoolKeys::new(&config.redis.key_prefix, &pool.name),
+                counts: Counts::new(pool, &config),
+                digest: digest(pool, &config),
+                syncing: false,
+            })
+            .collect();
+        Self {
+            policy: Policy {
+                saturated: config.saturated,
+                failure: config.failure,
+                traditional: config.traditional,
+            },
+            gate: Gate::new(&config.gray.salt),
+            ids: LeaseIds::new(random.u64(..)),
+            random,
+            pools,
+            requests: Slab::new(),
+            waiting: VecDeque::new(),
+            state: PipeState::Closed,
+            failures: 0,
+            down: None,
+            pending: VecDeque::new(),
+            queue: VecDeque::new(),
+            doubts: VecDeque::new(),
+            inbox: Vec::new(),
+            shas: Shas([[b'0'; 40]; Script::ALL.len()]),
+            sweep_due_ms: 0,
+            sweep_step: 0,
+            ready_ms: 0,
+            counters: Counters::default(),
+            output: Output::default(),
+            config,
+        }
+    }
+
+    /// The configuration it runs on.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What it counted.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What must be done now.
+    pub fn output(&mut self) -> &mut Output {
+        &mut self.output
+    }
+
+    /// Whether requests of this worker still acquire or hold a slot, or releases still wait.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.doubts.is_empty() && self.pending.is_empty()
+    }
+
+    /// When [`Worker::on_tick`] is wanted next, in ms.
+    #[must_use]
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        let acquire = self.waiting.front().map(|(deadline_ms, ..)| *deadline_ms);
+        let head = self
+            .pending
+            .front()
+            .map(|(sent_ms, _)| sent_ms.saturating_add(self.config.redis.command_timeout_ms));
+        let open = match self.state {
+            PipeState::Waiting { until_ms } => Some(until_ms),
+            PipeState::Closed | PipeState::Ordered | PipeState::Opening | PipeState::Ready => None,
+        };
+        let ready = self.state == PipeState::Ready;
+        let doubt = self
+            .doubts
+            .front()
+            .map(|doubt| doubt.due_ms)
+            .filter(|_| ready);
+        let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
+        [acquire, head, open, doubt, sweep]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    // ---- requests ----
+
+    /// Request headers arrived. The slot number is the request's name in later events; without a verdict it is paused,
+    /// and its verdict comes with [`Output::answers`].
+    pub fn on_request(
+        &mut self,
+        now_ms: u64,
+        stream: u32,
+        headers: Headers,
+    ) -> (usize, Option<Verdict>) {
+        let pool = pool::select(&self.config.pools, headers);
+        let session = gray::session(&self.config.gray.session, headers);
+        if self.requests.is_empty() {
+            self.sweep_due_ms = now_ms;
+        }
+        let slot = self.requests.insert(Request {
+            stream,
+            pool: pool.unwrap_or(usize::MAX),
+            phase: Phase::Idle,
+            session: session
+                .filter(|_| self.config.affinity_ttl_ms > 0)
+                .map(gray::hash128),
+            epoch: 0,
+            renewed_ms: now_ms,
+        });
+        let event = match pool {
+            None => Event::Out(Reason::NoPool),
+            Some(pool) => {
+                let random = self.random.u64(..);
+                match self
+                    .gate
+                    .choose(&self.config.gray, headers, session, random)
+                {
+                    Choice::Out => Event::Out(Reason::OutOfPercentage),
+                    Choice::In => self.admit(now_ms, pool, slot),
+                }
+            }
+        };
+        (slot, self.drive(now_ms, slot, event))
+    }
+
+    /// The upstream answered. `now_unix_s` is the wall clock.
+    pub fn on_response(
+        &mut self,
+        now_ms: u64,
+        (slot, stream): (usize, u32),
+        status: u16,
+        retry_after: Option<&[u8]>,
+        now_unix_s: u64,
+    ) {
+        if let Some(cooldown_ms) =
+            cooldown::length_ms(&self.config.cooldown, status, retry_after, now_unix_s)
+            && self.request(slot, stream).is_some()
+        {
+            self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
+        }
+    }
+
+    /// The stream is over, however it ended. Asking twice, or for a request that held nothing, does nothing.
+    pub fn on_end(&mut self, now_ms: u64, (slot, stream): (usize, u32)) {
+        if self.request(slot, stream).is_some() {
+            self.drive(now_ms, slot, Event::Ended);
+        }
+    }
+
+    /// Whether the request still waits for its verdict.
+    #[must_use]
+    pub fn is_acquiring(&self, (slot, stream): (usize, u32)) -> bool {
+        self.request(slot, stream)
+            .is_some_and(|request| matches!(request.phase, Phase::Acquiring { .. }))
+    }
+
+    /// Which way a request was sent on, and the account it uses; `None` when it was not sent on.
+    #[must_use]
+    pub fn path(&self, (slot, stream): (usize, u32)) -> Option<(Path, Option<&str>)> {
+        let request = self.request(slot, stream)?;
+        let account = request
+            .phase
+            .holds()
+            .and_then(|(_, account)| account_id(&self.config, request.pool, account));
+        Some((request.phase.path()?, account))
+    }
+
+    fn request(&self, slot: usize, stream: u32) -> Option<&Request> {
+        self.requests
+            .get(slot)
+            .filter(|request| request.stream == stream)
+    }
+
+    /// In the percentage: send the acquire if it can be sent.
+    fn admit(&mut self, now_ms: u64, pool: usize, slot: usize) -> Event {
+        let shadow = self.config.gray.mode == GrayMode::Shadow;
+        let lease = self.ids.mint();
+        let session = self.requests.get(slot).and_then(|request| request.session);
+        let kind = if shadow {
+            AcquireKind::Dry
+        } else {
+            AcquireKind::Take
+        };
+        match self.available(now_ms) {
+            Ok(()) => {
+                self.send(
+                    now_ms,
+                    Command::Acquire(AcquireCommand {
+                        pool,
+                        slot,
+                        lease,
+                        kind,
+                        session,
+                        tries: 0,
+                    }),
+                );
+                if shadow {
+                    return Event::Out(Reason::Shadow);
+                }
+                let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
+                self.waiting.push_back((deadline_ms, slot, lease));
+                Event::In(lease)
+            }
+            Err(_) if shadow => {
+                self.counters.add(Counter::ShadowFailed);
+                Event::Out(Reason::Shadow)
+            }
+            Err(reason) => Event::Unavailable(reason),
+        }
+    }
+
+    /// Steps one request and carries out the effects that are the worker's.
+    fn drive(&mut self, now_ms: u64, slot: usize, event: Event) -> Option<Verdict> {
+        let request = self.requests.get_mut(slot)?;
+        let (phase, effects) = request.phase.step(event, &self.policy);
+        request.phase = phase;
+        let pool = request.pool;
+        let mut verdict = None;
+        for effect in effects {
+            match effect {
+                Effect::Forward { path, holds } => {
+                    let reason = phase.reason();
+                    self.counters
+                        .add(reason.map_or(Counter::Forwarded(path), Counter::Traditional));
+                    verdict = Some(Verdict::Forward {
+                        path,
+                        reason,
+                        pool,
+                        holds,
+                    });
+                }
+                Effect::RejectSaturated { retry_after_ms } => {
+                    self.counters.add(Counter::Rejected(Reason::Saturated));
+                    verdict = Some(Verdict::Saturated {
+                        pool,
+                        retry_after_ms,
+                    });
+                }
+                Effect::RejectUnavailable => {
+                    let reason = phase.reason().unwrap_or(Reason::Refused);
+                    self.counters.add(Counter::Rejected(reason));
+                    verdict = Some(Verdict::Unavailable { pool, reason });
+                }
+                Effect::ChooseLocally => {
+                    let event = self.choose_locally(pool);
+                    return self.drive(now_ms, slot, event);
+                }
+                Effect::CountUp { account } => self.count(pool, |counts| counts.up(account)),
+                Effect::CountDown { account } => self.count(pool, |counts| counts.down(account)),
+                Effect::Record { lease, account } => {
+                    self.record(now_ms, pool, slot, lease, account)
+                }
+                Effect::Cool {
+                    account,
+                    cooldown_ms,
+                } => {
+                    self.counters.add(Counter::Cooldown);
+                    if self.state == PipeState::Ready {
+                        self.send(
+                            now_ms,
+                            Command::Cooldown {
+                                pool,
+                                account,
+                                length_ms: cooldown_ms,
+                                tries: 0,
+                            },
+                        );
+                    }
+                }
+                Effect::Release { lease, in_doubt } => self.release(now_ms, pool, lease, in_doubt),
+            }
+        }
+        if phase == Phase::Done {
+            self.requests.try_remove(slot);
+        }
+        verdict
+    }
+
+    /// Steps a request that waits for its verdict, and hands the verdict out.
+    fn answer(&mut self, now_ms: u64, slot: usize, event: Event) {
+        let Some(stream) = self.requests.get(slot).map(|request| request.stream) else {
+            return;
+        };
+        if let Some(verdict) = self.drive(now_ms, slot, event) {
+            self.output.answers.push((stream, verdict));
+        }
+    }
+
+    fn count(&mut self, pool: usize, change: impl FnOnce(&mut Counts)) {
+        if let Some(state) = self.pools.get_mut(pool) {
+            change(&mut state.counts);
+        }
+    }
+
+    fn choose_locally(&mut self, pool: usize) -> Event {
+        let share = match self.config.traditional {
+            Traditional::Local { share } => share,
+            Traditional::Passthrough => 1,
+        };
+        let account = self
+            .config
+            .pools
+            .get(pool)
+            .zip(self.pools.get(pool))
+            .and_then(|(pool, state)| {
+                state
+                    .counts
+                    .choose(pool, self.config.score, share, &mut self.random)
+            });
+        match account {
+            Some(account) => Event::ChosenLocally {
+                lease: self.ids.mint(),
+                account,
+            },
+            None => Event::FullLocally,
+        }
+    }
+
+    /// Puts a locally chosen account's lease into the ledger. What can't be sent now is taken up by the next renewal.
+    fn record(&mut self, now_ms: u64, pool: usize, slot: usize, lease: LeaseId, account: u32) {
+        if let Some(request) = self.requests.get_mut(slot) {
+            request.renewed_ms = now_ms;
+        }
+        if self.available(now_ms).is_ok() {
+            let kind = AcquireKind::Record(account);
+            self.send(
+                now_ms,
+                Command::Acquire(AcquireCommand {
+                    pool,
+                    slot,
+                    lease,
+                    kind,
+                    session: None,
+                    tries: 0,
+                }),
+            );
+        }
+    }
+
+    /// Sends the release, or keeps it until the pipe is ready.
+    fn release(&mut self, now_ms: u64, pool: usize, lease: LeaseId, in_doubt: bool) {
+        if in_doubt {
+            self.counters.add(Counter::InDoubt);
+        }
+        // Behind the acquire on the same connection nothing is in doubt, but what an older connection still carries is.
+        let reopened = self.counters.get(Counter::PipeReady) > 1
+            && now_ms.saturating_sub(self.ready_ms) < AGAIN_MS;
+        let again = in_doubt || reopened;
+        let over_ms = now_ms.saturating_add(self.config.lease.ttl_ms);
+        if self.state == PipeState::Ready {
+            self.send(
+                now_ms,
+                Command::Release {
+                    pool,
+                    lease,
+                    tries: 0,
+                },
+            );
+            if again {
+                let due_ms = now_ms.saturating_add(AGAIN_MS);
+                self.doubt(Doubt {
+                    due_ms,
+                    pool,
+                    lease,
+                    over_ms,
+                    sent: true,
+                });
+            }
+        } else {
+            self.doubt(Doubt {
+                due_ms: now_ms,
+                pool,
+                lease,
+                over_ms,
+                sent: false,
+            });
+        }
+    }
+
+    fn doubt(&mut self, doubt: Doubt) {
+        if self.doubts.len() < self.config.redis.max_pending.saturating_mul(4) {
+            self.doubts.push_back(doubt);
+        } else if !doubt.sent {
+            self.counters.add(Counter::Dropped);
+        }
+    }
+
+    // ---- the pipe ----
+
+    /// Whether an acquire can be sent, or may wait for the pipe to open. Opens it on first need.
+    fn available(&mut self, now_ms: u64) -> Result<(), Reason> {
+        if self.state == PipeState::Closed {
+            self.state = PipeState::Waiting { until_ms: now_ms };
+        }
+        if self.state != PipeState::Ready && self.failures > 0 {
+            return Err(Reason::PipeDown);
+        }
+        if self.pending.len().saturating_add(self.queue.len()) >= self.config.redis.max_pending {
+            return Err(Reason::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// Writes a command, or queues it until the pipe is ready.
+    fn send(&mut self, now_ms: u64, command: Command) {
+        if self.state == PipeState::Ready {
+            self.write(now_ms, command, false);
+        } else {
+            self.queue.push_back(command);
+        }
+    }
+
+    fn write(&mut self, now_ms: u64, command: Command, with_source: bool) {
+        let by = if with_source {
+            By::Source
+        } else {
+            By::Sha(&self.shas)
+        };
+        let config = &self.config;
+        let out = &mut self.output.bytes;
+        match &command {
+            Command::Auth => {
+                let user = config.redis.username.as_bytes();
+                resp::push_array(out, if user.is_empty() { 2 } else { 3 });
+                resp::push_bulk(out, b"AUTH");
+                if !user.is_empty() {
+                    resp::push_bulk(out, user);
+                }
+                resp::push_bulk(out, config.redis.password.0.as_bytes());
+            }
+            Command::Select => {
+                resp::push_array(out, 2);
+                resp::push_bulk(out, b"SELECT");
+                resp::push_number(out, u64::from(config.redis.database));
+            }
+            Command::SetName => {
+                resp::push_array(out, 3);
+                resp::push_bulk(out, b"CLIENT");
+                resp::push_bulk(out, b"SETNAME");
+                resp::push_bulk(out, b"slotgate");
+            }
+            Command::Load(script) => {
+                resp::push_array(out, 3);
+                resp::push_bulk(out, b"SCRIPT");
+                resp::push_bulk(out, b"LOAD");
+                resp::push_bulk(out, script.source().as_bytes());
+            }
+            Command::Acquire(acquire) => {
+                let Some(state) = self.pools.get(acquire.pool) else {
+                    return;
+                };
+                let mode = match acquire.kind {
+                    AcquireKind::Take => Mode::Take,
+                    AcquireKind::Dry => Mode::Dry,
+                    AcquireKind::Record(account) => {
+                        Mode::Force(account_id(config, acquire.pool, account).unwrap_or_default())
+                    }
+                };
+                let arguments = Acquire {
+                    lease: acquire.lease,
+                    ttl_ms: config.lease.ttl_ms,
+                    seed: self.random.u32(..),
+                    random: pool::millionths(config.score.random),
+                    mode,
+                    session: acquire
+                        .session
+                        .as_ref()
+                        .map(|hash| (hash, config.affinity_ttl_ms)),
+                };
+                state.keys.acquire(out, by, &arguments);
+            }
+            Command::Release { pool, lease, .. } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                state.keys.release(out, by, &[*lease]);
+            }
+            Command::Renew { pool, leases, .. } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                // One that ended meanwhile has its release behind this command: whatever is said of it now is undone.
+                let arguments = leases.iter().map(|(slot, lease)| {
+                    let request = self.requests.get(*slot);
+                    let held = request
+                        .and_then(|request| request.phase.holds())
+                        .filter(|(held, _)| held == lease);
+                    let account = held.and_then(|(_, account)| account_id(config, *pool, account));
+                    (
+                        *lease,
+                        account.unwrap_or_default(),
+                        request.map_or(0, |request| request.epoch),
+                    )
+                });
+                state.keys.renew(out, by, config.lease.ttl_ms, arguments);
+            }
+            Command::Sync { pool, full, .. } => {
+                let Some((state, pool)) = self.pools.get(*pool).zip(config.pools.get(*pool)) else {
+                    return;
+                };
+                let accounts = full.then(|| sync_accounts(pool, &state.counts));
+                let arguments = Sync {
+                    revision: pool.revision,
+                    digest: state.digest,
+                    epoch: u64::from(self.random.u32(1..)),
+                    load: pool::millionths(config.score.load),
+                    accounts: accounts.as_deref(),
+                };
+                state.keys.sync(out, by, &arguments);
+            }
+            Command::Cooldown {
+                pool,
+                account,
+                length_ms,
+                ..
+            } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                state.keys.cooldown(
+                    out,
+                    by,
+                    account_id(config, *pool, *account).unwrap_or_default(),
+                    *length_ms,
+                );
+            }
+        }
+        self.pending.push_back((now_ms, command));
+    }
+
+    /// The host opened the pipe.
+    pub fn on_pipe_open(&mut self, now_ms: u64) {
+        self.state = PipeState::Opening;
+        if !self.config.redis.password.0.is_empty() {
+            self.write(now_ms, Command::Auth, false);
+        }
+        if self.config.redis.database != 0 {
+            self.write(now_ms, Command::Select, false);
+        }
+        self.write(now_ms, Command::SetName, false);
+        for script in Script::ALL {
+            self.write(now_ms, Command::Load(script), false);
+        }
+    }
+
+    /// The pipe was closed from the other side, or could not be opened.
+    pub fn on_pipe_closed(&mut self, now_ms: u64) {
+        match self.state {
+            PipeState::Closed | PipeState::Waiting { .. } => {}
+            PipeState::Ordered | PipeState::Opening | PipeState::Ready => {
+                self.lose_pipe(now_ms, Down::Closed)
+            }
+        }
+    }
+
+    /// Bytes from Redis, cut anywhere.
+    pub fn on_pipe_bytes(&mut self, now_ms: u64, bytes: &[u8]) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        // The usual case, whole replies and nothing left over from before, is read where it lies.
+        let source = if inbox.is_empty() {
+            bytes
+        } else {
+            inbox.extend_from_slice(bytes);
+            inbox.as_slice()
+        };
+        let mut rest = source;
+        while self.is_open() {
+            match resp::reply_length(rest) {
+                Ok(Some(length)) => {
+                    let (reply, behind) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+                    rest = behind;
+                    self.on_reply(now_ms, reply);
+                }
+                Ok(None) if rest.len() <= resp::MAX_REPLY => {
+                    self.inbox = rest.to_vec();
+                    return;
+                }
+                Ok(None) | Err(_) => self.mismatch(now_ms),
+            }
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.state, PipeState::Opening | PipeState::Ready)
+    }
+
+    /// Deadlines: acquires, the pipe, releases in doubt, renewals.
+    pub fn on_tick(&mut self, now_ms: u64) {
+        while let Some((deadline_ms, slot, lease)) = self.waiting.front().copied() {
+            if deadline_ms > now_ms {
+                break;
+            }
+            self.waiting.pop_front();
+            if self.awaits(slot, lease) {
+                // One that never left the queue took nothing.
+                let in_doubt = self.state == PipeState::Ready;
+                self.answer(
+                    now_ms,
+                    slot,
+                    Event::Failed {
+                        reason: Reason::TimedOut,
+                        in_doubt,
+                    },
+                );
+            }
+        }
+        let stuck = self.pending.front().is_some_and(|(sent_ms, _)| {
+            now_ms.saturating_sub(*sent_ms) >= self.config.redis.command_timeout_ms
+        });
+        if stuck && self.is_open() {
+            self.lose_pipe(now_ms, Down::Stuck);
+        }
+        match self.state {
+            PipeState::Waiting { until_ms } if until_ms <= now_ms => {
+                self.state = PipeState::Ordered;
+                self.output.pipe = Some(PipeOrder::Open);
+            }
+            PipeState::Ready => {
+                self.send_doubts(now_ms, false);
+                if self.sweep_due_ms <= now_ms && !self.requests.is_empty() {
+                    self.sweep(now_ms);
+                }
+            }
+            PipeState::Closed
+            | PipeState::Waiting { .. }
+            | PipeState::Ordered
+            | PipeState::Opening => {}
+        }
+    }
+
+    fn awaits(&self, slot: usize, lease: LeaseId) -> bool {
+        self.requests
+            .get(slot)
+            .is_some_and(|request| request.phase == Phase::Acquiring { lease })
+    }
+
+    /// Sends the releases that are due. While the pipe is ready they are due in order; `all` looks behind those too that
+    /// were put in front before it broke.
+    fn send_doubts(&mut self, now_ms: u64, all: bool) {
+        for _ in 0..self.doubts.len() {
+            let Some(doubt) = self.doubts.pop_front() else {
+                break;
+            };
+            if doubt.over_ms <= now_ms {
+                continue;
+            }
+            if doubt.due_ms > now_ms {
+                if !all {
+                    self.doubts.push_front(doubt);
+                    break;
+                }
+                self.doubts.push_back(doubt);
+                continue;
+            }
+            self.write(
+                now_ms,
+                Command::Release {
+                    pool: doubt.pool,
+                    lease: doubt.lease,
+                    tries: 0,
+                },
+                false,
+            );
+            if !doubt.sent {
+                self.doubts.push_back(Doubt {
+                    due_ms: now_ms.saturating_add(AGAIN_MS),
+                    sent: true,
+                    ..doubt
+                });
+            }
+        }
+    }
+
+    /// Renews the leases in one part of the slab; each part's turn comes once in an interval.
+    fn sweep(&mut self, now_ms: u64) {
+        let quick =
+            now_ms.saturating_sub(self.ready_ms) < QUICK_STEP_MS.saturating_mul(SWEEP_STEPS);
+        let step_ms = if quick {
+            QUICK_STEP_MS
+        } else {
+            (self.config.lease.renew_interval_ms / SWEEP_STEPS).max(1)
+        };
+        self.sweep_due_ms = now_ms.saturating_add(step_ms);
+        let slots = self.requests.capacity() as u64;
+        let part =
+            |step: u64| usize::try_from(step.saturating_mul(slots) / SWEEP_STEPS).unwrap_or(0);
+        let range = part(self.sweep_step)..part(self.sweep_step.saturating_add(1));
+        self.sweep_step = self.sweep_step.saturating_add(1) % SWEEP_STEPS;
+        let young_ms = self.config.lease.renew_interval_ms / 2;
+        let mut batches: Vec<Vec<(usize, LeaseId)>> = vec![Vec::new(); self.pools.len()];
+        for slot in range {
+            let Some(request) = self.requests.get(slot) else {
+                continue;
+            };
+            let Some((lease, _)) = request.phase.holds() else {
+                continue;
+            };
+            let due = request.renewed_ms < self.ready_ms
+                || now_ms.saturating_sub(request.renewed_ms) >= young_ms;
+            if due && let Some(batch) = batches.get_mut(request.pool) {
+                batch.push((slot, lease));
+            }
+        }
+        for (pool, batch) in batches.into_iter().enumerate() {
+            for leases in batch.chunks(RENEW_BATCH) {
+                self.write(
+                    now_ms,
+                    Command::Renew {
+                        pool,
+                        leases: leases.to_vec(),
+                        tries: 0,
+                    },
+                    false,
+                );
+            }
+        }
+    }
+
+    fn on_reply(&mut self, now_ms: u64, reply: &[u8]) {
+        let Some((sent_ms, command)) = self.pending.pop_front() else {
+            return self.mismatch(now_ms);
+        };
+        match command {
+            Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),
+            Command::Select => self.hello(now_ms, is_ok(reply), Down::Select),
+            // Only a name: what stands between us and Redis may not know the command.
+            Command::SetName => {}
+            Command::Load(script) => {
+                let sha = Values::new(reply)
+                    .bulk()
+                    .and_then(|sha| script::Sha::try_from(sha).ok());
+                let place = Script::ALL
+                    .iter()
+                    .zip(&mut self.shas.0)
+                    .find(|(other, _)| **other == script);
+                if let (Some(sha), Some((_, place))) = (sha, place) {
+                    *place = sha;
+                }
+                self.hello(now_ms, sha.is_some(), Down::Load);
+            }
+            Command::Acquire(acquire) => self.on_acquired(now_ms, sent_ms, acquire, reply),
+            Command::Release { pool, lease, tries } => match script::number(reply) {
+                Ok(ended) => {
+                    if ended > 0 {
+                        self.counters.add(Counter::Released);
+                    }
+                }
+                Err(fault) => {
+                    let retry = (tries < RETRIES).then_some(Command::Release {
+                        pool,
+                        lease,
+                        tries: tries.saturating_add(1),
+                    });
+                    if !self.recover(now_ms, fault, pool, retry) {
+                        let over_ms = sent_ms.saturating_add(self.config.lease.ttl_ms);
+                        let due_ms = now_ms.saturating_add(AGAIN_MS);
+                        self.doubt(Doubt {
+                            due_ms,
+                            pool,
+                            lease,
+                            over_ms,
+                            sent: true,
+                        });
+                    }
+                }
+            },
+            Command::Renew {
+                pool,
+                leases,
+                tries,
+            } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
+            Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
+            Command::Cooldown {
+                pool,
+                account,
+                length_ms,
+                tries,
+            } => {
+                if let Err(fault) = script::number(reply) {
+                    let retry = Command::Cooldown {
+                        pool,
+                        account,
+                        length_ms,
+                        tries: tries.saturating_add(1),
+                    };
+                    self.recover(now_ms, fault, pool, (tries < RETRIES).then_some(retry));
+                }
+            }
+        }
+    }
+
+    /// One reply of the opening; the last one makes the pipe ready.
+    fn hello(&mut self, now_ms: u64, ok: bool, else_down: Down) {
+        if !ok {
+            return self.lose_pipe(now_ms, else_down);
+        }
+        if self.state != PipeState::Opening || !self.pending.is_empty() {
+            return;
+        }
+        self.state = PipeState::Ready;
+        self.failures = 0;
+        self.ready_ms = now_ms;
+        self.counters.add(Counter::PipeReady);
+        if self.down.take().is_some() {
+            self.output.notices.push(Notice::PipeReady);
+        }
+        for pool in 0..self.pools.len() {
+            self.write(
+                now_ms,
+                Command::Sync {
+                    pool,
+                    full: false,
+                    tries: 0,
+                },
+                false,
+            );
+        }
+        self.send_doubts(now_ms, true);
+        self.sweep_due_ms = now_ms;
+        self.sweep_step = 0;
+        for command in std::mem::take(&mut self.queue) {
+            // Who left while the pipe opened took nothing and needs nothing.
+            let wanted = match &command {
+                Command::Acquire(acquire) => self.is_wanted(acquire),
+                Command::Auth
+                | Command::Select
+                | Command::SetName
+                | Command::Load(_)
+                | Command::Release { .. }
+                | Command::Renew { .. }
+                | Command::Sync { .. }
+                | Command::Cooldown { .. } => true,
+            };
+            if wanted {
+                self.write(now_ms, command, false);
+            }
+        }
+    }
+
+    /// Whether an acquire's request still is where it was when it was sent.
+    fn is_wanted(&self, acquire: &AcquireCommand) -> bool {
+        match acquire.kind {
+            AcquireKind::Take => self.awaits(acquire.slot, acquire.lease),
+            AcquireKind::Dry => true,
+            AcquireKind::Record(account) => {
+                self.requests.get(acquire.slot).is_some_and(|request| {
+                    request.phase
+                        == Phase::Holding {
+                            lease: acquire.lease,
+                            account,
+                            path: Path::Local,
+                        }
+                })
+            }
+        }
+    }
+
+    fn on_acquired(&mut self, now_ms: u64, sent_ms: u64, acquire: AcquireCommand, reply: &[u8]) {
+        let wanted = self.is_wanted(&acquire);
+        match (acquire.kind, script::acquired(reply)) {
+            (_, Err(Fault::Mismatch)) => {
+                self.pending
+                    .push_front((sent_ms, Command::Acquire(acquire)));
+                self.mismatch(now_ms);
+            }
+            (kind, Err(fault)) => {
+                let retry = AcquireCommand {
+                    tries: acquire.tries.saturating_add(1),
+                    ..acquire
+                };
+                let retry = (wanted && acquire.tries < RETRIES).then_some(Command::Acquire(retry));
+                if !self.recover(now_ms, fault, acquire.pool, retry) {
+                    match kind {
+                        AcquireKind::Take if wanted => {
+                            let in_doubt = fault.may_have_run();
+                            self.answer(
+                                now_ms,
+                                acquire.slot,
+                                Event::Failed {
+                                    reason: Reason::Refused,
+                                    in_doubt,
+                                },
+                            );
+                        }
+                        AcquireKind::Dry => self.counters.add(Counter::ShadowFailed),
+                        AcquireKind::Take | AcquireKind::Record(_) => {}
+                    }
+                }
+            }
+            (AcquireKind::Dry, Ok(Acquired::Granted { .. })) => {
+                self.counters.add(Counter::ShadowGranted)
+            }
+            (AcquireKind::Dry, Ok(Acquired::Saturated { .. })) => {
+                self.counters.add(Counter::ShadowSaturated)
+            }
+            (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
+                self.counters.add(Counter::LateGrant)
+            }
+            (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
+            (
+                AcquireKind::Take | AcquireKind::Record(_),
+                Ok(Acquired::Granted { account, epoch }),
+            ) => {
+                if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
+                    request.epoch = epoch;
+                    request.renewed_ms = sent_ms;
+                }
+                if acquire.kind == AcquireKind::Take {
+                    let known = self
+                        .pools
+                        .get(acquire.pool)
+                        .and_then(|state| state.counts.index(account));
+                    let event = match known {
+                        Some(account) => Event::Granted { account },
+                        None => Event::Failed {
+                            reason: Reason::UnknownAccount,
+                            in_doubt: true,
+                        },
+                    };
+                    self.answer(now_ms, acquire.slot, event);
+                }
+            }
+            (AcquireKind::Take, Ok(Acquired::Saturated { retry_after_ms })) => {
+                self.answer(now_ms, acquire.slot, Event::Saturated { retry_after_ms });
+            }
+            // `force` never answers it.
+            (AcquireKind::Record(_), Ok(Acquired::Saturated { .. })) => self.mismatch(now_ms),
+        }
+    }
+
+    fn on_renewed(
+        &mut self,
+        now_ms: u64,
+        sent_ms: u64,
+        pool: usize,
+        leases: Vec<(usize, LeaseId)>,
+        tries: u8,
+        reply: &[u8],
+    ) {
+        let (epoch, answers) = match script::renewed(reply, leases.len()) {
+            Ok(renewed) => renewed,
+            Err(fault) => {
+                let retry = (tries < RETRIES).then_some(Command::Renew {
+                    pool,
+                    leases,
+                    tries: tries.saturating_add(1),
+                });
+                self.recover(now_ms, fault, pool, retry);
+                return;
+            }
+        };
+        let mut lost: usize = 0;
+        for (answer, (slot, lease)) in answers.zip(leases) {
+            let Some(request) = self.requests.get_mut(slot) else {
+                continue;
+            };
+            if request.phase.holds().is_none_or(|(held, _)| held != lease) {
+                continue;
+            }
+            match answer {
+                Renewed::Renewed => self.counters.add(Counter::Renewed),
+                Renewed::Readopted => self.counters.add(Counter::Readopted),
+                Renewed::Lost => {
+                    self.counters.add(Counter::Lost);
+                    lost = lost.saturating_add(1);
+                    continue;
+                }
+            }
+            request.renewed_ms = sent_ms;
+            request.epoch = epoch;
+        }
+        if lost > 0 {
+            let pool = self.pool_name(pool);
+            self.output
+                .notices
+                .push(Notice::Lost { pool, leases: lost });
+        }
+    }
+
+    fn on_synced(&mut self, now_ms: u64, pool: usize, full: bool, tries: u8, reply: &[u8]) {
+        let result = script::synced(reply);
+        if full && let Some(state) = self.pools.get_mut(pool) {
+            state.syncing = false;
+        }
+        let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
+        let name = self.pool_name(pool);
+        match result {
+            Ok(Synced::Wanted) => self.sync(now_ms, pool),
+            Ok(Synced::Current) => {}
+            Ok(Synced::Replaced) => self.output.notices.push(Notice::Replaced {
+                pool: name,
+                revision,
+            }),
+            Ok(Synced::Newer(in_force)) => {
+                self.output.notices.push(Notice::Newer {
+                    pool: name,
+                    revision,
+                    in_force,
+                });
+            }
+            Ok(Synced::Differs) => self.output.notices.push(Notice::Differs {
+                pool: name,
+                revision,
+            }),
+            Err(fault) => {
+                let retry = (tries < RETRIES).then_some(Command::Sync {
+                    pool,
+                    full,
+                    tries: tries.saturating_add(1),
+                });
+                if !self.recover(now_ms, fault, pool, retry) {
+                    self.output
+                        .notices
+                        .push(Notice::SyncFailed { pool: name, fault });
+                }
+            }
+        }
+    }
+
+    /// Sends a pool's accounts, unless they are on their way.
+    fn sync(&mut self, now_ms: u64, pool: usize) {
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        if !state.syncing {
+            state.syncing = true;
+            self.write(
+                now_ms,
+                Command::Sync {
+                    pool,
+                    full: true,
+                    tries: 0,
+                },
+                false,
+            );
+        }
+    }
+
+    /// What any command's fault asks for. Answers whether the command is on its way again.
+    fn recover(&mut self, now_ms: u64, fault: Fault, pool: usize, retry: Option<Command>) -> bool {
+        self.counters.add(Counter::RedisError);
+        match (fault, retry) {
+            (Fault::NoScript, Some(command)) => {
+                self.write(now_ms, command, true);
+                true
+            }
+            (Fault::NoPool, Some(command)) => {
+                self.sync(now_ms, pool);
+                self.write(now_ms, command, false);
+                true
+            }
+            (Fault::WrongServer, _) => {
+                self.lose_pipe(now_ms, Down::WrongServer);
+                false
+            }
+            (Fault::Mismatch, _) => {
+                self.mismatch(now_ms);
+                false
+            }
+            (Fault::NoScript | Fault::NoPool, None)
+            | (Fault::NoAccount | Fault::Refused | Fault::Unknown, _) => false,
+        }
+    }
+
+    fn mismatch(&mut self, now_ms: u64) {
+        self.counters.add(Counter::PipeMismatch);
+        self.lose_pipe(now_ms, Down::Mismatch);
+    }
+
+    /// Everything under way is answered or put in doubt; the pipe opens again after a while.
+    fn lose_pipe(&mut self, now_ms: u64, why: Down) {
+        if why != Down::Closed {
+            self.output.pipe = Some(PipeOrder::Reset);
+        }
+        let served = self.state == PipeState::Ready;
+        self.failures = if served && why != Down::WrongServer {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
+        let (first_ms, longest_ms) = BACKOFF_MS;
+        let wait_ms = first_ms
+            .saturating_mul(1 << self.failures.min(6))
+            .min(longest_ms);
+        let until_ms = now_ms.saturating_add(self.random.u64(wait_ms / 2..=wait_ms));
+        self.state = PipeState::Waiting { until_ms };
+        self.counters.add(Counter::PipeLost);
+        if self.down != Some(why) && !(served && why == Down::Closed) {
+            self.output.notices.push(Notice::PipeDown(why));
+            self.down = Some(why);
+        }
+        self.inbox.clear();
+        self.output.bytes.clear();
+        for state in &mut self.pools {
+            state.syncing = false;
+        }
+        for (_, command) in std::mem::take(&mut self.pending) {
+            match command {
+                Command::Acquire(acquire)
+                    if acquire.kind == AcquireKind::Take && self.is_wanted(&acquire) =>
+                {
+                    self.answer(
+                        now_ms,
+                        acquire.slot,
+                        Event::Failed {
+                            reason: Reason::PipeLost,
+                            in_doubt: true,
+                        },
+                    );
+                }
+                Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
+                    self.counters.add(Counter::ShadowFailed)
+                }
+                Command::Release { pool, lease, .. } => self.release(now_ms, pool, lease, true),
+                // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
+                // release in this very list.
+                Command::Acquire(_)
+                | Command::Auth
+                | Command::Select
+                | Command::SetName
+                | Command::Load(_)
+                | Command::Renew { .. }
+                | Command::Sync { .. }
+                | Command::Cooldown { .. } => {}
+            }
+        }
+        if self.failures > 0 {
+            for command in std::mem::take(&mut self.queue) {
+                if let Command::Acquire(acquire) = command
+                    && acquire.kind == AcquireKind::Take
+                    && self.is_wanted(&acquire)
+                {
+                    self.answer(
+                        now_ms,
+                        acquire.slot,
+                        Event::Failed {
+                            reason: Reason::PipeDown,
+                            in_doubt: false,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    fn pool_name(&self, pool: usize) -> String {
+        self.config
+            .pools
+            .get(pool)
+            .map(|pool| pool.name.clone())
+            .unwrap_or_default()
+    }
+}
+
+fn is_ok(reply: &[u8]) -> bool {
+    Values::new(reply).value() == Some(Value::Simple(b"OK"))
+}
+
+fn account_id(config: &Config, pool: usize, account: u32) -> Option<&str> {
+    config
+        .pools
+        .get(pool)?
+        .accounts
+        .get(account as usize)
+        .map(|account| account.id.as_str())
+}
+
+fn sync_accounts<'a>(pool: &'a Pool, counts: &Counts) -> Vec<SyncAccount<'a>> {
+    pool.accounts
+        .iter()
+        .zip(counts.bases())
+        .map(|(account, base)| SyncAccount {
+            id: &account.id,
+            max_concurrency: account.max_concurrency,
+            base: *base,
+            enabled: account.enabled,
+        })
+        .collect()
+}
+
+/// Tells apart two sets of accounts, as the ledger sees them, under one revision.
+fn digest(pool: &Pool, config: &Config) -> u64 {
+    let mut text = pool::millionths(config.score.load).to_string();
+    for (account, base) in pool.accounts.iter().zip(pool::bases(
+        &pool.accounts,
+        config.score,
+        config.priority_mode,
+    )) {
+        text.push_str(&format!(
+            "\n{} {} {base} {}",
+            account.id, account.max_concurrency, account.enabled
+        ));
+    }
+    let [a, b, c, d, e, f, g, h, ..] = gray::hash128(text.as_bytes());
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}

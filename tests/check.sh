@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Format, lints and purity. Where rustfmt or clippy cannot be had, says so and checks the rest.
+set -euo pipefail
+cd -P "$(dirname "$0")/.."
+
+: "${CARGO:=cargo}"
+skipped=()
+if "$CARGO" fmt --version >/dev/null 2>&1; then
+    "$CARGO" fmt --check
+else
+    skipped+=(rustfmt)
+fi
+if "$CARGO" clippy --version >/dev/null 2>&1; then
+    "$CARGO" clippy --all-targets -- -D warnings
+else
+    skipped+=(clippy)
+fi
+"$CARGO" test --test purity
+[ ${#skipped[@]} = 0 ] || echo "check: NOT checked, for want of the tool: ${skipped[*]}" >&2

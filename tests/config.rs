@@ -1,0 +1,475 @@
+//! Configurations in, checked values or exact error messages out. One bad file per rule, beside it what must be said.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    missing_docs
+)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use slotgate::config::{
+    Config, Errors, GrayMode, MatchValue, OnFailure, OnSaturated, PriorityMode, Role, Score,
+    SessionSource, Traditional, parse,
+};
+
+/// Lower it only when a rule goes.
+const BAD_FILES: usize = 127;
+
+/// Part of every variable's value that must stay hidden.
+const SECRET: &str = "5ecret";
+
+fn env(name: &str) -> Option<String> {
+    let value = match name {
+        "REDIS_PASSWORD" => "5ecret-password",
+        "GRAY_TOKEN" => "5ecret-token",
+        "API_KEY" => "5ecret-key",
+        "REGION" => "5ecret-region",
+        "PORT" => "443",
+        "TWO_LINES" => "5ecret\nand more",
+        "EMPTY" => "",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+/// Parses, and asserts what must hold for every document: no secret shows, every error is one line.
+fn check(json: &[u8]) -> Result<Role, Errors> {
+    let result = parse(json, &env);
+    assert!(
+        !format!("{result:?}").contains(SECRET),
+        "a secret shows in {result:?}"
+    );
+    if let Err(errors) = &result {
+        assert!(
+            !errors.to_string().contains(SECRET),
+            "a secret shows in {errors}"
+        );
+        assert!(!errors.0.is_empty(), "refused without a reason");
+        assert!(
+            errors.0.iter().all(|error| error.lines().count() == 1),
+            "more than a line: {errors}"
+        );
+    }
+    result
+}
+
+fn directory(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/config")
+        .join(name)
+}
+
+fn good(name: &str) -> Config {
+    match check(&fs::read(directory("good").join(name)).unwrap()) {
+        Ok(Role::Scheduler(config)) => *config,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+fn errors(document: &Value) -> Vec<String> {
+    check(document.to_string().as_bytes()).map_or_else(|errors| errors.0, |_| vec![])
+}
+
+fn full() -> Value {
+    serde_json::from_slice(&fs::read(directory("good/full.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn every_bad_file_is_refused_with_its_exact_errors() {
+    let files: Vec<PathBuf> = fs::read_dir(directory("bad"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let stems = |extension: &str| -> BTreeSet<PathBuf> {
+        let files = files
+            .iter()
+            .filter(|file| file.extension().is_some_and(|found| found == extension));
+        files.map(|file| file.with_extension("")).collect()
+    };
+    let (documents, expectations) = (stems("json"), stems("txt"));
+    assert_eq!(
+        documents, expectations,
+        "each .json needs its .txt, and the other way round"
+    );
+    assert_eq!(
+        documents.len() * 2,
+        files.len(),
+        "only .json and .txt belong there"
+    );
+    assert!(
+        documents.len() >= BAD_FILES,
+        "{} files, there were {BAD_FILES}",
+        documents.len()
+    );
+    let mut wrong = vec![];
+    for stem in documents {
+        let expected = fs::read_to_string(stem.with_extension("txt")).unwrap();
+        let found = match check(&fs::read(stem.with_extension("json")).unwrap()) {
+            Ok(_) => "accepted\n".to_owned(),
+            Err(errors) => errors.0.iter().map(|error| format!("{error}\n")).collect(),
+        };
+        if found != expected {
+            let name = stem.file_name().unwrap().display().to_string();
+            wrong.push(format!(
+                "{name}:\n--- expected\n{expected}--- found\n{found}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn many_errors_are_told_at_once_and_joined_in_one_line() {
+    let Errors(found) = check(&fs::read(directory("bad/many_errors.json")).unwrap()).unwrap_err();
+    assert!(found.len() >= 30, "{} errors", found.len());
+    assert_eq!(
+        Errors(vec!["a: b".into(), "c: d".into()]).to_string(),
+        "a: b; c: d"
+    );
+}
+
+#[test]
+fn bridge_is_a_role_alone() {
+    assert!(matches!(
+        check(&fs::read(directory("good/bridge.json")).unwrap()),
+        Ok(Role::Bridge)
+    ));
+}
+
+#[test]
+fn minimal_has_every_default() {
+    let config = good("minimal.json");
+    assert_eq!(config.redis.pipe_cluster, "slotgate_pipe");
+    assert_eq!(config.redis.acquire_timeout_ms, 50);
+    assert_eq!(config.redis.command_timeout_ms, 1_000);
+    assert_eq!(config.redis.max_pending, 4_096);
+    assert_eq!(config.redis.key_prefix, "slotgate");
+    assert_eq!(config.redis.database, 0);
+    assert_eq!(config.redis.username, "");
+    assert_eq!(config.redis.password.0, "");
+    assert_eq!(config.gray.basis_points, 0);
+    assert_eq!(config.gray.mode, GrayMode::Enforce);
+    assert_eq!(config.gray.salt, "");
+    assert_eq!(
+        config.gray.session,
+        [SessionSource::Header("x-session-id".into())]
+    );
+    assert!(config.gray.gray_override.is_none());
+    assert_eq!(
+        (config.lease.ttl_ms, config.lease.renew_interval_ms),
+        (15_000, 5_000)
+    );
+    assert_eq!(
+        config.score,
+        Score {
+            priority: 0.5,
+            load: 0.3,
+            random: 0.2
+        }
+    );
+    assert_eq!(config.priority_mode, PriorityMode::Weighted);
+    assert_eq!(config.affinity_ttl_ms, 3_600_000);
+    assert_eq!(config.saturated, OnSaturated::Reject);
+    assert_eq!(config.failure, OnFailure::Traditional);
+    assert_eq!(config.traditional, Traditional::Passthrough);
+    assert_eq!(config.cooldown.statuses, [429, 503, 529]);
+    assert_eq!(
+        (config.cooldown.default_ms, config.cooldown.max_ms),
+        (5_000, 600_000)
+    );
+    assert!(!config.response_headers);
+    let [pool] = config.pools.as_slice() else {
+        panic!("{:?}", config.pools)
+    };
+    assert_eq!(
+        (pool.name.as_str(), pool.rules.len(), pool.revision),
+        ("rest", 0, 1)
+    );
+    let [account] = pool.accounts.as_slice() else {
+        panic!("{:?}", pool.accounts)
+    };
+    assert_eq!(
+        (
+            account.id.as_str(),
+            account.max_concurrency,
+            account.priority
+        ),
+        ("a", 1, 1)
+    );
+    assert!(account.enabled && account.set_headers.is_empty());
+}
+
+#[test]
+fn full_has_every_value() {
+    let config = good("full.json");
+    assert_eq!(config.redis.pipe_cluster, "other_pipe");
+    assert_eq!(config.redis.acquire_timeout_ms, 40);
+    assert_eq!(config.redis.command_timeout_ms, 2_000);
+    assert_eq!(config.redis.max_pending, 64);
+    assert_eq!(config.redis.key_prefix, "sg:v1");
+    assert_eq!(config.redis.database, 3);
+    assert_eq!(config.redis.username, "app");
+    assert_eq!(config.redis.password.0, "5ecret-password");
+    assert_eq!(config.gray.basis_points, 3_333);
+    assert_eq!(config.gray.mode, GrayMode::Shadow);
+    assert_eq!(config.gray.salt, "pepper");
+    let session = [
+        SessionSource::Header("x-session-id".into()),
+        SessionSource::Cookie("sid".into()),
+        SessionSource::Query("session".into()),
+    ];
+    assert_eq!(config.gray.session, session);
+    let gray_override = config.gray.gray_override.unwrap();
+    assert_eq!(
+        (
+            gray_override.header.as_str(),
+            gray_override.token.0.as_str()
+        ),
+        ("x-gray", "5ecret-token")
+    );
+    assert_eq!(
+        (config.lease.ttl_ms, config.lease.renew_interval_ms),
+        (20_000, 10_000)
+    );
+    assert_eq!(
+        config.score,
+        Score {
+            priority: 1.0,
+            load: 2.5,
+            random: 0.0
+        }
+    );
+    assert_eq!(config.priority_mode, PriorityMode::Strict);
+    assert_eq!(config.affinity_ttl_ms, 0);
+    assert_eq!(config.saturated, OnSaturated::Traditional);
+    assert_eq!(config.failure, OnFailure::Reject);
+    assert_eq!(config.traditional, Traditional::Local { share: 4 });
+    assert_eq!(config.cooldown.statuses, [429, 500]);
+    assert_eq!(
+        (config.cooldown.default_ms, config.cooldown.max_ms),
+        (1_000, 2_000)
+    );
+    assert!(config.response_headers);
+    let [claude, rest] = config.pools.as_slice() else {
+        panic!("{:?}", config.pools)
+    };
+    assert_eq!((claude.name.as_str(), claude.revision), ("claude", 7));
+    let rules: Vec<_> = claude
+        .rules
+        .iter()
+        .map(|rule| (rule.header.as_str(), &rule.value))
+        .collect();
+    assert!(matches!(
+        rules.as_slice(),
+        [
+            ("x-model", MatchValue::Prefix(prefix)),
+            ("x-model", MatchValue::Suffix(suffix)),
+            (":authority", MatchValue::Exact(exact)),
+            ("x-claude", MatchValue::Present(true)),
+            ("x-other", MatchValue::Present(false)),
+        ] if prefix == "claude-" && suffix == "-claude" && exact == "claude.internal"
+    ));
+    let [first, second] = claude.accounts.as_slice() else {
+        panic!("{:?}", claude.accounts)
+    };
+    assert_eq!(
+        (first.id.as_str(), first.max_concurrency, first.priority),
+        ("acct-1", 10, 2)
+    );
+    assert!(!first.enabled && second.enabled);
+    let headers: Vec<_> = first
+        .set_headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let expected = [
+        (":authority", "5ecret-region.example.com:443"),
+        ("authorization", "Bearer 5ecret-key"),
+        ("x-dollars", "$5 {x}\t$$"),
+        ("x-upstream", "acct_1"),
+    ];
+    assert_eq!(headers, expected);
+    assert_eq!(
+        (second.id.as_str(), second.max_concurrency, second.priority),
+        ("acct-2", 100_000, 1)
+    );
+    assert_eq!(
+        (
+            rest.name.as_str(),
+            rest.rules.len(),
+            rest.accounts[0].id.as_str()
+        ),
+        ("rest", 0, "acct-1")
+    );
+}
+
+#[test]
+fn integers_may_come_as_floats() {
+    let config = good("protobuf_struct.json");
+    assert_eq!(
+        (config.redis.acquire_timeout_ms, config.redis.database),
+        (50, 1)
+    );
+    assert_eq!(config.gray.basis_points, 1_000);
+    assert_eq!(config.affinity_ttl_ms, 3_600_000);
+    assert_eq!(config.cooldown.statuses, [429]);
+    assert_eq!(
+        (
+            config.pools[0].revision,
+            config.pools[0].accounts[0].max_concurrency
+        ),
+        ((1 << 53) - 1, 10)
+    );
+}
+
+#[test]
+fn defaults_give_way_to_what_is_set() {
+    let config = good("edges.json");
+    assert_eq!(config.redis.command_timeout_ms, 60_000);
+    assert_eq!(config.lease.renew_interval_ms, 333);
+    assert_eq!(config.cooldown.default_ms, 1);
+    assert_eq!(config.gray.basis_points, 10_000);
+    assert!(config.gray.session.is_empty() && config.cooldown.statuses.is_empty());
+}
+
+#[test]
+fn every_percentage_of_two_decimals_becomes_its_basis_points() {
+    for basis_points in 0..=10_000_u16 {
+        let percent = format!("{}.{:02}", basis_points / 100, basis_points % 100);
+        let json = format!(
+            r#"{{"role":"scheduler","gray":{{"percent":{percent}}},
+            "pools":[{{"name":"a","accounts":[{{"id":"x","max_concurrency":1}}]}}]}}"#
+        );
+        let Ok(Role::Scheduler(config)) = parse(json.as_bytes(), &env) else {
+            panic!("{percent} is refused")
+        };
+        assert_eq!(config.gray.basis_points, basis_points);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_accounts_are_checked_quickly() {
+    let mut accounts: Vec<_> = (0..100_000)
+        .map(|i| json!({"id": format!("a{i}"), "max_concurrency": 1}))
+        .collect();
+    let document = |accounts: &[Value]| json!({"role": "scheduler", "pools": [{"name": "a", "accounts": accounts}]});
+    let start = Instant::now();
+    assert!(errors(&document(&accounts)).is_empty());
+    // Comparing each with each takes minutes.
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    accounts[99_999]["id"] = "a0".into();
+    let twice = r#"pools[0].accounts[99999].id: "a0" is already used by pools[0].accounts[0]"#;
+    assert_eq!(errors(&document(&accounts)), [twice]);
+    accounts.push(json!({"id": "b", "max_concurrency": 1}));
+    assert_eq!(
+        errors(&document(&accounts)),
+        [
+            "pools[0].accounts: has 100001 entries, not 1..=100000",
+            twice
+        ]
+    );
+}
+
+/// JSON pointers to every value, the document itself included.
+fn pointers(value: &Value, at: String, all: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map
+            .iter()
+            .for_each(|(name, value)| pointers(value, format!("{at}/{name}"), all)),
+        Value::Array(entries) => {
+            entries
+                .iter()
+                .enumerate()
+                .for_each(|(index, value)| pointers(value, format!("{at}/{index}"), all));
+        }
+        _ => {}
+    }
+    all.push(at);
+}
+
+fn changed(document: &Value, pointer: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut copy = document.clone();
+    change(copy.pointer_mut(pointer).unwrap());
+    copy
+}
+
+#[test]
+fn an_unknown_field_is_found_in_every_object() {
+    let full = full();
+    let mut all = vec![];
+    pointers(&full, String::new(), &mut all);
+    all.retain(|at| full.pointer(at).unwrap().is_object() && !at.ends_with("/set_headers"));
+    assert!(all.len() > 20, "{all:?}");
+    for at in all {
+        let found = errors(&changed(&full, &at, |object| object["zebra"] = true.into()));
+        assert_eq!(found.len(), 1, "{at}: {found:?}");
+        assert!(
+            found[0].ends_with("zebra: unknown field"),
+            "{at}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn no_value_anywhere_makes_it_panic() {
+    let full = full();
+    let mut all = vec![];
+    pointers(&full, String::new(), &mut all);
+    let odd = json!([
+        null,
+        true,
+        -1,
+        1e300,
+        u64::MAX,
+        "",
+        "\u{0}",
+        "${",
+        "${API_KEY}",
+        "\u{10ffff}".repeat(100),
+        [],
+        {}
+    ]);
+    let mut refused = 0;
+    for at in &all {
+        for value in odd.as_array().unwrap() {
+            refused += usize::from(
+                !errors(&changed(&full, at, |place| *place = value.clone())).is_empty(),
+            );
+        }
+    }
+    assert!(refused > all.len() * 6, "only {refused} refused");
+}
+
+#[test]
+fn no_truncation_or_broken_byte_makes_it_panic() {
+    let text = fs::read(directory("good/full.json")).unwrap();
+    let end = text.trim_ascii_end().len();
+    for cut in 0..end {
+        let Errors(found) = check(&text[..cut]).unwrap_err();
+        assert!(
+            found.len() == 1 && found[0].starts_with("not JSON: "),
+            "{cut}: {found:?}"
+        );
+        assert!(
+            found[0].contains(" at line ") && found[0].contains(" column "),
+            "{found:?}"
+        );
+        for byte in [0x00, 0xff, b'"', b'{', b'9', b' '] {
+            let mut text = text.clone();
+            text[cut] = byte;
+            drop(check(&text));
+        }
+    }
+    assert!(check(&b"[".repeat(100_000)).is_err());
+}

@@ -1,0 +1,999 @@
+//! The worker's transition table: what each event does in each state of the pipe, and every deadline.
+
+use crate::config;
+use slotgate::admission::{Path, Reason};
+use slotgate::counters::Counter;
+use slotgate::headers::Headers;
+use slotgate::lease::LeaseId;
+use slotgate::ledger::resp::{Value, Values, reply_length};
+use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
+
+const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
+
+/// A worker, its clock, and the commands it has written.
+struct Rig {
+    worker: Worker,
+    now_ms: u64,
+    next_stream: u32,
+}
+
+/// One request as the host knows it.
+type Id = (usize, u32);
+
+impl Rig {
+    fn new(change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        Self {
+            worker: Worker::new(config(change), 7),
+            now_ms: 1_000,
+            next_stream: 1,
+        }
+    }
+
+    /// With the pipe ready and the pool in force.
+    fn ready(change: impl FnOnce(&mut serde_json::Value)) -> Self {
+        let mut rig = Self::new(change);
+        rig.request(&[("x-warm", "up")]);
+        rig.open();
+        rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+        let commands = rig.commands();
+        let lease = commands[1].lease();
+        rig.reply(&granted("a"));
+        let (stream, _) = rig.answers()[0];
+        rig.worker.on_end(rig.now_ms, (0, stream));
+        assert_eq!(rig.commands(), [Sent::release(&lease)]);
+        rig.reply(":1\r\n");
+        rig
+    }
+
+    fn request(&mut self, headers: &[(&str, &str)]) -> (Id, Option<Verdict>) {
+        let pairs: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
+            .collect();
+        let stream = self.next_stream;
+        self.next_stream += 1;
+        let bytes = Headers::serialize(&pairs);
+        let (slot, verdict) = self
+            .worker
+            .on_request(self.now_ms, stream, Headers::new(&bytes));
+        ((slot, stream), verdict)
+    }
+
+    /// A request that got as far as sending its acquire.
+    fn acquiring(&mut self) -> (Id, String) {
+        let (id, verdict) = self.request(&[]);
+        assert_eq!(verdict, None);
+        let sent = self.commands();
+        assert_eq!(sent.len(), 1, "{sent:?}");
+        (id, sent[0].lease())
+    }
+
+    fn holding(&mut self) -> (Id, String) {
+        let (id, lease) = self.acquiring();
+        self.reply(&granted("a"));
+        assert!(matches!(
+            self.answers()[..],
+            [(
+                _,
+                Verdict::Forward {
+                    path: Path::Atomic,
+                    ..
+                }
+            )]
+        ));
+        (id, lease)
+    }
+
+    /// Opens the pipe that the worker asked for and answers its greetings.
+    fn open(&mut self) {
+        self.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+        self.worker.output().pipe = None;
+        self.worker.on_pipe_open(self.now_ms);
+        for command in self.commands() {
+            self.reply(if command.0[0] == "SCRIPT" {
+                SHA
+            } else {
+                "+OK\r\n"
+            });
+        }
+    }
+
+    /// Ticks whenever the worker wants to, until the condition holds.
+    fn until(&mut self, mut condition: impl FnMut(&mut Worker) -> bool) {
+        for _ in 0..10_000 {
+            if condition(&mut self.worker) {
+                return;
+            }
+            self.now_ms = self
+                .worker
+                .next_wake_ms()
+                .expect("it has nothing to wait for")
+                .max(self.now_ms);
+            self.worker.on_tick(self.now_ms);
+        }
+        panic!("never");
+    }
+
+    fn wait(&mut self, ms: u64) {
+        let end_ms = self.now_ms + ms;
+        while let Some(wake_ms) = self
+            .worker
+            .next_wake_ms()
+            .filter(|wake_ms| *wake_ms <= end_ms)
+        {
+            self.now_ms = wake_ms.max(self.now_ms);
+            self.worker.on_tick(self.now_ms);
+            if self.worker.output().pipe.is_some() {
+                return;
+            }
+        }
+        self.now_ms = end_ms;
+    }
+
+    fn reply(&mut self, bytes: &str) {
+        self.worker.on_pipe_bytes(self.now_ms, bytes.as_bytes());
+    }
+
+    fn answers(&mut self) -> Vec<(u32, Verdict)> {
+        std::mem::take(&mut self.worker.output().answers)
+    }
+
+    fn notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.worker.output().notices)
+    }
+
+    fn commands(&mut self) -> Vec<Sent> {
+        let bytes = std::mem::take(&mut self.worker.output().bytes);
+        let mut rest = bytes.as_slice();
+        let mut commands = Vec::new();
+        while let Some(length) = reply_length(rest).unwrap() {
+            let mut values = Values::new(&rest[..length]);
+            let Some(Value::Array(count)) = values.value() else {
+                panic!("no command")
+            };
+            commands.push(Sent(
+                (0..count)
+                    .map(|_| String::from_utf8_lossy(values.bulk().unwrap()).into())
+                    .collect(),
+            ));
+            rest = &rest[length..];
+        }
+        assert!(rest.is_empty(), "half a command");
+        commands
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.worker.counters().get(counter)
+    }
+}
+
+/// The arguments of one command.
+#[derive(Debug, Clone)]
+struct Sent(Vec<String>);
+
+/// Of a script: its own arguments say which one it is.
+impl Sent {
+    fn release(lease: &str) -> Self {
+        Self(vec![lease.into()])
+    }
+
+    fn arguments(&self) -> &[String] {
+        assert!(self.0[0].starts_with("EVAL"), "{self:?}");
+        &self.0[3 + self.0[2].parse::<usize>().unwrap()..]
+    }
+
+    fn lease(&self) -> String {
+        self.arguments()[0].clone()
+    }
+
+    fn is_acquire(&self) -> bool {
+        self.arguments()
+            .get(4)
+            .is_some_and(|mode| ["take", "dry", "force"].contains(&mode.as_str()))
+    }
+
+    fn is_release_of(&self, lease: &str) -> bool {
+        self.arguments() == [lease]
+    }
+}
+
+impl PartialEq for Sent {
+    fn eq(&self, other: &Self) -> bool {
+        let own = |sent: &Self| {
+            if sent.0[0].starts_with("EVAL") {
+                sent.arguments().to_vec()
+            } else {
+                sent.0.clone()
+            }
+        };
+        own(self) == own(other)
+    }
+}
+
+fn granted(account: &str) -> String {
+    format!(
+        "*3\r\n$7\r\ngranted\r\n${}\r\n{account}\r\n$1\r\n9\r\n",
+        account.len()
+    )
+}
+
+fn passed_on(reason: Reason) -> Option<Verdict> {
+    Some(Verdict::Forward {
+        path: Path::Traditional,
+        reason: Some(reason),
+        pool: 0,
+        holds: None,
+    })
+}
+
+#[test]
+fn opened_on_first_need_greeted_then_served() {
+    let mut rig = Rig::new(|json| {
+        json["redis"] =
+            serde_json::json!({"username": "u", "password_env": "TOKEN", "database": 3});
+    });
+    assert_eq!(rig.worker.next_wake_ms(), None, "idle: no tick, no pipe");
+    let (_, verdict) = rig.request(&[]);
+    assert_eq!(verdict, None, "the first request waits for the pipe");
+    assert_eq!(rig.worker.next_wake_ms(), Some(rig.now_ms), "at once");
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.worker.output().pipe = None;
+    rig.worker.on_pipe_open(rig.now_ms);
+    let greetings = rig.commands();
+    let first: Vec<_> = greetings
+        .iter()
+        .map(|command| command.0[..2].join(" "))
+        .collect();
+    assert_eq!(
+        first,
+        [
+            "AUTH u",
+            "SELECT 3",
+            "CLIENT SETNAME",
+            "SCRIPT LOAD",
+            "SCRIPT LOAD",
+            "SCRIPT LOAD",
+            "SCRIPT LOAD",
+            "SCRIPT LOAD"
+        ]
+    );
+    assert_eq!(greetings[0].0[2], "t0k");
+    for command in &greetings {
+        // Whoever stands in between may not know CLIENT SETNAME.
+        rig.reply(match command.0[0].as_str() {
+            "SCRIPT" => SHA,
+            "CLIENT" => "-ERR unknown command\r\n",
+            _ => "+OK\r\n",
+        });
+    }
+    let sent = rig.commands();
+    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(
+        sent[0].arguments()[0],
+        "1",
+        "asks whether revision 1 is wanted"
+    );
+    assert!(sent[1].is_acquire());
+    assert_eq!(rig.count(Counter::PipeReady), 1);
+}
+
+#[test]
+fn accounts_are_sent_when_wanted() {
+    let mut rig = Rig::new(|_| {});
+    rig.request(&[]);
+    rig.open();
+    rig.commands();
+    rig.reply("*3\r\n$6\r\nwanted\r\n$1\r\n0\r\n$1\r\n9\r\n");
+    let sync = rig.commands();
+    assert_eq!(sync.len(), 1);
+    assert_eq!(
+        sync[0].arguments()[4..],
+        ["a", "2", "0", "0", "b", "4", "0", "0"]
+    );
+    rig.reply("-NOPOOL no accounts are synced for this pool\r\n"); // the acquire, which was sent before the accounts
+    let again = rig.commands();
+    assert_eq!(
+        again.len(),
+        1,
+        "the accounts are on their way already: {again:?}"
+    );
+    assert!(again[0].is_acquire());
+    rig.reply("*3\r\n$8\r\nreplaced\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(&granted("b"));
+    assert_eq!(rig.answers().len(), 1);
+    assert_eq!(
+        rig.notices(),
+        [Notice::Replaced {
+            pool: "p".into(),
+            revision: 1
+        }]
+    );
+}
+
+#[test]
+fn another_revision_in_force_is_said() {
+    let mut rig = Rig::new(|_| {});
+    rig.request(&[]);
+    rig.open();
+    rig.reply("*3\r\n$5\r\nnewer\r\n$1\r\n7\r\n$1\r\n9\r\n");
+    assert_eq!(
+        rig.notices(),
+        [Notice::Newer {
+            pool: "p".into(),
+            revision: 1,
+            in_force: 7
+        }]
+    );
+    let mut rig = Rig::new(|_| {});
+    rig.request(&[]);
+    rig.open();
+    rig.reply("*3\r\n$7\r\ndiffers\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    assert_eq!(
+        rig.notices(),
+        [Notice::Differs {
+            pool: "p".into(),
+            revision: 1
+        }]
+    );
+}
+
+#[test]
+fn granted_held_released() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.acquiring();
+    assert!(rig.worker.is_acquiring(id));
+    rig.reply(&granted("b"));
+    let answers = rig.answers();
+    let [
+        (
+            stream,
+            Verdict::Forward {
+                path: Path::Atomic,
+                reason: None,
+                pool: 0,
+                holds: Some((held, 1)),
+            },
+        ),
+    ] = answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!((stream, held.as_str()), (id.1, lease.as_str()));
+    assert_eq!(rig.worker.path(id), Some((Path::Atomic, Some("b"))));
+    rig.worker.on_end(rig.now_ms, id);
+    assert_eq!(rig.commands(), [Sent::release(&lease)]);
+    rig.worker.on_end(rig.now_ms, id);
+    assert!(rig.commands().is_empty(), "once");
+    rig.reply(":1\r\n");
+    assert!(rig.worker.is_idle());
+    assert_eq!(rig.count(Counter::Released), 2);
+}
+
+#[test]
+fn replies_cut_at_every_byte() {
+    let mut rig = Rig::ready(|_| {});
+    let (_, first) = rig.acquiring();
+    let (_, second) = rig.acquiring();
+    for byte in (granted("a") + &granted("b")).bytes() {
+        rig.worker.on_pipe_bytes(rig.now_ms, &[byte]);
+    }
+    let held: Vec<String> = rig
+        .answers()
+        .iter()
+        .map(|(_, verdict)| match verdict {
+            Verdict::Forward {
+                holds: Some((lease, _)),
+                ..
+            } => lease.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(held, [first, second]);
+}
+
+#[test]
+fn saturated_rejected_or_passed_on() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, _) = rig.acquiring();
+    rig.reply("*2\r\n$9\r\nsaturated\r\n:1500\r\n");
+    assert_eq!(
+        rig.answers(),
+        [(
+            id.1,
+            Verdict::Saturated {
+                pool: 0,
+                retry_after_ms: 1500
+            }
+        )]
+    );
+    rig.worker.on_end(rig.now_ms, id);
+    assert!(rig.commands().is_empty(), "nothing was taken");
+
+    let mut rig =
+        Rig::ready(|json| json["saturated"] = serde_json::json!({"action": "traditional"}));
+    let (id, _) = rig.acquiring();
+    rig.reply("*2\r\n$9\r\nsaturated\r\n:1500\r\n");
+    assert_eq!(
+        rig.answers(),
+        [(id.1, passed_on(Reason::Saturated).unwrap())]
+    );
+}
+
+#[test]
+fn late_replies_are_answered_by_a_release() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.acquiring();
+    rig.wait(49);
+    assert!(rig.answers().is_empty());
+    rig.wait(1);
+    assert_eq!(
+        rig.answers(),
+        [(id.1, passed_on(Reason::TimedOut).unwrap())]
+    );
+    assert_eq!(
+        rig.commands(),
+        [Sent::release(&lease)],
+        "behind the acquire, on the same connection"
+    );
+    rig.reply(&granted("a"));
+    assert!(rig.answers().is_empty());
+    assert_eq!(rig.count(Counter::LateGrant), 1);
+    rig.reply(":1\r\n");
+    rig.wait(1000);
+    assert_eq!(
+        rig.commands(),
+        [Sent::release(&lease)],
+        "and once more a second later"
+    );
+    rig.reply(":0\r\n");
+    rig.worker.on_end(rig.now_ms, id);
+    assert!(rig.worker.is_idle());
+}
+
+#[test]
+fn a_client_that_leaves_while_acquiring() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.acquiring();
+    rig.worker.on_end(rig.now_ms, id);
+    assert_eq!(rig.commands(), [Sent::release(&lease)]);
+    rig.reply(&granted("a"));
+    assert!(rig.answers().is_empty());
+    assert_eq!(rig.count(Counter::LateGrant), 1);
+}
+
+#[test]
+fn failure_reject_answers_503() {
+    let mut rig = Rig::ready(|json| json["failure"] = serde_json::json!({"action": "reject"}));
+    let (id, _) = rig.acquiring();
+    rig.wait(50);
+    assert_eq!(
+        rig.answers(),
+        [(
+            id.1,
+            Verdict::Unavailable {
+                pool: 0,
+                reason: Reason::TimedOut
+            }
+        )]
+    );
+}
+
+#[test]
+fn error_replies() {
+    // reply, whether the lease is in doubt, whether the pipe is dropped
+    for (reply, in_doubt, dropped) in [
+        (
+            "-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+            false,
+            false,
+        ),
+        ("-BUSY Redis is busy running a script.\r\n", false, false),
+        (
+            "-MISCONF Redis is configured to save RDB snapshots\r\n",
+            false,
+            false,
+        ),
+        (
+            "-ERR user_script:12: something script: 0123\r\n",
+            true,
+            false,
+        ),
+        (
+            "-READONLY You can't write against a read only replica.\r\n",
+            false,
+            true,
+        ),
+        (
+            "-LOADING Redis is loading the dataset in memory\r\n",
+            false,
+            true,
+        ),
+        ("-NOAUTH Authentication required.\r\n", false, true),
+        ("-MOVED 1 127.0.0.1:7001\r\n", false, true),
+    ] {
+        let mut rig = Rig::ready(|_| {});
+        let (id, lease) = rig.acquiring();
+        rig.reply(reply);
+        assert_eq!(
+            rig.answers(),
+            [(id.1, passed_on(Reason::Refused).unwrap())],
+            "{reply}"
+        );
+        let released = rig
+            .commands()
+            .iter()
+            .any(|command| command.is_release_of(&lease));
+        assert_eq!(released, in_doubt, "{reply}");
+        assert_eq!(
+            rig.worker.output().pipe == Some(PipeOrder::Reset),
+            dropped,
+            "{reply}"
+        );
+    }
+}
+
+#[test]
+fn what_was_not_asked_for_resets_the_pipe() {
+    for reply in [
+        "+OK\r\n",
+        ":1\r\n",
+        "$-1\r\n",
+        "*1\r\n$7\r\ngranted\r\n",
+        "*2\r\n$4\r\nmaybe\r\n:1\r\n",
+        "garbage\r\n",
+    ] {
+        let mut rig = Rig::ready(|_| {});
+        let (first, lease) = rig.acquiring();
+        let (second, other) = rig.acquiring();
+        rig.reply(reply);
+        let lost = passed_on(Reason::PipeLost).unwrap();
+        assert_eq!(
+            rig.answers(),
+            [(first.1, lost), (second.1, lost)],
+            "{reply:?}"
+        );
+        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+        assert_eq!(rig.count(Counter::PipeMismatch), 1);
+        assert_eq!(rig.notices(), [Notice::PipeDown(Down::Mismatch)]);
+        assert!(rig.commands().is_empty(), "nothing for a pipe that is gone");
+        rig.open();
+        let sent = rig.commands();
+        for lease in [lease, other] {
+            assert!(
+                sent.iter().any(|command| command.0.last() == Some(&lease)),
+                "in doubt: {sent:?}"
+            );
+        }
+        assert_eq!(rig.notices(), [Notice::PipeReady]);
+    }
+}
+
+#[test]
+fn a_reply_to_nothing_resets_the_pipe() {
+    let mut rig = Rig::ready(|_| {});
+    rig.reply(":1\r\n");
+    assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+}
+
+#[test]
+fn an_account_unknown_here_is_given_back() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.acquiring();
+    rig.reply(&granted("zz"));
+    assert_eq!(
+        rig.answers(),
+        [(id.1, passed_on(Reason::UnknownAccount).unwrap())]
+    );
+    assert_eq!(rig.commands(), [Sent::release(&lease)]);
+}
+
+#[test]
+fn a_missing_script_is_sent_once() {
+    let mut rig = Rig::ready(|_| {});
+    let (_, lease) = rig.acquiring();
+    rig.reply("-NOSCRIPT No matching script.\r\n");
+    let again = rig.commands();
+    assert_eq!(
+        (again.len(), again[0].0[0].as_str(), again[0].lease()),
+        (1, "EVAL", lease)
+    );
+    assert!(again[0].0[1].starts_with("#!lua\n"));
+    rig.reply(&granted("a"));
+    assert_eq!(rig.answers().len(), 1);
+    // A request that left meanwhile is not acquired for again: its release has gone ahead.
+    let (id, lease) = rig.acquiring();
+    rig.worker.on_end(rig.now_ms, id);
+    rig.reply("-NOSCRIPT No matching script.\r\n");
+    let sent = rig.commands();
+    assert!(
+        sent.iter().all(|command| command.is_release_of(&lease)),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn a_server_that_never_takes_the_script_is_not_asked_for_ever() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, _) = rig.acquiring();
+    for _ in 0..3 {
+        rig.reply("-NOSCRIPT No matching script.\r\n");
+    }
+    assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
+}
+
+#[test]
+fn the_pipe_breaks_while_serving() {
+    let mut rig = Rig::ready(|_| {});
+    let (holder, held) = rig.holding();
+    let (waiter, lease) = rig.acquiring();
+    rig.worker.on_pipe_closed(rig.now_ms);
+    assert_eq!(
+        rig.answers(),
+        [(waiter.1, passed_on(Reason::PipeLost).unwrap())]
+    );
+    // A new request waits for the pipe, which opens again within the first backoff.
+    let (next, verdict) = rig.request(&[]);
+    assert_eq!(verdict, None);
+    rig.worker.on_end(rig.now_ms, holder);
+    assert!(rig.commands().is_empty());
+    let broke_ms = rig.now_ms;
+    rig.open();
+    assert!(rig.now_ms - broke_ms <= 25, "{}", rig.now_ms - broke_ms);
+    let sent = rig.commands();
+    assert!(
+        sent[1..3]
+            .iter()
+            .all(|command| command.is_release_of(&lease) || command.is_release_of(&held)),
+        "{sent:?}"
+    );
+    assert!(sent[3].is_acquire());
+    rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(":1\r\n:1\r\n");
+    rig.reply(&granted("a"));
+    assert_eq!(rig.answers().len(), 1);
+    assert!(rig.worker.is_acquiring(next) || rig.worker.path(next).is_some());
+    assert!(
+        rig.notices().is_empty(),
+        "a pipe that comes right back is nobody's business"
+    );
+}
+
+#[test]
+fn a_pipe_that_cannot_be_opened() {
+    let mut rig = Rig::new(|_| {});
+    let (first, verdict) = rig.request(&[]);
+    assert_eq!(verdict, None);
+    let mut waits = Vec::new();
+    for attempt in 0..9 {
+        let began_ms = rig.now_ms;
+        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+        rig.worker.output().pipe = None;
+        waits.push(rig.now_ms - began_ms);
+        if attempt % 2 == 0 {
+            rig.worker.on_pipe_open(rig.now_ms);
+        }
+        rig.worker.on_pipe_closed(rig.now_ms);
+        if attempt == 0 {
+            assert_eq!(
+                rig.answers(),
+                [(first.1, passed_on(Reason::PipeDown).unwrap())],
+                "took nothing, needs nothing"
+            );
+        }
+        let (_, verdict) = rig.request(&[]);
+        assert_eq!(verdict, passed_on(Reason::PipeDown), "at once");
+    }
+    assert_eq!(waits[0], 0);
+    assert!((25..=50).contains(&waits[1]), "{waits:?}");
+    assert!((50..=100).contains(&waits[2]), "{waits:?}");
+    assert!(
+        waits[7..].iter().all(|wait| (500..=1000).contains(wait)),
+        "{waits:?}"
+    );
+    assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)], "said once");
+    rig.worker.output().bytes.clear();
+    rig.open();
+    assert_eq!(rig.notices(), [Notice::PipeReady]);
+    assert_eq!(rig.request(&[]).1, None);
+}
+
+#[test]
+fn a_refused_greeting() {
+    for (index, down) in [(0, Down::Auth), (1, Down::Select), (3, Down::Load)] {
+        let mut rig = Rig::new(|json| {
+            json["redis"] = serde_json::json!({"password_env": "TOKEN", "database": 1})
+        });
+        rig.request(&[]);
+        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+        rig.worker.on_pipe_open(rig.now_ms);
+        for greeting in 0..index {
+            rig.reply(if greeting < 3 { "+OK\r\n" } else { SHA });
+        }
+        rig.reply("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        assert_eq!(rig.notices(), [Notice::PipeDown(down)]);
+        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+        assert_eq!(rig.answers().len(), 1);
+    }
+}
+
+#[test]
+fn a_stuck_head_resets_the_pipe() {
+    let mut rig = Rig::ready(|_| {});
+    let (_, lease) = rig.acquiring();
+    rig.wait(999);
+    assert_eq!(rig.worker.output().pipe, None);
+    rig.commands();
+    rig.wait(1);
+    assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+    assert_eq!(rig.notices(), [Notice::PipeDown(Down::Stuck)]);
+    rig.worker.output().pipe = None;
+    rig.open();
+    assert!(
+        rig.commands()
+            .iter()
+            .any(|command| command.is_release_of(&lease))
+    );
+}
+
+#[test]
+fn a_stuck_opening_fails_fast() {
+    let mut rig = Rig::new(|_| {});
+    rig.request(&[]);
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.worker.output().pipe = None;
+    rig.worker.on_pipe_open(rig.now_ms);
+    rig.wait(50);
+    assert_eq!(rig.answers().len(), 1, "timed out");
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Reset));
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::PipeDown));
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let mut rig = Rig::ready(|json| json["redis"] = serde_json::json!({"max_pending": 16}));
+    for _ in 0..16 {
+        assert_eq!(rig.request(&[]).1, None);
+    }
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::QueueFull));
+    rig.reply(&granted("a"));
+    assert_eq!(rig.request(&[]).1, None);
+}
+
+#[test]
+fn leases_are_renewed_for_as_long_as_the_stream_lives() {
+    let mut rig = Rig::ready(|_| {});
+    let holders: Vec<_> = (0..250).map(|_| rig.holding()).collect();
+    let mut last_ms = vec![rig.now_ms; holders.len()];
+    let mut largest = 0;
+    for _ in 0..4_000 {
+        let before_ms = rig.now_ms;
+        rig.wait(10);
+        for command in rig.commands() {
+            let leases: Vec<_> = command.arguments()[1..]
+                .chunks(3)
+                .map(|lease| lease[0].clone())
+                .collect();
+            largest = largest.max(leases.len());
+            for lease in &leases {
+                let holder = holders.iter().position(|(_, held)| held == lease).unwrap();
+                assert!(
+                    rig.now_ms - last_ms[holder] <= 7_500 + 10,
+                    "well within the time to live of 15 s"
+                );
+                last_ms[holder] = before_ms;
+            }
+            rig.reply(&format!(
+                "*2\r\n$1\r\n9\r\n${}\r\n{}\r\n",
+                leases.len(),
+                "r".repeat(leases.len())
+            ));
+        }
+    }
+    assert!(
+        last_ms.iter().all(|last_ms| rig.now_ms - last_ms <= 7_510),
+        "none forgotten"
+    );
+    assert!(largest <= 100);
+    for (id, lease) in holders {
+        rig.worker.on_end(rig.now_ms, id);
+        assert_eq!(rig.commands(), [Sent::release(&lease)]);
+        rig.reply(":1\r\n");
+    }
+    rig.wait(10_000);
+    assert!(rig.commands().is_empty(), "nothing is renewed for the dead");
+}
+
+#[test]
+fn renewal_answers() {
+    let mut rig = Rig::ready(|_| {});
+    let leases = [rig.holding().1, rig.holding().1, rig.holding().1];
+    // The first is renewed, the second was forgotten and is taken up again, the third is lost.
+    let mut epochs = vec![Vec::new(); 3];
+    for _ in 0..1_300 {
+        rig.wait(10);
+        for command in rig.commands() {
+            let mut letters = String::new();
+            for lease in command.arguments()[1..].chunks(3) {
+                let which = leases.iter().position(|held| *held == lease[0]).unwrap();
+                letters.push(['r', 'a', 'l'][which]);
+                epochs[which].push(lease[2].clone());
+            }
+            rig.reply(&format!(
+                "*2\r\n$2\r\n10\r\n${}\r\n{letters}\r\n",
+                letters.len()
+            ));
+        }
+    }
+    // Each renewal names the epoch that the last one answered; the lost one is asked for again as it was granted.
+    assert_eq!(epochs, [["9", "10"], ["9", "10"], ["9", "9"]]);
+    assert_eq!(rig.count(Counter::Renewed), 2);
+    assert_eq!(rig.count(Counter::Readopted), 2);
+    assert_eq!(rig.count(Counter::Lost), 2);
+    assert_eq!(
+        rig.notices()[0],
+        Notice::Lost {
+            pool: "p".into(),
+            leases: 1
+        }
+    );
+}
+
+#[test]
+fn a_pool_redis_forgot_is_synced_and_the_leases_taken_up_again() {
+    let mut rig = Rig::ready(|_| {});
+    let (_, lease) = rig.holding();
+    rig.wait(7_500);
+    assert_eq!(rig.commands()[0].arguments()[1], lease);
+    rig.reply("-NOPOOL no accounts are synced for this pool\r\n");
+    let sent = rig.commands();
+    assert_eq!(sent[0].arguments()[4], "a", "the accounts first: {sent:?}");
+    assert_eq!(sent[1].arguments()[1..], [lease, "a".into(), "9".into()]);
+}
+
+#[test]
+fn pushback_cools_the_account_down() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, _) = rig.holding();
+    rig.worker.on_response(rig.now_ms, id, 200, None, 0);
+    assert!(rig.commands().is_empty());
+    rig.worker.on_response(rig.now_ms, id, 429, Some(b"7"), 0);
+    assert_eq!(rig.commands()[0].arguments(), ["a", "7000"]);
+    rig.worker.on_response(rig.now_ms, id, 529, Some(b""), 0);
+    assert_eq!(rig.commands()[0].arguments(), ["a", "5000"]);
+}
+
+#[test]
+fn shadow_asks_and_never_waits() {
+    let mut rig = Rig::new(|json| json["gray"]["mode"] = "shadow".into());
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::Shadow));
+    rig.open();
+    rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    let sent = rig.commands();
+    assert_eq!(sent[1].arguments()[4], "dry");
+    rig.reply(&granted("a"));
+    assert_eq!(rig.count(Counter::ShadowGranted), 1);
+    rig.request(&[]);
+    rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+    assert_eq!(rig.count(Counter::ShadowSaturated), 1);
+    rig.request(&[]);
+    rig.worker.on_pipe_closed(rig.now_ms);
+    assert_eq!(rig.count(Counter::ShadowFailed), 1);
+    assert!(rig.commands().is_empty());
+}
+
+#[test]
+fn local_choice_is_recorded_and_released() {
+    let local = |json: &mut serde_json::Value| {
+        json["gray"]["percent"] = 0.into();
+        json["traditional"] = serde_json::json!({"mode": "local"});
+    };
+    let mut rig = Rig::new(local);
+    let (id, verdict) = rig.request(&[]);
+    let Some(Verdict::Forward {
+        path: Path::Local,
+        reason: None,
+        holds: Some((lease, account)),
+        ..
+    }) = verdict
+    else {
+        panic!("{verdict:?}")
+    };
+    rig.open();
+    let sent = rig.commands();
+    assert_eq!(sent[1].lease(), lease.as_str());
+    assert_eq!(
+        sent[1].arguments()[4..],
+        ["force", if account == 0 { "a" } else { "b" }]
+    );
+    rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(&granted("a"));
+    rig.worker.on_end(rig.now_ms, id);
+    assert_eq!(rig.commands(), [Sent::release(lease.as_str())]);
+}
+
+#[test]
+fn local_choice_with_redis_down_counts_here_and_is_told_later() {
+    let mut rig = Rig::new(|json| json["traditional"] = serde_json::json!({"mode": "local"}));
+    rig.request(&[]);
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.worker.output().pipe = None;
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.answers();
+    let verdicts: Vec<_> = (0..6).map(|_| rig.request(&[]).1.unwrap()).collect();
+    let local = verdicts
+        .iter()
+        .filter(|v| {
+            matches!(
+                v,
+                Verdict::Forward {
+                    path: Path::Local,
+                    ..
+                }
+            )
+        })
+        .count();
+    assert_eq!(
+        local, 5,
+        "with the first one all 6 slots are in use: {verdicts:?}"
+    );
+    assert!(matches!(verdicts[5], Verdict::Saturated { .. }));
+    rig.open();
+    rig.commands();
+    rig.wait(700);
+    let sent = rig.commands();
+    let renewed: Vec<_> = sent
+        .iter()
+        .flat_map(|command| command.arguments()[1..].chunks(3))
+        .collect();
+    assert_eq!(renewed.len(), 6, "all six are told: {sent:?}");
+    assert!(
+        renewed.iter().all(|lease| lease[2] == "0"),
+        "with no epoch of Redis' own"
+    );
+}
+
+#[test]
+fn no_pool_no_part() {
+    let mut rig = Rig::new(|json| {
+        json["pools"][0]["match"] = serde_json::json!([{"header": "x-model", "exact": "m"}])
+    });
+    let (id, verdict) = rig.request(&[("x-model", "other")]);
+    assert!(matches!(
+        verdict,
+        Some(Verdict::Forward {
+            path: Path::Traditional,
+            reason: Some(Reason::NoPool),
+            ..
+        })
+    ));
+    rig.worker.on_end(rig.now_ms, id);
+    assert_eq!(rig.worker.next_wake_ms(), None);
+}
+
+#[test]
+fn ids_of_two_workers_never_meet() {
+    let mut seen = std::collections::HashSet::<LeaseId>::new();
+    for seed in 0..50 {
+        let mut worker = Worker::new(
+            config(|json| json["traditional"] = serde_json::json!({"mode": "local"})),
+            seed,
+        );
+        for stream in 0..3 {
+            worker.on_request(0, stream, Headers::new(&[]));
+        }
+        let text = String::from_utf8_lossy(&worker.output().bytes).into_owned();
+        assert!(text.is_empty());
+        worker.on_tick(0);
+        worker.on_pipe_closed(0);
+        for (_, verdict) in std::mem::take(&mut worker.output().answers) {
+            if let Verdict::Forward {
+                holds: Some((lease, _)),
+                ..
+            } = verdict
+            {
+                assert!(seen.insert(lease));
+            }
+        }
+    }
+    assert_eq!(seen.len(), 150);
+}

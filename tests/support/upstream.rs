@@ -1,0 +1,576 @@
+//! An HTTP/1.1 upstream that counts how many requests each account has at once.
+//!
+//! | path | does |
+//! |---|---|
+//! | `/` | 200, `ok` |
+//! | `/echo` | JSON: method, path, headers (a repeated one joined by `, `), length of the body |
+//! | `/sse?events=N&interval_ms=M` | N server-sent events like a token stream, M ms apart, then `data: [DONE]` |
+//! | `/delay?ms=M` | 200 after M ms |
+//! | `/status/429?retry-after=3` | that status; each query parameter is a response header |
+//! | `/reset` | the connection is reset instead of an answer |
+//! | `/reset-mid?events=N&interval_ms=M` | as `/sse`, but a reset after N events |
+//! | `/ws` | 101, then every byte comes back until the peer closes |
+//! | `/hang` | nothing, ever |
+//! | `/stats` | the counters as JSON; not counted itself |
+//!
+//! A request counts from the arrival of its headers until its response body has been given away to its last byte, or
+//! dropped: once a client has the whole response, the request counts no more.
+//!
+//! The greatest number at once must not count a request whose client has left already, or every abort would look like
+//! a limit broken. The close of one connection may reach us after a request on another that was sent later, so a new
+//! greatest number stands only if those requests are still there a moment later, or were answered in between. The
+//! request that would set it waits for that.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, Sleep};
+
+use super::upstream_io::{Io, Line};
+use super::{Error, Port, spawn, wait};
+
+/// The server. Dropping it closes everything.
+pub struct Upstream {
+    port: Port,
+    shared: Arc<Shared>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What was seen so far.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Requests since the start.
+    pub requests: u64,
+    /// Requests held now, of all accounts.
+    pub now: usize,
+    /// By `x-slotgate-account`; `-`: requests without one.
+    pub accounts: BTreeMap<String, AccountCount>,
+    /// Requests by `x-slotgate-path`; `-`: without one.
+    pub paths: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AccountCount {
+    /// Held now.
+    pub now: usize,
+    /// Greatest number held at once.
+    pub most: usize,
+    /// Since the start.
+    pub total: u64,
+}
+
+impl Snapshot {
+    /// All 0 for an account never seen.
+    pub fn account(&self, id: &str) -> AccountCount {
+        self.accounts.get(id).copied().unwrap_or_default()
+    }
+
+    pub fn path(&self, path: &str) -> u64 {
+        self.paths.get(path).copied().unwrap_or_default()
+    }
+
+    pub fn to_json(&self) -> Value {
+        let account = |(id, count): (&String, &AccountCount)| {
+            (
+                id.clone(),
+                json!({"now": count.now, "most": count.most, "total": count.total}),
+            )
+        };
+        let accounts: serde_json::Map<_, _> = self.accounts.iter().map(account).collect();
+        json!({"requests": self.requests, "now": self.now, "accounts": accounts, "paths": self.paths})
+    }
+}
+
+impl Upstream {
+    pub fn start() -> Upstream {
+        Upstream::start_on(Port::free())
+    }
+
+    pub fn start_on(port: Port) -> Upstream {
+        let upstream = Upstream {
+            port,
+            shared: Arc::default(),
+            accepting: Mutex::default(),
+        };
+        upstream.accept_again();
+        upstream
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.port.addr()
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.snapshot()
+    }
+
+    /// Headers of the last request that counted.
+    pub fn last_headers(&self) -> HeaderMap {
+        self.shared.counts().last_headers.clone()
+    }
+
+    /// Forgets totals and greatest numbers; what is held stays held.
+    pub fn forget(&self) {
+        let mut counts = self.shared.counts();
+        counts.requests = 0;
+        counts.paths.clear();
+        counts
+            .accounts
+            .retain(|_, account| !account.held.is_empty());
+        for account in counts.accounts.values_mut() {
+            account.total = 0;
+            account.most = account.held.len();
+        }
+    }
+
+    /// Refuses connections from here on, and drops those there are.
+    pub fn refuse(&self) {
+        let Some(accepting) = self.accepting.lock().unwrap().take() else {
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        wait(async move {
+            accepting.abort();
+            let _ = accepting.await;
+            let mut connections = std::mem::take(&mut *shared.connections());
+            connections.shutdown().await;
+        });
+    }
+
+    /// Ends a `refuse`, on the same port.
+    pub fn accept_again(&self) {
+        let mut accepting = self.accepting.lock().unwrap();
+        if accepting.is_none() {
+            let addr = self.addr();
+            let bound = wait(async move { TcpListener::bind(addr).await });
+            let listener = bound.unwrap_or_else(|error| panic!("can't listen on {addr}: {error}"));
+            *accepting = Some(spawn(accept(listener, Arc::clone(&self.shared))));
+        }
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.refuse();
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    counts: Mutex<Counts>,
+    /// Every connection's task, and every upgraded one's.
+    connections: Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct Counts {
+    requests: u64,
+    accounts: BTreeMap<String, Account>,
+    paths: BTreeMap<String, u64>,
+    last_headers: HeaderMap,
+}
+
+#[derive(Default)]
+struct Account {
+    /// By the request's number.
+    held: BTreeMap<u64, Arc<Held>>,
+    most: usize,
+    total: u64,
+    /// The next request's number.
+    next: u64,
+}
+
+/// What becomes of a request held.
+struct Held {
+    line: Arc<Line>,
+    /// Its client was there to the end.
+    answered: AtomicBool,
+}
+
+impl Held {
+    fn is_real(&self) -> bool {
+        self.answered.load(Ordering::Relaxed) || !self.line.peer_closed()
+    }
+}
+
+/// Longer than the kernel lets one CPU's packets wait while another's go through.
+const MOMENT: Duration = Duration::from_millis(20);
+
+impl Shared {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap()
+    }
+
+    fn connections(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.connections.lock().unwrap()
+    }
+
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut connections = self.connections();
+        while connections.try_join_next().is_some() {}
+        connections.spawn(task);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let counts = self.counts();
+        let count = |(id, account): (&String, &Account)| {
+            (
+                id.clone(),
+                AccountCount {
+                    now: account.held.len(),
+                    most: account.most,
+                    total: account.total,
+                },
+            )
+        };
+        Snapshot {
+            requests: counts.requests,
+            now: counts
+                .accounts
+                .values()
+                .map(|account| account.held.len())
+                .sum(),
+            accounts: counts.accounts.iter().map(count).collect(),
+            paths: counts.paths.clone(),
+        }
+    }
+}
+
+/// One request that counts; it counts until this is dropped.
+struct Hold {
+    shared: Arc<Shared>,
+    account: String,
+    number: u64,
+    held: Arc<Held>,
+}
+
+impl Hold {
+    async fn new(shared: &Arc<Shared>, line: &Arc<Line>, headers: &HeaderMap) -> Hold {
+        let text = |name: &str| {
+            headers.get(name).map_or("-".into(), |value| {
+                String::from_utf8_lossy(value.as_bytes()).into_owned()
+            })
+        };
+        let id = text("x-slotgate-account");
+        let held = Arc::new(Held {
+            line: Arc::clone(line),
+            answered: AtomicBool::new(false),
+        });
+        let (hold, beside) = {
+            let mut counts = shared.counts();
+            counts.requests += 1;
+            counts.last_headers = headers.clone();
+            *counts.paths.entry(text("x-slotgate-path")).or_default() += 1;
+            let account = counts.accounts.entry(id.clone()).or_default();
+            let number = account.next;
+            account.next += 1;
+            account.total += 1;
+            account.held.insert(number, Arc::clone(&held));
+            account.most = account.most.max(1);
+            let beside: Vec<_> = account
+                .held
+                .values()
+                .filter(|held| held.is_real())
+                .cloned()
+                .collect();
+            let beside = (beside.len() > account.most).then_some(beside);
+            (
+                Hold {
+                    shared: Arc::clone(shared),
+                    account: id,
+                    number,
+                    held,
+                },
+                beside,
+            )
+        };
+        if let Some(beside) = beside {
+            tokio::time::sleep(MOMENT).await;
+            let real = beside.iter().filter(|held| held.is_real()).count();
+            if let Some(account) = shared.counts().accounts.get_mut(&hold.account) {
+                account.most = account.most.max(real);
+            }
+        }
+        hold
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.held
+            .answered
+            .store(!self.held.line.peer_closed(), Ordering::Relaxed);
+        if let Some(account) = self.shared.counts().accounts.get_mut(&self.account) {
+            account.held.remove(&self.number);
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        // An error here is a connection that went away again, or too many open files for a moment.
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        shared.run(serve(stream, Arc::clone(&shared)));
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let _ = stream.set_nodelay(true);
+    let (io, line) = Io::new(stream);
+    let service = hyper::service::service_fn(move |request| {
+        answer(Arc::clone(&shared), Arc::clone(&line), request)
+    });
+    // Errors are clients that left, or resets that were asked for.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades()
+        .await;
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    line: Arc<Line>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Counted>, Error> {
+    let path = request.uri().path().to_owned();
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    if path == "/stats" {
+        return Ok(whole(
+            StatusCode::OK,
+            shared.snapshot().to_json().to_string(),
+            None,
+        ));
+    }
+    let hold = Hold::new(&shared, &line, request.headers()).await;
+    let number = |name: &str, default: u64| {
+        query
+            .iter()
+            .find(|(key, _)| key == name)
+            .and_then(|(_, value)| value.parse().ok())
+            .unwrap_or(default)
+    };
+    if path == "/ws" {
+        let upgrade = hyper::upgrade::on(&mut request);
+        shared.run(echo_bytes(upgrade, hold));
+        let response = Response::builder()
+            .status(StatusCode::SWITCHING_PROTOCOLS)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket");
+        return Ok(response.body(Counted {
+            kind: Kind::Whole(None),
+            hold: None,
+        })?);
+    }
+    let (head, body) = request.into_parts();
+    let body_length = body.collect().await?.to_bytes().len();
+    let interval = Duration::from_millis(number("interval_ms", 10));
+    Ok(match path.as_str() {
+        "/" => whole(StatusCode::OK, "ok\n".into(), Some(hold)),
+        "/echo" => {
+            let seen = json!({
+                "method": head.method.as_str(),
+                "path": head.uri.to_string(),
+                "headers": headers_json(&head.headers),
+                "body_length": body_length,
+            });
+            whole(StatusCode::OK, seen.to_string(), Some(hold))
+        }
+        "/sse" => events(number("events", 10), interval, None, hold)?,
+        "/reset-mid" => events(number("events", 3), interval, Some(line), hold)?,
+        "/delay" => {
+            tokio::time::sleep(Duration::from_millis(number("ms", 100))).await;
+            whole(StatusCode::OK, "ok\n".into(), Some(hold))
+        }
+        "/reset" => {
+            line.reset_on_close();
+            return Err("reset as asked".into());
+        }
+        "/hang" => match std::future::pending::<Infallible>().await {},
+        other => match other
+            .strip_prefix("/status/")
+            .and_then(|status| status.parse().ok())
+        {
+            Some(status) => {
+                let mut response = whole(status, format!("{status}\n"), Some(hold));
+                for (name, value) in &query {
+                    response
+                        .headers_mut()
+                        .insert(name.parse::<HeaderName>()?, value.parse::<HeaderValue>()?);
+                }
+                response
+            }
+            None => whole(StatusCode::NOT_FOUND, "no such path\n".into(), Some(hold)),
+        },
+    })
+}
+
+fn whole(status: StatusCode, text: String, hold: Option<Hold>) -> Response<Counted> {
+    let mut response = Response::new(Counted {
+        kind: Kind::Whole(Some(text.into())),
+        hold,
+    });
+    *response.status_mut() = status;
+    response
+}
+
+fn events(
+    count: u64,
+    interval: Duration,
+    reset: Option<Arc<Line>>,
+    hold: Hold,
+) -> Result<Response<Counted>, hyper::http::Error> {
+    let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
+    let kind = Kind::Events {
+        next: 0,
+        count,
+        interval,
+        sleep,
+        reset,
+    };
+    let response = Response::builder()
+        .header("content-type", "text/event-stream")
+        .header("cache-control", "no-cache");
+    response.body(Counted {
+        kind,
+        hold: Some(hold),
+    })
+}
+
+async fn echo_bytes(upgrade: hyper::upgrade::OnUpgrade, hold: Hold) {
+    if let Ok(upgraded) = upgrade.await {
+        let mut io = TokioIo::new(upgraded);
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = io.read(&mut buffer).await {
+            if io.write_all(&buffer[..length]).await.is_err() {
+                break;
+            }
+        }
+    }
+    drop(hold);
+}
+
+/// A response body that keeps its request counted until its end.
+struct Counted {
+    kind: Kind,
+    hold: Option<Hold>,
+}
+
+enum Kind {
+    Whole(Option<Bytes>),
+    Events {
+        next: u64,
+        count: u64,
+        interval: Duration,
+        sleep: Pin<Box<Sleep>>,
+        /// Reset this connection after the last event, instead of ending well.
+        reset: Option<Arc<Line>>,
+    },
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            Kind::Whole(bytes) => bytes.take(),
+            Kind::Events {
+                next,
+                count,
+                interval,
+                sleep,
+                reset,
+            } => {
+                ready!(sleep.as_mut().poll(cx));
+                let index = *next;
+                *next += 1;
+                sleep.as_mut().reset(Instant::now() + *interval);
+                if index < *count {
+                    Some(format!("data: {{\"index\":{index},\"delta\":\"token \"}}\n\n").into())
+                } else if let Some(line) = reset {
+                    line.reset_on_close();
+                    this.hold = None;
+                    return Poll::Ready(Some(Err("reset as asked".into())));
+                } else if index == *count {
+                    Some("data: [DONE]\n\n".into())
+                } else {
+                    None
+                }
+            }
+        };
+        if frame.is_none() || this.is_end_stream() {
+            this.hold = None;
+        }
+        Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Events {
+                next, count, reset, ..
+            } => reset.is_none() && next > count,
+        }
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        match &self.kind {
+            Kind::Whole(bytes) => {
+                hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
+            Kind::Events { .. } => hyper::body::SizeHint::default(),
+        }
+    }
+}
+
+fn headers_json(headers: &HeaderMap) -> Value {
+    let value = |name: &HeaderName| {
+        let values: Vec<_> = headers
+            .get_all(name)
+            .iter()
+            .map(|v| String::from_utf8_lossy(v.as_bytes()))
+            .collect();
+        Value::String(values.join(", "))
+    };
+    headers
+        .keys()
+        .map(|name| (name.to_string(), value(name)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}
+
+fn parse_query(query: &str) -> Vec<(String, String)> {
+    let pair = |part: &str| {
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        (key.to_owned(), value.to_owned())
+    };
+    query
+        .split('&')
+        .filter(|part| !part.is_empty())
+        .map(pair)
+        .collect()
+}
