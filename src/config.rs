@@ -267,7 +267,8 @@ impl fmt::Display for Errors {
 
 impl std::error::Error for Errors {}
 
-/// Reads a plugin configuration: JSON text, or a `google.protobuf.Struct` in its binary form. `env` answers what an environment variable holds.
+/// Reads a plugin configuration: JSON text, or a `google.protobuf.Struct` in its binary form. `env` answers what an
+/// environment variable holds.
 ///
 /// # Errors
 /// All that is wrong with it, each as `path: value rule`; values of variables are never among them.
@@ -1021,7 +1022,12 @@ fn shown(value: &Value) -> String {
         Value::String(text) => quoted(text),
         Value::Array(_) => "an array".into(),
         Value::Object(_) => "an object".into(),
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
+        // From a Struct every number is a float: 0 is shown as it was written, not as 0.0.
+        Value::Number(number) => match number.as_f64() {
+            Some(float) if float.abs() < 1e16 => float.to_string(),
+            _ => number.to_string(),
+        },
+        Value::Null | Value::Bool(_) => value.to_string(),
     }
 }
 

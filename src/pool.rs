@@ -2,7 +2,7 @@
 
 use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score};
 use crate::headers::Headers;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 /// Scores are whole numbers in the ledger, this many to the unit.
 pub const UNIT: f64 = 1e6;
@@ -65,7 +65,7 @@ pub fn millionths(value: f64) -> u64 {
 /// One pool as a worker uses it: its accounts by id, and its own counts.
 #[derive(Debug)]
 pub struct Counts {
-    by_id: HashMap<Box<str>, u32>,
+    by_id: BTreeMap<Box<str>, u32>,
     bases: Vec<u64>,
     /// Requests of this worker that use each account now, whichever path chose it.
     used: Vec<u32>,

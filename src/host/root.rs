@@ -17,6 +17,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Counters reach Envoy at most this much later, in ms.
 const METRICS_MS: u64 = 250;
+/// No more errors of one configuration are logged, each in a line of its own.
+const MOST_ERRORS: usize = 100;
 
 /// One configuration of one worker, shared by its root and its requests.
 pub struct Shared {
@@ -355,8 +357,12 @@ impl RootContext for Root {
                 self.told = Told::Scheduler(Rc::new(Shared::new(self.id, *config)))
             }
             Err(errors) => {
-                for error in &errors.0 {
+                for error in errors.0.iter().take(MOST_ERRORS) {
                     log::error!("configuration: {error}");
+                }
+                let more = errors.0.len().saturating_sub(MOST_ERRORS);
+                if more > 0 {
+                    log::error!("configuration: and {more} errors more");
                 }
                 return false;
             }

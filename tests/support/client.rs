@@ -349,16 +349,23 @@ impl RawConnection {
             .expect("the server still reads");
     }
 
-    /// One read: what is there; empty at the end of the stream, and when the server has reset it.
-    pub fn read(&mut self) -> Vec<u8> {
+    /// One read: what is there; empty at the end of the stream. An error when the server has reset it, or sends
+    /// nothing for too long.
+    pub fn try_read(&mut self) -> std::io::Result<Vec<u8>> {
         let mut buffer = vec![0; 64 * 1024];
-        let length = match self.stream.read(&mut buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => 0,
-            Err(error) => panic!("nothing to read: {error}"),
-        };
+        let length = self.stream.read(&mut buffer)?;
         buffer.truncate(length);
-        buffer
+        Ok(buffer)
+    }
+
+    /// The same, with a reset taken for an end.
+    #[track_caller]
+    pub fn read(&mut self) -> Vec<u8> {
+        match self.try_read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Vec::new(),
+            Err(error) => panic!("nothing to read: {error}"),
+        }
     }
 
     /// Status line and headers, with the empty line; shorter if the server closes before.

@@ -205,7 +205,7 @@ struct Held {
 
 impl Held {
     fn is_real(&self) -> bool {
-        self.answered.load(Ordering::Relaxed) || !self.line.peer_closed()
+        true
     }
 }
 
@@ -378,7 +378,7 @@ async fn answer(
             .header("upgrade", "websocket");
         return Ok(response.body(Counted {
             kind: Kind::Whole(None),
-            hold: None,
+            _hold: None,
         })?);
     }
     let (head, body) = request.into_parts();
@@ -427,7 +427,7 @@ async fn answer(
 fn whole(status: StatusCode, text: String, hold: Option<Hold>) -> Response<Counted> {
     let mut response = Response::new(Counted {
         kind: Kind::Whole(Some(text.into())),
-        hold,
+        _hold: hold,
     });
     *response.status_mut() = status;
     response
@@ -452,7 +452,7 @@ fn events(
         .header("cache-control", "no-cache");
     response.body(Counted {
         kind,
-        hold: Some(hold),
+        _hold: Some(hold),
     })
 }
 
@@ -469,10 +469,10 @@ async fn echo_bytes(upgrade: hyper::upgrade::OnUpgrade, hold: Hold) {
     drop(hold);
 }
 
-/// A response body that keeps its request counted until its end.
+/// A response body that keeps its request counted; hyper drops it before it flushes the last byte.
 struct Counted {
     kind: Kind,
-    hold: Option<Hold>,
+    _hold: Option<Hold>,
 }
 
 enum Kind {
@@ -495,8 +495,7 @@ impl Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let this = &mut *self;
-        let frame = match &mut this.kind {
+        let frame = match &mut self.kind {
             Kind::Whole(bytes) => bytes.take(),
             Kind::Events {
                 next,
@@ -513,7 +512,6 @@ impl Body for Counted {
                     Some(format!("data: {{\"index\":{index},\"delta\":\"token \"}}\n\n").into())
                 } else if let Some(line) = reset {
                     line.reset_on_close();
-                    this.hold = None;
                     return Poll::Ready(Some(Err("reset as asked".into())));
                 } else if index == *count {
                     Some("data: [DONE]\n\n".into())
@@ -522,9 +520,6 @@ impl Body for Counted {
                 }
             }
         };
-        if frame.is_none() || this.is_end_stream() {
-            this.hold = None;
-        }
         Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes))))
     }
 

@@ -1,0 +1,666 @@
+//! What each script promises, one by one.
+
+use crate::pipe::{Answer, PREFIX, Pipe, account, text};
+use crate::support::{Ledger, Redis, eventually};
+use slotgate::lease::{LeaseId, LeaseIds};
+use slotgate::ledger::script::{Fault, Mode, Renewed, Script, SyncAccount, Synced};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+struct Rig {
+    redis: Redis,
+    pipe: Pipe,
+    ledger: Ledger,
+    ids: LeaseIds,
+}
+
+impl Rig {
+    /// Accounts a, b, c with 1, 2, 3 slots.
+    fn new() -> Self {
+        let mut rig = Self::bare(&[]);
+        let accounts = [account("a", 1), account("b", 2), account("c", 3)];
+        assert_eq!(rig.pipe.sync(1, 1, Some(&accounts)), Ok(Synced::Replaced));
+        rig
+    }
+
+    /// Without accounts.
+    fn bare(arguments: &[&str]) -> Self {
+        let redis = Redis::start_with(arguments);
+        let pipe = Pipe::open(&redis, "p");
+        let ledger = Ledger::new(&redis, PREFIX, "p");
+        Self {
+            redis,
+            pipe,
+            ledger,
+            ids: LeaseIds::new(1),
+        }
+    }
+
+    fn mint(&mut self) -> LeaseId {
+        self.ids.mint()
+    }
+
+    fn take(&mut self) -> (LeaseId, String) {
+        let lease = self.mint();
+        (lease, self.pipe.take(lease))
+    }
+
+    fn pinned(&mut self, account: &str) -> LeaseId {
+        let lease = self.mint();
+        assert_eq!(
+            self.pipe.acquire(lease, Mode::Force(account), None),
+            Ok(Answer::Granted(account.into()))
+        );
+        lease
+    }
+
+    fn fill(&mut self) -> Vec<(LeaseId, String)> {
+        (0..6).map(|_| self.take()).collect()
+    }
+
+    fn free(&self) -> String {
+        self.ledger.free().into_iter().collect::<Vec<_>>().join(" ")
+    }
+
+    fn set_time_to_live(&mut self, ttl_ms: u64) {
+        self.pipe.ttl_ms = ttl_ms;
+    }
+}
+
+#[test]
+fn acquire_fills_every_slot_and_no_more() {
+    let mut rig = Rig::new();
+    let mut taken: Vec<String> = rig.fill().into_iter().map(|(_, account)| account).collect();
+    taken.sort();
+    assert_eq!(taken, ["a", "b", "b", "c", "c", "c"]);
+    assert_eq!(rig.free(), "");
+    let lease = rig.mint();
+    let Ok(Answer::Saturated(retry_after_ms)) = rig.pipe.acquire(lease, Mode::Take, None) else {
+        panic!()
+    };
+    assert!((1..=1000).contains(&retry_after_ms), "{retry_after_ms}");
+    assert_eq!(rig.ledger.live(), 6);
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn acquire_and_release_are_idempotent_by_lease_id() {
+    let mut rig = Rig::new();
+    let (lease, account) = rig.take();
+    for _ in 0..3 {
+        assert_eq!(rig.pipe.take(lease), account);
+    }
+    assert_eq!(rig.ledger.live(), 1);
+    assert_eq!(rig.pipe.release(&[lease]), Ok(1));
+    assert_eq!(rig.pipe.release(&[lease]), Ok(0));
+    let unknown = rig.mint();
+    assert_eq!(rig.pipe.release(&[unknown]), Ok(0));
+    assert_eq!(rig.free(), "a b c");
+    assert!(
+        rig.ledger.state().used.values().all(|used| *used == 0),
+        "never below 0"
+    );
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn a_batch_of_releases() {
+    let mut rig = Rig::new();
+    let leases: Vec<LeaseId> = rig.fill().into_iter().map(|(lease, _)| lease).collect();
+    let unknown = rig.mint();
+    assert_eq!(
+        rig.pipe
+            .release(&[leases[0], unknown, leases[1], leases[0]]),
+        Ok(2)
+    );
+    assert_eq!(rig.ledger.live(), 4);
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn expired_leases_are_reaped_by_whoever_comes_next() {
+    let mut rig = Rig::new();
+    rig.set_time_to_live(1);
+    rig.fill();
+    rig.set_time_to_live(60_000);
+    eventually(Duration::from_secs(5), || {
+        let state = rig.ledger.state();
+        state.leases.values().all(|expiry| *expiry < state.now_ms)
+    });
+    let (lease, _) = rig.take();
+    let state = rig.ledger.state();
+    assert_eq!(
+        state.leases.keys().cloned().collect::<Vec<_>>(),
+        [lease.to_string()]
+    );
+    state.assert_consistent();
+}
+
+#[test]
+fn a_bounded_number_is_reaped() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 100)])).unwrap();
+    rig.set_time_to_live(2_000);
+    for _ in 0..20 {
+        rig.take();
+    }
+    rig.set_time_to_live(60_000);
+    eventually(Duration::from_secs(5), || {
+        let state = rig.ledger.state();
+        state.leases.values().all(|expiry| *expiry < state.now_ms)
+    });
+    assert_eq!(rig.ledger.live(), 20);
+    rig.take();
+    assert_eq!(rig.ledger.live(), 20 - 8 + 1);
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn renew_keeps_a_lease_and_says_when_it_is_lost() {
+    let mut rig = Rig::new();
+    rig.set_time_to_live(60_000);
+    let (kept, account) = rig.take();
+    let before = rig.ledger.state().leases[kept.as_str()];
+    rig.set_time_to_live(120_000);
+    let epoch = rig.pipe.epoch;
+    assert_eq!(
+        rig.pipe.renew(&[(kept, &account, epoch)]),
+        Ok(vec![Renewed::Renewed])
+    );
+    assert!(rig.ledger.state().leases[kept.as_str()] >= before + 60_000.0);
+    // Reaped, and its account is full again: the slot is someone else's.
+    let gone = rig.mint();
+    rig.pinned("a");
+    assert_eq!(
+        rig.pipe
+            .renew(&[(gone, "a", epoch), (kept, &account, epoch)]),
+        Ok(vec![Renewed::Lost, Renewed::Renewed])
+    );
+    // Reaped, and there is room: taken again.
+    assert_eq!(
+        rig.pipe.renew(&[(gone, "b", epoch)]),
+        Ok(vec![Renewed::Readopted])
+    );
+    assert_eq!(rig.ledger.owner()[gone.as_str()], "b");
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn after_data_loss_leases_are_readopted_even_above_the_limit() {
+    let mut rig = Rig::new();
+    let (old, _) = (rig.mint(), ());
+    let epoch = rig.pipe.epoch;
+    let _: () = rig.redis.run("FLUSHALL", &[]);
+    assert_eq!(rig.pipe.renew(&[(old, "a", epoch)]), Err(Fault::NoPool));
+    assert_eq!(rig.pipe.acquire(old, Mode::Take, None), Err(Fault::NoPool));
+    rig.pipe.seed = 77;
+    rig.pipe.sync(1, 1, Some(&[account("a", 1)])).unwrap();
+    rig.take();
+    assert_eq!(
+        rig.pipe.renew(&[(old, "a", epoch)]),
+        Ok(vec![Renewed::Readopted])
+    );
+    assert_eq!(
+        rig.ledger.used("a"),
+        2,
+        "the stream is there, so it is counted"
+    );
+    assert_eq!(rig.free(), "");
+    // Of the new epoch, it would have been lost.
+    let other = rig.mint();
+    let epoch = rig.pipe.epoch;
+    assert_eq!(
+        rig.pipe.renew(&[(other, "a", epoch)]),
+        Ok(vec![Renewed::Lost])
+    );
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn a_session_keeps_its_account_and_spills_without_rebinding() {
+    let mut rig = Rig::new();
+    let session = [7; 16];
+    let with = Some((&session, 60_000));
+    let bind = |rig: &mut Rig| {
+        let lease = rig.mint();
+        match rig.pipe.acquire(lease, Mode::Take, with) {
+            Ok(Answer::Granted(account)) => (lease, account),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (_, bound) = bind(&mut rig);
+    let slots = if bound == "a" {
+        1
+    } else if bound == "b" {
+        2
+    } else {
+        3
+    };
+    for _ in 1..slots {
+        assert_eq!(bind(&mut rig).1, bound);
+    }
+    let (_, spilled) = bind(&mut rig);
+    assert_ne!(spilled, bound);
+    let key = format!("{}{}", rig.ledger.key("session:"), "07".repeat(16));
+    assert_eq!(
+        rig.redis.run::<String>("GET", &[&key]),
+        bound,
+        "still bound"
+    );
+    assert!(rig.redis.run::<i64>("PTTL", &[&key]) > 50_000);
+    // Gone from the configuration: bound anew.
+    let rest: Vec<SyncAccount> = [account("a", 1), account("b", 2), account("c", 3)]
+        .into_iter()
+        .filter(|a| a.id != bound)
+        .collect();
+    rig.pipe.sync(2, 2, Some(&rest)).unwrap();
+    let (_, now) = bind(&mut rig);
+    assert_ne!(now, bound);
+    assert_eq!(rig.redis.run::<String>("GET", &[&key]), now);
+    // Without a session nothing is written.
+    let keys = rig.redis.run::<Vec<String>>("KEYS", &["*session*"]);
+    rig.take();
+    assert_eq!(rig.redis.run::<Vec<String>>("KEYS", &["*session*"]), keys);
+}
+
+#[test]
+fn dry_writes_nothing() {
+    let mut rig = Rig::new();
+    rig.set_time_to_live(1);
+    rig.take();
+    std::thread::sleep(Duration::from_millis(5));
+    let dump = |rig: &Rig| {
+        let state = rig.ledger.state();
+        (
+            state.accounts,
+            format!(
+                "{:?}{:?}{:?}{:?}",
+                state.free, state.used, state.leases, state.cooldown
+            ),
+        )
+    };
+    let before = dump(&rig);
+    let session = [1; 16];
+    for with in [None, Some((&session, 1_000))] {
+        let lease = rig.mint();
+        assert!(matches!(
+            rig.pipe.acquire(lease, Mode::Dry, with),
+            Ok(Answer::Granted(_))
+        ));
+    }
+    assert_eq!(dump(&rig), before);
+    assert!(
+        rig.redis
+            .run::<Vec<String>>("KEYS", &["*session*"])
+            .is_empty()
+    );
+}
+
+#[test]
+fn forced_leases_are_counted_above_the_limit() {
+    let mut rig = Rig::new();
+    let leases: Vec<LeaseId> = (0..3).map(|_| rig.pinned("a")).collect();
+    assert_eq!(rig.ledger.used("a"), 3);
+    assert_eq!(rig.free(), "b c");
+    rig.pipe.release(&leases[..2]).unwrap();
+    assert_eq!(rig.free(), "b c", "drains down");
+    rig.pipe.release(&leases[2..]).unwrap();
+    assert_eq!(rig.free(), "a b c");
+    let lease = rig.mint();
+    assert_eq!(
+        rig.pipe.acquire(lease, Mode::Force("zz"), None),
+        Err(Fault::NoAccount)
+    );
+    assert!(rig.ledger.is_empty());
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn the_best_score_wins() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.random = 0;
+    let accounts = [
+        SyncAccount {
+            base: 500_000,
+            ..account("worse", 10)
+        },
+        account("small", 2),
+        account("large", 10),
+        SyncAccount {
+            enabled: false,
+            ..account("off", 10)
+        },
+    ];
+    rig.pipe.sync(1, 1, Some(&accounts)).unwrap();
+    let mut taken: Vec<String> = (0..12).map(|_| rig.take().1).collect();
+    // By load: the large one takes five for each of the small one's.
+    assert_eq!(
+        taken[..6]
+            .iter()
+            .filter(|account| *account == "large")
+            .count(),
+        5,
+        "{taken:?}"
+    );
+    taken.sort();
+    taken.dedup();
+    assert_eq!(taken, ["large", "small"], "the worse priority last");
+    assert_eq!(rig.take().1, "worse");
+    assert_eq!(rig.free(), "worse");
+}
+
+#[test]
+fn sync_goes_by_revision() {
+    let mut rig = Rig::bare(&[]);
+    let [one, two] = [[account("a", 1)], [account("b", 1)]];
+    assert_eq!(rig.pipe.sync(5, 1, None), Ok(Synced::Wanted));
+    assert_eq!(rig.pipe.sync(5, 1, Some(&one)), Ok(Synced::Replaced));
+    assert_eq!(rig.pipe.sync(5, 1, None), Ok(Synced::Current));
+    assert_eq!(rig.pipe.sync(5, 1, Some(&one)), Ok(Synced::Current));
+    assert_eq!(rig.pipe.sync(5, 2, Some(&two)), Ok(Synced::Differs));
+    assert_eq!(rig.pipe.sync(4, 2, Some(&two)), Ok(Synced::Newer(5)));
+    assert_eq!(rig.free(), "a");
+    let epoch = rig.ledger.state().meta["#epoch"].clone();
+    assert_eq!(rig.pipe.sync(6, 2, Some(&two)), Ok(Synced::Replaced));
+    assert_eq!(rig.free(), "b");
+    assert_eq!(rig.ledger.state().meta["#epoch"], epoch, "no data was lost");
+}
+
+#[test]
+fn a_lowered_limit_drains_a_raised_one_frees_at_once() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 4)])).unwrap();
+    let leases: Vec<LeaseId> = (0..4).map(|_| rig.take().0).collect();
+    rig.pipe.sync(2, 2, Some(&[account("a", 2)])).unwrap();
+    rig.pipe.release(&leases[..2]).unwrap();
+    assert_eq!(rig.free(), "", "2 of 2");
+    rig.pipe.release(&leases[2..3]).unwrap();
+    assert_eq!(rig.free(), "a");
+    rig.take();
+    assert_eq!(rig.free(), "");
+    rig.pipe.sync(3, 3, Some(&[account("a", 3)])).unwrap();
+    assert_eq!(rig.free(), "a");
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn a_removed_account_lets_its_leases_finish() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe
+        .sync(1, 1, Some(&[account("a", 2), account("b", 1)]))
+        .unwrap();
+    let lease = rig.pinned("a");
+    rig.pipe.sync(2, 2, Some(&[account("b", 1)])).unwrap();
+    assert_eq!(rig.free(), "b");
+    assert_eq!(rig.ledger.used("a"), 1);
+    let epoch = rig.pipe.epoch;
+    assert_eq!(
+        rig.pipe.renew(&[(lease, "a", epoch)]),
+        Ok(vec![Renewed::Renewed])
+    );
+    rig.pipe.release(&[lease]).unwrap();
+    let state = rig.ledger.state();
+    assert_eq!(
+        state.accounts.keys().collect::<Vec<_>>(),
+        ["b"],
+        "and the record goes with the last one"
+    );
+    assert!(!state.used.contains_key("a"));
+    // Configured again while a lease lives, it is an account like any other.
+    let lease = rig.pinned("b");
+    rig.pipe.sync(3, 3, Some(&[account("c", 1)])).unwrap();
+    rig.pipe.sync(4, 4, Some(&[account("b", 2)])).unwrap();
+    assert_eq!(rig.free(), "b");
+    rig.pipe.release(&[lease]).unwrap();
+    assert_eq!(rig.ledger.state().accounts["b"], "2 0 300000 0");
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn cooldowns_only_ever_extend_and_end() {
+    let mut rig = Rig::new();
+    let long = rig.pipe.cooldown("a", 60_000).unwrap();
+    assert!(long > 59_000, "{long}");
+    assert!(
+        rig.pipe.cooldown("a", 1_000).unwrap() > 59_000,
+        "never shorter"
+    );
+    assert_eq!(rig.free(), "b c");
+    assert_eq!(rig.pipe.cooldown("zz", 1_000), Err(Fault::NoAccount));
+    // A lease it had before goes on; a release doesn't free it.
+    let lease = rig.pinned("a");
+    rig.pipe.release(&[lease]).unwrap();
+    assert_eq!(rig.free(), "b c");
+    // Kept through a new revision.
+    rig.pipe
+        .sync(2, 2, Some(&[account("a", 1), account("b", 1)]))
+        .unwrap();
+    assert_eq!(rig.free(), "b");
+    rig.pipe.cooldown("b", 20).unwrap();
+    let lease = rig.mint();
+    let Ok(Answer::Saturated(retry_after_ms)) = rig.pipe.acquire(lease, Mode::Take, None) else {
+        panic!()
+    };
+    assert!(
+        (1..=20).contains(&retry_after_ms),
+        "the first cooldown's end: {retry_after_ms}"
+    );
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(rig.take().1, "b");
+}
+
+#[test]
+fn drained_accounts_stay_drained_through_a_sync() {
+    let mut rig = Rig::bare(&[]);
+    let _: i64 = rig
+        .redis
+        .run("HSET", &[&rig.ledger.key("control"), "drain:a", "1"]);
+    rig.pipe
+        .sync(1, 1, Some(&[account("a", 1), account("b", 1)]))
+        .unwrap();
+    assert_eq!(rig.free(), "b");
+}
+
+#[test]
+fn malformed_arguments_are_named_and_write_nothing() {
+    let mut rig = Rig::new();
+    let keys: Vec<String> = ["accounts", "free", "used", "leases", "owner", "cooldown"]
+        .map(|k| rig.ledger.key(k))
+        .into();
+    let before = format!("{:?}", rig.ledger.state().accounts);
+    let mut eval = |script: Script, arguments: &[&str]| {
+        let mut command: Vec<&[u8]> = vec![b"EVAL", script.source().as_bytes(), b"6"];
+        command.extend(keys.iter().map(|key| key.as_bytes()));
+        command.extend(arguments.iter().map(|argument| argument.as_bytes()));
+        text(&rig.pipe.command(&command))
+    };
+    for (script, arguments, error) in [
+        (
+            Script::Acquire,
+            &["", "1000", "1", "0", "take", ""][..],
+            "BADARG lease",
+        ),
+        (
+            Script::Acquire,
+            &["a b", "1000", "1", "0", "take", ""],
+            "BADARG lease",
+        ),
+        (
+            Script::Acquire,
+            &["l", "0", "1", "0", "take", ""],
+            "BADARG ttl_ms",
+        ),
+        (
+            Script::Acquire,
+            &["l", "x", "1", "0", "take", ""],
+            "BADARG ttl_ms",
+        ),
+        (
+            Script::Acquire,
+            &["l", "1.5", "1", "0", "take", ""],
+            "BADARG ttl_ms",
+        ),
+        (
+            Script::Acquire,
+            &["l", "1000", "-1", "0", "take", ""],
+            "BADARG seed",
+        ),
+        (
+            Script::Acquire,
+            &["l", "1000", "1", "nan", "take", ""],
+            "BADARG random",
+        ),
+        (
+            Script::Acquire,
+            &["l", "1000", "1", "0", "grab", ""],
+            "BADARG mode",
+        ),
+        (Script::Acquire, &["l"], "BADARG ttl_ms"),
+        (Script::Acquire, &[], "BADARG lease"),
+        (
+            Script::Acquire,
+            &["l", "1000", "1", "0", "force", "zz"],
+            "NOACCOUNT zz",
+        ),
+        (Script::Release, &[], "BADARG leases"),
+        (Script::Release, &["ok", "not ok"], "BADARG lease"),
+        (Script::Renew, &["1000"], "BADARG leases"),
+        (Script::Renew, &["1000", "l", "a"], "BADARG leases"),
+        (Script::Renew, &["", "l", "a", "1"], "BADARG ttl_ms"),
+        (Script::Cooldown, &["a", "0"], "BADARG cooldown_ms"),
+        (Script::Cooldown, &["zz", "1"], "NOACCOUNT zz"),
+    ] {
+        let answer = eval(script, arguments);
+        assert!(
+            answer.starts_with(error),
+            "{script:?} {arguments:?}: {answer}"
+        );
+    }
+    assert_eq!(format!("{:?}", rig.ledger.state().accounts), before);
+    assert!(rig.ledger.is_empty());
+}
+
+#[test]
+fn a_wrong_type_at_a_key_is_an_error_and_writes_nothing() {
+    for (name, free_after) in [
+        ("leases", "a b c"),
+        ("owner", "a b c"),
+        ("used", "a b c"),
+        ("cooldown", "a b c"),
+    ] {
+        let mut rig = Rig::new();
+        let key = rig.ledger.key(name);
+        let _: i64 = rig.redis.run("DEL", &[&key]);
+        let _: String = rig.redis.run("SET", &[&key, "not a collection"]);
+        let lease = rig.mint();
+        let answer = text(&rig.pipe.acquire_raw(lease, Mode::Take, None));
+        assert!(answer.starts_with("WRONGTYPE"), "{name}: {answer}");
+        let _: i64 = rig.redis.run("DEL", &[&key]);
+        assert_eq!(rig.free(), free_after, "{name}");
+        let state = rig.ledger.state();
+        assert!(
+            state.leases.is_empty() && state.owner.is_empty(),
+            "{name}: {state:?}"
+        );
+        assert!(
+            state.used.values().all(|used| *used == 0),
+            "{name}: {state:?}"
+        );
+    }
+}
+
+#[test]
+fn freeing_works_when_memory_is_full_and_acquire_is_refused() {
+    let mut rig = Rig::new();
+    let (lease, account) = rig.take();
+    let epoch = rig.pipe.epoch;
+    let _: String = rig.redis.run("CONFIG", &["SET", "maxmemory", "1"]);
+    let other = rig.mint();
+    assert_eq!(
+        rig.pipe.acquire(other, Mode::Take, None),
+        Err(Fault::Refused)
+    );
+    assert_eq!(rig.ledger.live(), 1);
+    assert_eq!(
+        rig.pipe.renew(&[(lease, &account, epoch)]),
+        Ok(vec![Renewed::Renewed])
+    );
+    assert!(rig.pipe.cooldown("c", 1000).is_ok());
+    assert_eq!(rig.pipe.release(&[lease]), Ok(1));
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn every_key_is_declared_and_no_more_is_allowed() {
+    let redis = Redis::start();
+    let mut admin = Pipe::open(&redis, "p");
+    // Only this pool's keys; in cluster mode all of them in one slot by their hash tag.
+    let rule = "user slot on >pw ~slotgate:{p}:* -@all +evalsha +script|load +time +hget +hset +hdel +hmget \
+                +hgetall +hkeys +hincrby +zadd +zrem +zrange +zrangebyscore +zscore +zmscore +zcount +get +set";
+    let mut command: Vec<&[u8]> = vec![b"ACL", b"SETUSER"];
+    command.extend(rule.split_whitespace().skip(1).map(str::as_bytes));
+    assert_eq!(text(&admin.command(&command)), "+OK\r\n");
+    let mut pipe = Pipe::open(&redis, "p");
+    assert_eq!(text(&pipe.command(&[b"AUTH", b"slot", b"pw"])), "+OK\r\n");
+    let mut ids = LeaseIds::new(1);
+    let lease = ids.mint();
+    pipe.sync(1, 1, None).unwrap();
+    pipe.sync(1, 1, Some(&[account("a", 1)])).unwrap();
+    let session = [1; 16];
+    pipe.acquire(lease, Mode::Take, Some((&session, 1000)))
+        .unwrap();
+    pipe.cooldown("a", 10).unwrap();
+    let epoch = pipe.epoch;
+    pipe.renew(&[(lease, "a", epoch)]).unwrap();
+    assert_eq!(pipe.release(&[lease]), Ok(1));
+    let mut other = Pipe::open(&redis, "other");
+    other.command(&[b"AUTH", b"slot", b"pw"]);
+    assert_eq!(
+        other.sync(1, 1, None),
+        Err(Fault::WrongServer),
+        "another pool's keys are denied"
+    );
+}
+
+/// The header of each file says how many KEYS and ARGV it takes; the encoders must agree.
+#[test]
+fn headers_tell_the_arity() {
+    for script in Script::ALL {
+        let source = script.source();
+        assert!(source.starts_with("#!lua"), "{script:?}");
+        let body = &source[source
+            .find(&format!("-- {}:", format!("{script:?}").to_lowercase()))
+            .expect("named in its header")..];
+        for part in ["-- KEYS ", "-- ARGV ", "-- Returns ", "-- Cost "] {
+            assert!(body.contains(part), "{script:?} lacks {part:?}");
+        }
+        let code: String = body
+            .lines()
+            .filter(|line| !line.starts_with("--"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let header: String = body
+            .lines()
+            .take_while(|line| line.starts_with("--"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let numbers: BTreeSet<usize> = (1..=9)
+            .filter(|n| code.contains(&format!("ARGV[{n}]")))
+            .collect();
+        for number in numbers {
+            let told = header.lines().any(|line| {
+                let words: Vec<&str> = line.trim_start_matches("--").split_whitespace().collect();
+                words
+                    .iter()
+                    .take(2)
+                    .any(|word| word.trim_end_matches('.') == number.to_string())
+            });
+            assert!(told, "{script:?}: ARGV[{number}] is not in the header");
+        }
+        assert_eq!(
+            code.contains("KEYS[7]"),
+            header.contains("7 "),
+            "{script:?}: KEYS[7]"
+        );
+    }
+}
