@@ -108,6 +108,7 @@ impl Envoy {
         ]);
         // Access logs; the default is ten seconds.
         command.args(["--file-flush-interval-msec", "50"]);
+        command.args(&config.args);
         command.stdin(Stdio::null()).stdout(stdout).stderr(log);
         Envoy {
             process: Process::start(command),

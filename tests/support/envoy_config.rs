@@ -27,6 +27,7 @@ pub struct EnvoyConfig {
     pub(super) log_level: String,
     pub(super) component_log_level: String,
     pub(super) dynamic_listeners: bool,
+    pub(super) args: Vec<String>,
 }
 
 impl EnvoyConfig {
@@ -82,6 +83,7 @@ impl EnvoyConfig {
             log_level: "warning".into(),
             component_log_level: "wasm:debug".into(),
             dynamic_listeners: false,
+            args: Vec::new(),
         }
     }
 
@@ -193,6 +195,12 @@ impl EnvoyConfig {
     /// Number of worker threads; 1 unless told.
     pub fn workers(mut self, workers: u32) -> EnvoyConfig {
         self.workers = workers;
+        self
+    }
+
+    /// Command line options of its own: `&["--drain-time-s", "1"]`.
+    pub fn args(mut self, args: &[&str]) -> EnvoyConfig {
+        self.args.extend(args.iter().map(ToString::to_string));
         self
     }
 

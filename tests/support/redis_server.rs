@@ -1,6 +1,5 @@
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -53,15 +52,7 @@ impl Redis {
     }
 
     pub fn client(&self) -> redis::Client {
-        let password = self
-            .args
-            .iter()
-            .position(|arg| arg == "--requirepass")
-            .map(|at| self.args[at + 1].as_str());
-        let login = password
-            .map(|password| format!(":{password}@"))
-            .unwrap_or_default();
-        redis::Client::open(format!("redis://{login}{}/", self.addr())).expect("a valid address")
+        client(self.addr(), &self.args)
     }
 
     /// A connection that gives up rather than hang.
@@ -139,8 +130,9 @@ fn launch(dir: &Dir, port: &Port, args: &[String]) -> Process {
         .stdout(log.try_clone().expect("a file handle"))
         .stderr(log);
     let process = Process::start(command);
+    let client = client(port.addr(), args);
     let ready = poll(PATIENCE, || {
-        (answers(port.addr()) || process.exited().is_some()).then_some(())
+        (answers(&client) || process.exited().is_some()).then_some(())
     });
     if ready.is_none() || process.exited().is_some() {
         panic!(
@@ -163,15 +155,28 @@ fn program() -> PathBuf {
     }
 }
 
-/// Whether a PING is answered. A server that wants a password first is up too.
-fn answers(addr: SocketAddr) -> bool {
-    let ping = || -> std::io::Result<bool> {
-        let mut stream = TcpStream::connect(addr)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        stream.write_all(b"PING\r\n")?;
-        let mut reply = [0; 5];
-        stream.read_exact(&mut reply)?;
-        Ok(&reply == b"+PONG" || &reply == b"-NOAU")
+/// Whether a PING is answered, as by a server that has loaded its data. One that turns us away for who we are has too.
+fn answers(client: &redis::Client) -> bool {
+    let timeout = Duration::from_secs(1);
+    let ping = || {
+        let mut connection = client.get_connection_with_timeout(timeout)?;
+        connection.set_read_timeout(Some(timeout))?;
+        redis::cmd("PING").query::<()>(&mut connection)
     };
-    ping().unwrap_or(false)
+    match ping() {
+        Ok(()) => true,
+        Err(error) => matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS")),
+    }
+}
+
+/// With the password among the arguments, if there is one.
+fn client(addr: SocketAddr, args: &[String]) -> redis::Client {
+    let password = args
+        .iter()
+        .position(|arg| arg == "--requirepass")
+        .map(|at| args[at + 1].as_str());
+    let login = password
+        .map(|password| format!(":{password}@"))
+        .unwrap_or_default();
+    redis::Client::open(format!("redis://{login}{addr}/")).expect("a valid address")
 }

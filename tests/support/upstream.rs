@@ -205,7 +205,7 @@ struct Held {
 
 impl Held {
     fn is_real(&self) -> bool {
-        true
+        self.answered.load(Ordering::Relaxed) || !self.line.peer_closed()
     }
 }
 
@@ -283,13 +283,11 @@ impl Hold {
             account.total += 1;
             account.held.insert(number, Arc::clone(&held));
             account.most = account.most.max(1);
-            let beside: Vec<_> = account
-                .held
-                .values()
-                .filter(|held| held.is_real())
-                .cloned()
-                .collect();
-            let beside = (beside.len() > account.most).then_some(beside);
+            let beside = (account.held.len() > account.most).then(|| {
+                let real = account.held.values().filter(|held| held.is_real());
+                real.cloned().collect::<Vec<_>>()
+            });
+            let beside = beside.filter(|beside| beside.len() > account.most);
             (
                 Hold {
                     shared: Arc::clone(shared),
