@@ -1,124 +1,156 @@
 -- acquire: choose the best account that can take a lease, and take it.
 --
--- KEYS  the six of ledger.lua; 7 session (STRING, account id), only for a request with a session
+-- KEYS  the six of ledger.lua
+--       next  scope's cooldowns (ZSET, account id -> until, ms), only with ARGV 8
+--       last  session (STRING, account id), only with ARGV 7 above 0
 -- ARGV  1 lease id, [A-Za-z0-9._-]{1,64}
 --       2 ttl, ms
 --       3 seed, 0..2147483647, fresh for each call: Redis starts its own the same way at every boot
 --       4 weight of the random part, millionths
---       5 mode: take   choose, and take a lease
+--       The rest may be left out from the end: an argument costs as much as a hash look-up.
+--       5 mode: take   choose, and take a lease (the default)
 --               dry    choose as `take` would, and write nothing (reaps nothing either)
 --               pin    take a lease of ARGV 6 or answer saturated
 --               force  record a lease of ARGV 6 whatever its count
 --       6 account id, for pin and force; else empty
---       7 session's ttl, ms; with KEYS 7
+--       7 how long the session is remembered, ms; 0: no session
+--       8 scope: 1 when the scope's cooldowns count too; 0
 -- Returns {granted, account, epoch} | {saturated, retry after, ms}
---         A lease id that holds a lease already gets the same answer again.
+--         A lease id that holds a lease already gets its account again.
 -- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. Nothing is written then.
--- Cost  O(log accounts + log leases)
-local lease = lease_id(ARGV[1])
-local ttl = whole(ARGV[2], 'ttl_ms', 1, 86400000)
-local seed = whole(ARGV[3], 'seed', 0, 2147483647)
-local random_weight = whole(ARGV[4], 'random', 0, 1e9)
-local mode, wanted = ARGV[5], ARGV[6]
-local session = KEYS[7]
-local session_ttl = session and whole(ARGV[7], 'session_ttl_ms', 1, 1e12)
-if not (mode == 'take' or mode == 'dry' or mode == 'pin' or mode == 'force') then
-  refuse('BADARG mode: not take, dry, pin or force')
+-- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more
+local lease, mode, wanted = ARGV[1], ARGV[5] or 'take', ARGV[6] or ''
+local ttl, seed, weight = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local session_ttl, scoped = tonumber(ARGV[7] or 0), tonumber(ARGV[8] or 0)
+if not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0) or not (seed and seed >= 0 and seed <= 2147483647)
+  or not (weight and weight >= 0 and weight <= 1e9) or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12)
+  or not (scoped == 0 or scoped == 1) or #KEYS ~= 6 + scoped + (session_ttl > 0 and 1 or 0)
+  or not (mode == 'take' or mode == 'dry' or mode == 'pin' or mode == 'force')
+  or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]') then
+  local check = tools()
+  check.id(lease, 'lease')
+  check.whole(ARGV[2], 'ttl_ms', 1, 86400000)
+  check.whole(ARGV[3], 'seed', 0, 2147483647)
+  check.whole(ARGV[4], 'random', 0, 1e9)
+  check.whole(ARGV[7] or 0, 'session_ttl_ms', 0, 1e12)
+  check.whole(ARGV[8] or 0, 'scope', 0, 1)
+  check.refuse('BADARG mode or keys: not take, dry, pin or force, or a key too many or too few')
+end
+-- How many expired leases, and ended cooldowns, one call may clear away; and how many calls share that work. A call that
+-- finds no free slot always does it, so nobody is refused for a lease that is over.
+local REAP, SHARED_BY = 32, 4
+-- How many accounts are looked at one by one before the rest is drawn from together.
+local PAGE = 4
+-- The draw ends after this many tries, with the best found so far: it takes one or two in a pool of any size.
+local TRIES = 64
+-- What a number becomes in a command: left to Redis, it is printed with 17 digits, which costs more than the command.
+local format = string.format
+
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local session = session_ttl > 0 and KEYS[#KEYS]
+local bound = session and call('GET', session)
+
+-- Accounts that cool in this scope.
+local shut = {}
+if scoped == 1 then
+  for _, account in ipairs(call('ZRANGEBYSCORE', KEYS[7], format('(%d', now), '+inf')) do
+    shut[account] = true
+  end
 end
 
--- The walk ends after this many draws: those behind are worse by then in all but freak cases.
-local DRAWS = 64
--- How many accounts are read at a time.
-local STRIDE = 4
-
--- The account with the least base + random part, as if each one in `free` had drawn its own random number.
--- Going up from the least base, an account can no longer win once its base alone is over the best score so far.
--- Accounts of equal base draw together: the least of n even draws is 1 - (1 - u)^(1/n), and each is as likely to hold it.
-local function best()
-  math.randomseed(seed)
-  local account, rank, score = nil, nil, math.huge
-  local from, draws = 0, 0
-  repeat
-    local page = redis.call('ZRANGE', FREE, from, from + STRIDE - 1, 'WITHSCORES')
-    local listed, at = #page / 2, 0
-    while at < listed do
-      local text = page[2 * at + 2]
-      local base = tonumber(text)
-      if base >= score then
-        return account, rank
-      end
-      local same = 1
-      while page[2 * (at + same) + 2] == text do
-        same = same + 1
-      end
-      if at + same == STRIDE then
-        same = redis.call('ZCOUNT', FREE, text, text)
-      end
-      local drawn = base + random_weight * (1 - (1 - math.random()) ^ (1 / same))
-      if drawn < score then
-        local pick = at + math.random(0, same - 1)
-        account, rank, score = page[2 * pick + 1], from + pick, drawn
-      end
-      at = at + same
-      draws = draws + 1
+-- Ends leases that are over. Answers how many.
+local function reap()
+  local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
+  for i = 1, #over do
+    -- One without an owner was written by hand.
+    if not drop(over[i]) then
+      call('ZREM', LEASES, over[i])
     end
-    from = from + at
-  until listed < STRIDE or draws >= DRAWS
-  return account, rank
+  end
+  return #over
+end
+if seed % SHARED_BY == 0 and mode ~= 'dry' then
+  reap()
 end
 
+-- The account with the least base + weight * u, as if each in `free` had drawn its own even u, in O(log accounts).
+-- The first few do draw. Those behind can only win below the best score so far, and are drawn from together: at s, an
+-- account whose base is below s comes next with hazard 1 / (weight - (s - base)), so the winner is the first point of a
+-- Poisson process that bounds them all from above, thinned to the true hazards (Lewis and Shedler 1979).
 local function choose()
-  local account, rank = best()
-  if rank and not account then
-    account = redis.call('ZRANGE', FREE, rank, rank)[1]
+  math.randomseed(seed)
+  local random = math.random
+  local account, first, score = nil, nil, math.huge
+  local from, page = 0, nil
+  repeat
+    page = call('ZRANGE', FREE, format('%d', from), format('%d', from + PAGE - 1), 'WITHSCORES')
+    for i = 1, #page, 2 do
+      local base = tonumber(page[i + 1])
+      if base >= score then
+        return account
+      end
+      if not shut[page[i]] then
+        first = first or base
+        local drawn = base + weight * random()
+        if drawn < score then
+          account, score = page[i], drawn
+        end
+      end
+    end
+    from = from + PAGE
+  until account or #page < 2 * PAGE
+  if #page < 2 * PAGE then
+    return account
+  end
+  -- Windows from `low` to `high`. One that holds many more accounts than can be in play wastes tries on those at its far
+  -- end: with even density, the winner lies about sqrt(2 * width * weight / others) above `low`. Equal bases need none.
+  local low, high = tonumber(page[2 * PAGE]), score
+  local wide = page[2] ~= page[2 * PAGE]
+  for _ = 1, TRIES do
+    local others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
+    if wide and others * (high - low) > 8 * weight then
+      high = low + math.sqrt(8 * (high - low) * weight / others)
+      others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
+    end
+    local room = weight - (high - first)
+    local s = others > 0 and low - math.log(1 - random()) * room / others or high
+    if s < high then
+      local rank = format('%d', from + random(0, others - 1))
+      local other = call('ZRANGE', FREE, rank, rank, 'WITHSCORES')
+      local behind = s - other[2]
+      if behind > 0 and not shut[other[1]] and random() * (weight - behind) < room then
+        return other[1]
+      end
+      low, wide = s, true
+    elseif high == score then
+      break
+    else
+      low, high = high, score
+    end
   end
   return account
 end
 
--- How long until something may come free, as far as the ledger can tell: a cooldown's end, or at once when a lease
--- is live, since most end long before they expire.
-local function retry_after(now)
-  local wait = 60000
-  local cooling = redis.call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
-  if cooling[2] then
-    wait = math.min(wait, tonumber(cooling[2]) - now)
-  end
-  local live = redis.call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
-  if live[2] then
-    wait = math.min(wait, 1000, tonumber(live[2]) - now)
-  end
-  return math.max(wait, 1)
-end
-
-local now = now_ms()
-if mode ~= 'dry' then
-  reap(now)
-end
-
-local epoch = redis.call('HGET', ACCOUNTS, '#epoch')
-if not epoch then
-  return redis.error_reply('NOPOOL no accounts are synced for this pool')
-end
-local account = redis.call('HGET', OWNER, lease)
-if account then
-  return {'granted', account, epoch}
-end
-
+local account
 local rebind = session
 if mode == 'force' then
   account, rebind = wanted, nil
 elseif mode == 'pin' then
-  account, rebind = redis.call('ZSCORE', FREE, wanted) and wanted, nil
+  account, rebind = call('ZSCORE', FREE, wanted) and not shut[wanted] and wanted, nil
 else
-  local bound = session and redis.call('GET', session)
   if bound then
-    if redis.call('ZSCORE', FREE, bound) then
-      account = bound
+    if call('ZSCORE', FREE, bound) then
+      if shut[bound] then
+        rebind = nil
+      else
+        account = bound
+      end
     else
       -- Full or cooling: another serves this request, and the session stays where its cache is.
-      local record = redis.call('HGET', ACCOUNTS, bound)
-      local _, _, _, flags = parse(record or '0 0 0 8')
-      if flags == 0 or flags == COOLING then
+      local record = call('HGET', ACCOUNTS, bound)
+      local flags = record and string.match(record, '%d+$')
+      if flags == '0' or flags == '4' then
         rebind = nil
       end
     end
@@ -126,20 +158,73 @@ else
   account = account or choose()
 end
 
-local record = redis.call('HGET', ACCOUNTS, account or wanted)
-if mode == 'pin' or mode == 'force' then
-  if not record then
-    return redis.error_reply('NOACCOUNT ' .. string.sub(wanted, 1, 64) .. ' is not in this pool')
-  end
+local got = call('HMGET', ACCOUNTS, account or wanted, '#epoch', '#wake', '#pass')
+local waking = got[3] and tonumber(got[3]) <= now
+if waking and mode ~= 'dry' then
+  tools().thaw(now, REAP)
+  got[1] = call('HGET', ACCOUNTS, account or wanted)
 end
 if not account then
-  return {'saturated', retry_after(now)}
+  -- Whatever is over has to go before anyone is refused.
+  if mode == 'dry' then
+    account = tools().would_be_free(now, shut, REAP)
+  else
+    reap()
+    if mode == 'take' then
+      account = choose()
+    elseif call('ZSCORE', FREE, wanted) and not shut[wanted] then
+      account = wanted
+    end
+  end
+  got[1] = call('HGET', ACCOUNTS, account or wanted)
 end
-if mode == 'dry' then
-  return {'granted', account, epoch}
+local epoch = got[2]
+if not epoch then
+  return redis.error_reply('NOPOOL no accounts are synced for this pool')
 end
-take(lease, account, record, now + ttl)
+if (mode == 'pin' or mode == 'force') and (not got[1] or string.byte(wanted) == 35) then
+  return redis.error_reply('NOACCOUNT ' .. string.sub(wanted, 1, 64) .. ' is not in this pool')
+end
+if not account or mode == 'dry' then
+  local held = call('HGET', OWNER, lease) or account
+  if held then
+    return {'granted', string.match(held, '^[^:]*'), epoch}
+  end
+  -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
+  -- since most end long before they expire.
+  local wait = 60000
+  local cooling = call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
+  if cooling[2] then
+    wait = math.min(wait, cooling[2] - now)
+  end
+  local live = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
+  if live[2] then
+    wait = math.min(wait, 1000, live[2] - now)
+  end
+  return {'saturated', math.max(wait, 1)}
+end
+
+-- The first write tells whether the lease is new. Were a key of the wrong type, nothing is written yet, or it is taken back.
+if call('ZADD', LEASES, 'NX', format('%d', now + ttl), lease) == 0 then
+  local held = call('HGET', OWNER, lease)
+  if held then
+    return {'granted', string.match(held, '^[^:]*'), epoch}
+  end
+end
+local used = redis.pcall('HINCRBY', USED, account, '1')
+local owned = type(used) == 'number' and redis.pcall('HSET', OWNER, lease, got[4] and account .. ':' .. got[4] or account)
+if type(owned) ~= 'number' then
+  call('ZREM', LEASES, lease)
+  if owned then
+    call('HINCRBY', USED, account, '-1')
+  end
+  return owned or used
+end
+if got[4] then
+  call('HINCRBY', USED, '#' .. account, '1')
+end
+settle(account, got[1], used)
 if rebind then
-  redis.call('SET', session, account, 'PX', session_ttl)
+  call('SET', session, account, 'PX', session_ttl)
 end
 return {'granted', account, epoch}

@@ -1,124 +1,164 @@
--- What every ledger script shares; put before each of them when they are loaded.
+-- What every ledger script begins with.
 --
 -- KEYS, all under one hash tag, the same six first in every script:
---   1 accounts  HASH  account id -> "max base load flags"; #revision, #digest, #epoch
+--   1 accounts  HASH  account id -> "max load base flags"; #revision, #digest, #epoch of the sync in force;
+--                     #wake, when the first cooldown ends, ms; #pass, number of the reconcile pass under way
 --   2 free      ZSET  account id -> score, only accounts that can take a lease now
---   3 used      HASH  account id -> number of live leases
+--   3 used      HASH  account id -> number of live leases; #<account id> -> as recounted by the pass under way
 --   4 leases    ZSET  lease id -> expiry, ms of Redis TIME
---   5 owner     HASH  lease id -> account id
+--   5 owner     HASH  lease id -> account id; behind it ":<pass>" once that pass has counted it
 --   6 cooldown  ZSET  account id -> until, ms of Redis TIME
 --
--- An account's record: max = its slots; base = the priority's part of the score; load = what a full account adds;
--- flags = why it takes no lease, added up (0: it does). Scores are whole numbers, 1,000,000 to the unit.
+-- An account's record: max = its slots; load = what a full account adds to its score; base = the priority's part of it;
+-- flags = why it takes no lease, added up, 0: it does. Scores are whole numbers, 1,000,000 to the unit.
 local ACCOUNTS, FREE, USED, LEASES, OWNER, COOLDOWN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local DISABLED, DRAINED, COOLING, REMOVED = 1, 2, 4, 8
--- How many expired leases, and ended cooldowns, one call may clear away.
-local REAP = 8
+local call = redis.call
 
-local function refuse(text)
-  error({err = text})
-end
-
-local function whole(text, name, low, high)
-  local value = tonumber(text)
-  if not value or value ~= math.floor(value) or value < low or value > high then
-    refuse(string.format('BADARG %s: not a whole number in %.0f..%.0f', name, low, high))
-  end
-  return value
-end
-
-local function lease_id(text)
-  if not text or #text > 64 or not string.find(text, '^[%w._-]+$') then
-    refuse('BADARG lease: not [A-Za-z0-9._-]{1,64}')
-  end
-  return text
-end
-
--- Taken once in a script: before Redis 7.2 it moves while the script runs.
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
-local function ms(value)
-  return string.format('%.0f', value)
-end
-
-local function parse(record)
-  local max, base, load, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
-  return tonumber(max), tonumber(base), tonumber(load), tonumber(flags)
-end
-
--- Puts the account into `free`, or takes it out: the one place that decides it.
-local function place(account, max, base, load, flags, used)
-  if flags == 0 and used < max then
-    redis.call('ZADD', FREE, base + math.floor(load * used / max), account)
-  else
-    redis.call('ZREM', FREE, account)
-  end
-end
-
--- Counts one lease of the account up (1) or down (-1) and keeps `free` true.
--- `record` may be nil: the account is unknown, only its count is kept.
-local function count(account, record, by)
-  local used = redis.call('HINCRBY', USED, account, by)
+-- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it.
+local function settle(account, record, used)
   if not record then
     if used <= 0 then
-      redis.call('HDEL', USED, account)
+      call('HDEL', USED, account)
     end
     return
   end
-  local max, base, load, flags = parse(record)
-  if flags >= REMOVED and used <= 0 then
-    redis.call('HDEL', ACCOUNTS, account)
-    redis.call('HDEL', USED, account)
-    return
+  local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
+  max = tonumber(max)
+  if flags == '0' and used < max then
+    call('ZADD', FREE, string.format('%d', base + math.floor(load * used / max)), account)
+  else
+    call('ZREM', FREE, account)
+    -- A removed account goes with its last lease.
+    if tonumber(flags) >= 8 and used <= 0 then
+      call('HDEL', ACCOUNTS, account)
+      call('HDEL', USED, account)
+    end
   end
-  place(account, max, base, load, flags, used)
 end
 
-local function take(lease, account, record, expires_ms)
-  count(account, record, 1)
-  redis.call('HSET', OWNER, lease, account)
-  redis.call('ZADD', LEASES, ms(expires_ms), lease)
+-- Counts one lease of an account up ('1') or down ('-1'); `recounted`: the pass under way has counted it.
+local function count(account, record, by, recounted)
+  if recounted then
+    call('HINCRBY', USED, '#' .. account, by)
+  end
+  settle(account, record, call('HINCRBY', USED, account, by))
 end
 
 -- Ends a lease, whoever asks. Answers whether there was one.
 local function drop(lease)
-  local account = redis.call('HGET', OWNER, lease)
-  if not account then
+  local owner = call('HGET', OWNER, lease)
+  if not owner then
     return false
   end
-  local record = redis.call('HGET', ACCOUNTS, account)
-  redis.call('ZREM', LEASES, lease)
-  redis.call('HDEL', OWNER, lease)
-  count(account, record, -1)
+  local account, mark = string.match(owner, '^([^:]*):?(.*)$')
+  local got = call('HMGET', ACCOUNTS, account, '#pass')
+  call('ZREM', LEASES, lease)
+  call('HDEL', OWNER, lease)
+  count(account, got[1], '-1', got[2] == mark)
   return true
 end
 
--- Sets or clears one flag of an account.
-local function flag(account, bit_value, on)
-  local record = redis.call('HGET', ACCOUNTS, account)
-  if not record then
-    return
-  end
-  local max, base, load, flags = parse(record)
-  local has = math.floor(flags / bit_value) % 2 == 1
-  if has ~= on then
-    flags = flags + (on and bit_value or -bit_value)
-    redis.call('HSET', ACCOUNTS, account, string.format('%d %.0f %.0f %d', max, base, load, flags))
-  end
-  place(account, max, base, load, flags, tonumber(redis.call('HGET', USED, account) or 0))
-end
+-- The rest is built only when it is needed: making a function costs about as much as a command.
+local function tools()
+  local self = {DISABLED = 1, DRAINED = 2, COOLING = 4, REMOVED = 8}
 
--- Clears away at most REAP expired leases and ended cooldowns.
-local function reap(now)
-  for _, lease in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', ms(now), 'LIMIT', 0, REAP)) do
-    drop(lease)
+  function self.refuse(text)
+    error({err = text})
   end
-  for _, account in ipairs(redis.call('ZRANGEBYSCORE', COOLDOWN, '-inf', ms(now), 'LIMIT', 0, REAP)) do
-    redis.call('ZREM', COOLDOWN, account)
-    flag(account, COOLING, false)
+
+  function self.whole(text, name, low, high)
+    local value = tonumber(text)
+    if not value or value ~= math.floor(value) or value < low or value > high then
+      self.refuse(string.format('BADARG %s: not a whole number in %.0f..%.0f', name, low, high))
+    end
+    return value
   end
+
+  function self.id(text, name)
+    if not text or #text > 64 or not string.find(text, '^[%w._-]+$') then
+      self.refuse('BADARG ' .. name .. ': not [A-Za-z0-9._-]{1,64}')
+    end
+    return text
+  end
+
+  -- Taken once in a script: before Redis 7.2 it moves while the script runs.
+  function self.now_ms()
+    local time = call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+  end
+
+  function self.used(account)
+    return tonumber(call('HGET', USED, account) or 0)
+  end
+
+  -- Sets or clears one flag of an account. Answers whether it changed; nil: there is no such account.
+  function self.flag(account, value, on)
+    local record = call('HGET', ACCOUNTS, account)
+    if not record then
+      return nil
+    end
+    local rest, flags = string.match(record, '^(.*) (%d+)$')
+    local has = math.floor(flags / value) % 2 == 1
+    if has == on then
+      return false
+    end
+    record = string.format('%s %d', rest, on and flags + value or flags - value)
+    call('HSET', ACCOUNTS, account, record)
+    settle(account, record, self.used(account))
+    return true
+  end
+
+  -- Notes when the first cooldown ends.
+  function self.wake()
+    local first = call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
+    if first[2] then
+      call('HSET', ACCOUNTS, '#wake', first[2])
+    else
+      call('HDEL', ACCOUNTS, '#wake')
+    end
+  end
+
+  -- Ends at most `most` cooldowns that are over. Answers how many.
+  function self.thaw(now, most)
+    local over = call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)
+    for _, account in ipairs(over) do
+      call('ZREM', COOLDOWN, account)
+      self.flag(account, self.COOLING, false)
+    end
+    if #over > 0 then
+      self.wake()
+    end
+    return #over
+  end
+
+  -- With `free` empty: an account that could take a lease once what is over were cleared away; nil: none. Writes nothing.
+  function self.would_be_free(now, shut, most)
+    local ended = {}
+    for _, account in ipairs(call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)) do
+      ended[account] = 0
+    end
+    for _, lease in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, most)) do
+      local account = string.match(call('HGET', OWNER, lease) or '', '^[^:]*')
+      ended[account] = (ended[account] or 0) + 1
+    end
+    for account, leases in pairs(ended) do
+      local record = call('HGET', ACCOUNTS, account)
+      local max, flags = string.match(record or '0 8', '^(%d+) .*(%d+)$')
+      local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
+      if (flags == '0' or thawed) and not shut[account] and self.used(account) - leases < tonumber(max) then
+        return account
+      end
+    end
+  end
+
+  -- Takes a lease that must be new.
+  function self.adopt(lease, account, record, expires_ms)
+    local pass = call('HGET', ACCOUNTS, '#pass')
+    count(account, record, '1', pass)
+    call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
+    call('ZADD', LEASES, expires_ms, lease)
+  end
+
+  return self
 end
 

@@ -7,10 +7,12 @@
 -- Flags  allow-oom: it only frees
 -- Cost  O(log accounts + log leases) each
 if #ARGV < 1 or #ARGV > 1000 then
-  refuse('BADARG leases: not 1..1000 of them')
+  return redis.error_reply('BADARG leases: not 1..1000 of them')
 end
 for i = 1, #ARGV do
-  lease_id(ARGV[i])
+  if #ARGV[i] < 1 or #ARGV[i] > 64 or string.find(ARGV[i], '[^%w._-]') then
+    return redis.error_reply('BADARG lease: not [A-Za-z0-9._-]{1,64}')
+  end
 end
 local ended = 0
 for i = 1, #ARGV do

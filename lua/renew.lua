@@ -11,22 +11,23 @@
 -- Errors  NOPOOL, BADARG; nothing is written then
 -- Flags  allow-oom: a lease that can't be renewed would be granted twice
 -- Cost  O(log leases) each
-local ttl = whole(ARGV[1], 'ttl_ms', 1, 86400000)
+local tool = tools()
+local ttl = tool.whole(ARGV[1], 'ttl_ms', 1, 86400000)
 local leases = (#ARGV - 1) / 3
 if leases < 1 or leases > 1000 or leases ~= math.floor(leases) then
-  refuse('BADARG leases: not 1..1000 of lease, account, epoch')
+  tool.refuse('BADARG leases: not 1..1000 of lease, account, epoch')
 end
 local ids = {}
 for i = 1, leases do
-  ids[i] = lease_id(ARGV[3 * i - 1])
+  ids[i] = tool.id(ARGV[3 * i - 1], 'lease')
 end
 
-local epoch = redis.call('HGET', ACCOUNTS, '#epoch')
+local epoch = call('HGET', ACCOUNTS, '#epoch')
 if not epoch then
   return redis.error_reply('NOPOOL no accounts are synced for this pool')
 end
-local expires_ms = ms(now_ms() + ttl)
-local expiries = redis.call('ZMSCORE', LEASES, unpack(ids))
+local expires_ms = string.format('%.0f', tool.now_ms() + ttl)
+local expiries = call('ZMSCORE', LEASES, unpack(ids))
 local answers, renewed = {}, {}
 for i = 1, leases do
   if expiries[i] then
@@ -35,9 +36,12 @@ for i = 1, leases do
     answers[i] = 'r'
   else
     local account = ARGV[3 * i]
-    local record = redis.call('HGET', ACCOUNTS, account)
-    if record and (ARGV[3 * i + 1] ~= epoch or redis.call('ZSCORE', FREE, account)) then
-      take(ids[i], account, record, expires_ms)
+    local record = string.byte(account) ~= 35 and call('HGET', ACCOUNTS, account)
+    -- The same id twice in one batch is one lease.
+    if call('HEXISTS', OWNER, ids[i]) == 1 then
+      answers[i] = 'a'
+    elseif record and (ARGV[3 * i + 1] ~= epoch or call('ZSCORE', FREE, account)) then
+      tool.adopt(ids[i], account, record, expires_ms)
       answers[i] = 'a'
     else
       answers[i] = 'l'
@@ -45,6 +49,6 @@ for i = 1, leases do
   end
 end
 if #renewed > 0 then
-  redis.call('ZADD', LEASES, unpack(renewed))
+  call('ZADD', LEASES, unpack(renewed))
 end
 return {epoch, table.concat(answers)}

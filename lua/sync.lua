@@ -15,24 +15,25 @@
 --         differs   this revision is in force with other accounts; nothing changed
 -- Errors  BADARG; nothing is written then
 -- Cost  O(accounts · log accounts) when they are replaced, else O(1)
-local revision = whole(ARGV[1], 'revision', 1, 9007199254740991)
+local tool = tools()
+local revision = tool.whole(ARGV[1], 'revision', 1, 9007199254740991)
 local digest = ARGV[2]
-local new_epoch = whole(ARGV[3], 'epoch', 0, 9007199254740991)
-local load = whole(ARGV[4], 'load', 0, 1e9)
+local new_epoch = tool.whole(ARGV[3], 'epoch', 0, 9007199254740991)
+local load = tool.whole(ARGV[4], 'load', 0, 1e9)
 local accounts = (#ARGV - 4) / 4
 if accounts ~= math.floor(accounts) then
-  refuse('BADARG accounts: not four arguments each')
+  tool.refuse('BADARG accounts: not four arguments each')
 end
 for i = 1, accounts do
-  lease_id(ARGV[4 * i + 1])
-  whole(ARGV[4 * i + 2], 'max_concurrency', 1, 100000)
-  whole(ARGV[4 * i + 3], 'base', 0, 1e15)
-  whole(ARGV[4 * i + 4], 'disabled', 0, 1)
+  tool.id(ARGV[4 * i + 1], 'account')
+  tool.whole(ARGV[4 * i + 2], 'max_concurrency', 1, 100000)
+  tool.whole(ARGV[4 * i + 3], 'base', 0, 1e15)
+  tool.whole(ARGV[4 * i + 4], 'disabled', 0, 1)
 end
 
-local held = redis.call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch')
+local held = call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch')
 local in_force = tonumber(held[1])
-local epoch = held[3] or ms(new_epoch)
+local epoch = held[3] or ARGV[3]
 if in_force and in_force > revision then
   return {'newer', held[1], epoch}
 end
@@ -43,48 +44,39 @@ if accounts == 0 then
   return {'wanted', held[1] or '0', epoch}
 end
 
--- `used` is read before it is trusted: after a loss of `accounts` alone the leases are still there.
-local used = {}
-local counts = redis.call('HGETALL', USED)
-for i = 1, #counts, 2 do
-  used[counts[i]] = tonumber(counts[i + 1])
+-- All is read before anything is written. `used` may be there without `accounts`, after a loss of that key alone.
+local function pairs_of(list)
+  local map = {}
+  for i = 1, #list, 2 do
+    map[list[i]] = list[i + 1]
+  end
+  return map
 end
-local cooling = {}
-for _, account in ipairs(redis.call('ZRANGE', COOLDOWN, 0, -1)) do
-  cooling[account] = true
-end
-local drained = {}
-for _, field in ipairs(redis.call('HKEYS', KEYS[7])) do
-  drained[string.match(field, '^drain:(.*)$') or ''] = true
-end
+local used = pairs_of(call('HGETALL', USED))
+local until_ms = pairs_of(call('ZRANGE', COOLDOWN, 0, -1, 'WITHSCORES'))
+local control = pairs_of(call('HGETALL', KEYS[7]))
+local gone = pairs_of(call('HGETALL', ACCOUNTS))
+call('ZCARD', FREE)
 
-local gone = {}
-local records = redis.call('HGETALL', ACCOUNTS)
-for i = 1, #records, 2 do
-  gone[records[i]] = records[i + 1]
-end
 for i = 1, accounts do
   local account = ARGV[4 * i + 1]
-  local max, base = tonumber(ARGV[4 * i + 2]), tonumber(ARGV[4 * i + 3])
-  local flags = (ARGV[4 * i + 4] == '1' and DISABLED or 0)
-    + (drained[account] and DRAINED or 0) + (cooling[account] and COOLING or 0)
-  redis.call('HSET', ACCOUNTS, account, string.format('%d %.0f %.0f %d', max, base, load, flags))
-  place(account, max, base, load, flags, used[account] or 0)
+  local flags = (ARGV[4 * i + 4] == '1' and tool.DISABLED or 0)
+    + (control['drain:' .. account] and tool.DRAINED or 0)
+    + (until_ms[account] and tool.COOLING or 0)
+  local record = string.format('%d %.0f %.0f %d', ARGV[4 * i + 2], load, ARGV[4 * i + 3], flags)
+  call('HSET', ACCOUNTS, account, record)
+  settle(account, record, tonumber(used[account] or 0))
   gone[account] = nil
 end
 for account, record in pairs(gone) do
-  if string.sub(account, 1, 1) ~= '#' then
-    redis.call('ZREM', FREE, account)
-    if (used[account] or 0) > 0 then
-      -- Its leases finish; the last one takes the record with it.
-      local max, base, weight = parse(record)
-      redis.call('HSET', ACCOUNTS, account, string.format('%d %.0f %.0f %d', max, base, weight, REMOVED))
-    else
-      redis.call('HDEL', ACCOUNTS, account)
-      redis.call('HDEL', USED, account)
-      redis.call('ZREM', COOLDOWN, account)
-    end
+  if string.byte(account) ~= 35 then
+    record = string.gsub(record, '%d+$', tool.REMOVED)
+    call('HSET', ACCOUNTS, account, record)
+    call('ZREM', COOLDOWN, account)
+    -- Its leases finish; the last one takes the record with it.
+    settle(account, record, tonumber(used[account] or 0))
   end
 end
-redis.call('HSET', ACCOUNTS, '#revision', ms(revision), '#digest', digest, '#epoch', epoch)
-return {'replaced', ms(revision), epoch}
+call('HSET', ACCOUNTS, '#revision', ARGV[1], '#digest', digest, '#epoch', epoch)
+tool.wake()
+return {'replaced', ARGV[1], epoch}

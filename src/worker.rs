@@ -268,7 +268,7 @@ enum PipeState {
     Waiting { until_ms: u64 },
     /// Ordered from the host.
     Ordered,
-    /// Open; the replies to AUTH … SCRIPT LOAD are on their way.
+    /// Open; the replies to AUTH … SCRIPT LOAD, and then to each pool's sync, are on their way.
     Opening,
     /// Serving.
     Ready,
@@ -813,6 +813,7 @@ impl Worker {
                         .session
                         .as_ref()
                         .map(|hash| (hash, config.affinity_ttl_ms)),
+                    scope: None,
                 };
                 state.keys.acquire(out, by, &arguments);
             }
@@ -869,6 +870,7 @@ impl Worker {
                     by,
                     account_id(config, *pool, *account).unwrap_or_default(),
                     *length_ms,
+                    None,
                 );
             }
         }
@@ -1083,7 +1085,14 @@ impl Worker {
                 if let (Some(sha), Some((_, place))) = (sha, place) {
                     *place = sha;
                 }
-                self.hello(now_ms, sha.is_some(), Down::Load);
+                let down = match Values::new(reply).value() {
+                    Some(Value::Error(error)) if error.starts_with(b"NOAUTH") => Down::Auth,
+                    Some(Value::Error(error)) if Fault::of(error) == Fault::WrongServer => {
+                        Down::WrongServer
+                    }
+                    Some(_) | None => Down::Load,
+                };
+                self.hello(now_ms, sha.is_some(), down);
             }
             Command::Acquire(acquire) => self.on_acquired(now_ms, sent_ms, acquire, reply),
             Command::Release { pool, lease, tries } => match script::number(reply) {
@@ -1136,31 +1145,33 @@ impl Worker {
         }
     }
 
-    /// One reply of the opening; the last one makes the pipe ready.
+    /// One reply of the greeting. Behind the last one every pool is synced: no acquire goes ahead of its own accounts.
     fn hello(&mut self, now_ms: u64, ok: bool, else_down: Down) {
         if !ok {
             return self.lose_pipe(now_ms, else_down);
         }
-        if self.state != PipeState::Opening || !self.pending.is_empty() {
-            return;
+        if self.pending.is_empty() {
+            for pool in 0..self.pools.len() {
+                self.write(
+                    now_ms,
+                    Command::Sync {
+                        pool,
+                        full: false,
+                        tries: 0,
+                    },
+                    false,
+                );
+            }
         }
+    }
+
+    /// The pipe is ready: what waited for it is sent.
+    fn serve(&mut self, now_ms: u64) {
         self.state = PipeState::Ready;
-        self.failures = 0;
         self.ready_ms = now_ms;
         self.counters.add(Counter::PipeReady);
         if self.down.take().is_some() {
             self.output.notices.push(Notice::PipeReady);
-        }
-        for pool in 0..self.pools.len() {
-            self.write(
-                now_ms,
-                Command::Sync {
-                    pool,
-                    full: false,
-                    tries: 0,
-                },
-                false,
-            );
         }
         self.send_doubts(now_ms, true);
         self.sweep_due_ms = now_ms;
@@ -1355,12 +1366,16 @@ impl Worker {
                     full,
                     tries: tries.saturating_add(1),
                 });
-                if !self.recover(now_ms, fault, pool, retry) {
+                // A pipe that went down for it says why.
+                if !self.recover(now_ms, fault, pool, retry) && self.is_open() {
                     self.output
                         .notices
                         .push(Notice::SyncFailed { pool: name, fault });
                 }
             }
+        }
+        if self.state == PipeState::Opening && self.pending.is_empty() {
+            self.serve(now_ms);
         }
     }
 
@@ -1419,13 +1434,17 @@ impl Worker {
         if why != Down::Closed {
             self.output.pipe = Some(PipeOrder::Reset);
         }
-        let served = self.state == PipeState::Ready;
-        self.failures = if served && why != Down::WrongServer {
-            0
-        } else {
-            self.failures.saturating_add(1)
-        };
         let (first_ms, longest_ms) = BACKOFF_MS;
+        let served = self.state == PipeState::Ready;
+        // One that a reply took down as soon as it served has not recovered.
+        let lasted = now_ms.saturating_sub(self.ready_ms) >= longest_ms;
+        let healthy = served && (lasted || why == Down::Closed);
+        if healthy {
+            self.failures = 0;
+        }
+        if !healthy || why == Down::WrongServer {
+            self.failures = self.failures.saturating_add(1);
+        }
         let wait_ms = first_ms
             .saturating_mul(1 << self.failures.min(6))
             .min(longest_ms);
@@ -1473,18 +1492,32 @@ impl Worker {
         }
         if self.failures > 0 {
             for command in std::mem::take(&mut self.queue) {
-                if let Command::Acquire(acquire) = command
-                    && acquire.kind == AcquireKind::Take
-                    && self.is_wanted(&acquire)
-                {
-                    self.answer(
-                        now_ms,
-                        acquire.slot,
-                        Event::Failed {
-                            reason: Reason::PipeDown,
-                            in_doubt: false,
-                        },
-                    );
+                match command {
+                    Command::Acquire(acquire)
+                        if acquire.kind == AcquireKind::Take && self.is_wanted(&acquire) =>
+                    {
+                        self.answer(
+                            now_ms,
+                            acquire.slot,
+                            Event::Failed {
+                                reason: Reason::PipeDown,
+                                in_doubt: false,
+                            },
+                        );
+                    }
+                    Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
+                        self.counters.add(Counter::ShadowFailed);
+                    }
+                    // Nothing else waits for the pipe, and a lease that could not be recorded is taken up by a renewal.
+                    Command::Acquire(_)
+                    | Command::Auth
+                    | Command::Select
+                    | Command::SetName
+                    | Command::Load(_)
+                    | Command::Release { .. }
+                    | Command::Renew { .. }
+                    | Command::Sync { .. }
+                    | Command::Cooldown { .. } => {}
                 }
             }
         }

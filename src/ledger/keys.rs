@@ -24,6 +24,18 @@ pub fn session_prefix(prefix: &str, pool: &str) -> String {
     key(prefix, pool, "session:")
 }
 
+/// What the key of a scope's cooldowns begins with; the scope's hash in 32 hex digits follows.
+#[must_use]
+pub fn scope_prefix(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "cooldown:")
+}
+
+/// The reconcile pass under way.
+#[must_use]
+pub fn pass(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "pass")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

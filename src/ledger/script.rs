@@ -17,6 +17,12 @@ pub enum Script {
     Sync,
     /// Stop new leases of an account for a while.
     Cooldown,
+    /// Prove and mend the counts, one step of a pass.
+    Reconcile,
+    /// An operator's change.
+    Control,
+    /// Show every account.
+    Inspect,
 }
 
 // The `#!lua` line must come first, and the flags differ: what frees or keeps a slot must run when memory is full.
@@ -33,13 +39,14 @@ macro_rules! source {
 }
 
 impl Script {
-    /// All of them, in the order they are loaded.
-    pub const ALL: [Self; 5] = [
+    /// Those that the filter itself runs, in the order they are loaded.
+    pub const ALL: [Self; 6] = [
         Self::Acquire,
         Self::Release,
         Self::Renew,
         Self::Sync,
         Self::Cooldown,
+        Self::Reconcile,
     ];
 
     /// What is sent to Redis.
@@ -51,6 +58,9 @@ impl Script {
             Self::Renew => source!(" flags=allow-oom", "renew.lua"),
             Self::Sync => source!("", "sync.lua"),
             Self::Cooldown => source!(" flags=allow-oom", "cooldown.lua"),
+            Self::Reconcile => source!(" flags=allow-oom", "reconcile.lua"),
+            Self::Control => source!(" flags=allow-oom", "control.lua"),
+            Self::Inspect => source!(" flags=no-writes", "inspect.lua"),
         }
     }
 }
@@ -78,6 +88,8 @@ pub enum Mode<'a> {
     Take,
     /// Choose, write nothing.
     Dry,
+    /// Take a lease of this account, or answer saturated.
+    Pin(&'a str),
     /// Record a lease of this account whatever its count.
     Force(&'a str),
 }
@@ -97,6 +109,8 @@ pub struct Acquire<'a> {
     pub mode: Mode<'a>,
     /// The session's hash and how long it is remembered, in ms.
     pub session: Option<(&'a [u8; 16], u64)>,
+    /// The hash of the scope, a model say, whose own cooldowns count too.
+    pub scope: Option<&'a [u8; 16]>,
 }
 
 /// Arguments of `sync.lua`.
@@ -133,6 +147,8 @@ pub struct PoolKeys {
     common: Vec<u8>,
     control: String,
     session_prefix: String,
+    scope_prefix: String,
+    pass: String,
 }
 
 impl PoolKeys {
@@ -147,6 +163,8 @@ impl PoolKeys {
             common,
             control: keys::control(prefix, pool),
             session_prefix: keys::session_prefix(prefix, pool),
+            scope_prefix: keys::scope_prefix(prefix, pool),
+            pass: keys::pass(prefix, pool),
         }
     }
 
@@ -176,27 +194,44 @@ impl PoolKeys {
         let (mode, account) = match acquire.mode {
             Mode::Take => ("take", ""),
             Mode::Dry => ("dry", ""),
+            Mode::Pin(account) => ("pin", account),
             Mode::Force(account) => ("force", account),
         };
-        match acquire.session {
-            None => self.head(out, Script::Acquire, by, 0, 6),
-            Some((hash, _)) => {
-                self.head(out, Script::Acquire, by, 1, 7);
-                let mut key = [0; 32];
-                for (digits, byte) in key.chunks_exact_mut(2).zip(hash) {
-                    crate::lease::hex(u64::from(*byte), digits);
-                }
-                push_bulk_of(out, self.session_prefix.as_bytes(), &key);
-            }
+        let (session_keys, session_ttl_ms) =
+            acquire.session.map_or((0, 0), |(_, ttl_ms)| (1, ttl_ms));
+        let scope_keys = usize::from(acquire.scope.is_some());
+        let arguments = match (acquire.mode, session_keys, scope_keys) {
+            (_, _, 1) => 8,
+            (_, 1, _) => 7,
+            (Mode::Take, _, _) => 4,
+            (Mode::Dry | Mode::Pin(_) | Mode::Force(_), _, _) => 6,
+        };
+        self.head(
+            out,
+            Script::Acquire,
+            by,
+            scope_keys.saturating_add(session_keys),
+            arguments,
+        );
+        if let Some(scope) = acquire.scope {
+            push_hashed(out, &self.scope_prefix, scope);
+        }
+        if let Some((session, _)) = acquire.session {
+            push_hashed(out, &self.session_prefix, session);
         }
         push_bulk(out, acquire.lease.as_bytes());
         push_number(out, acquire.ttl_ms);
         push_number(out, u64::from(acquire.seed >> 1));
         push_number(out, acquire.random);
-        push_bulk(out, mode.as_bytes());
-        push_bulk(out, account.as_bytes());
-        if let Some((_, ttl_ms)) = acquire.session {
-            push_number(out, ttl_ms);
+        if arguments > 4 {
+            push_bulk(out, mode.as_bytes());
+            push_bulk(out, account.as_bytes());
+        }
+        if arguments > 6 {
+            push_number(out, session_ttl_ms);
+        }
+        if arguments > 7 {
+            push_number(out, scope_keys as u64);
         }
     }
 
@@ -254,12 +289,66 @@ impl PoolKeys {
         }
     }
 
-    /// `cooldown.lua`
-    pub fn cooldown(&self, out: &mut Vec<u8>, by: By, account: &str, length_ms: u64) {
-        self.head(out, Script::Cooldown, by, 0, 2);
+    /// `cooldown.lua`; with a scope's hash, only in that scope.
+    pub fn cooldown(
+        &self,
+        out: &mut Vec<u8>,
+        by: By,
+        account: &str,
+        length_ms: u64,
+        scope: Option<&[u8; 16]>,
+    ) {
+        self.head(out, Script::Cooldown, by, usize::from(scope.is_some()), 2);
+        if let Some(scope) = scope {
+            push_hashed(out, &self.scope_prefix, scope);
+        }
         push_bulk(out, account.as_bytes());
         push_number(out, length_ms);
     }
+
+    /// `reconcile.lua`; `worker` names who asks.
+    pub fn reconcile(&self, out: &mut Vec<u8>, by: By, worker: &str, silence_ms: u64, count: u64) {
+        self.head(out, Script::Reconcile, by, 1, 3);
+        push_bulk(out, self.pass.as_bytes());
+        push_bulk(out, worker.as_bytes());
+        push_number(out, silence_ms);
+        push_number(out, count);
+    }
+
+    /// `control.lua`; `session` is the session's hash, for `unbind`.
+    pub fn control(
+        &self,
+        out: &mut Vec<u8>,
+        by: By,
+        verb: &str,
+        subject: &str,
+        session: Option<&[u8; 16]>,
+    ) {
+        let extra_keys = usize::from(session.is_some()).saturating_add(1);
+        self.head(out, Script::Control, by, extra_keys, 2);
+        push_bulk(out, self.control.as_bytes());
+        if let Some(session) = session {
+            push_hashed(out, &self.session_prefix, session);
+        }
+        push_bulk(out, verb.as_bytes());
+        push_bulk(out, subject.as_bytes());
+    }
+
+    /// `inspect.lua`
+    pub fn inspect(&self, out: &mut Vec<u8>, by: By, cursor: &str, count: u64) {
+        self.head(out, Script::Inspect, by, 0, 2);
+        push_bulk(out, cursor.as_bytes());
+        push_number(out, count);
+    }
+}
+
+/// A key that ends in a hash: nobody's own text stands in Redis.
+fn push_hashed(out: &mut Vec<u8>, prefix: &str, hash: &[u8; 16]) {
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
+        crate::lease::hex(u64::from(*byte), pair);
+    }
+    push_bulk_of(out, prefix.as_bytes(), &digits);
 }
 
 /// Why a command has no answer of its own. The question to ask of it: [`Fault::may_have_run`].
@@ -421,6 +510,32 @@ pub fn synced(reply: &[u8]) -> Result<Synced, Fault> {
         b"newer" => Ok(Synced::Newer(revision)),
         b"differs" => Ok(Synced::Differs),
         _ => Err(Fault::Mismatch),
+    }
+}
+
+/// What `reconcile.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconciled {
+    /// Another worker runs the passes.
+    Elsewhere,
+    /// The pass goes on; the drift found so far.
+    Working(u64),
+    /// The pass is over; the drift found and mended.
+    Done(u64),
+}
+
+/// Reads the reply to a reconcile.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn reconciled(reply: &[u8]) -> Result<Reconciled, Fault> {
+    let mut values = Values::new(reply);
+    array(&mut values, 2..=2)?;
+    match values.bulk().zip(values.number()) {
+        Some((b"elsewhere", _)) => Ok(Reconciled::Elsewhere),
+        Some((b"working", drift)) => Ok(Reconciled::Working(drift)),
+        Some((b"done", drift)) => Ok(Reconciled::Done(drift)),
+        Some(_) | None => Err(Fault::Mismatch),
     }
 }
 

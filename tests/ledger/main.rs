@@ -7,7 +7,9 @@
     clippy::unwrap_used
 )]
 
+mod choice;
 mod contract;
+mod model;
 mod pipe;
 #[path = "../support/mod.rs"]
 mod support;

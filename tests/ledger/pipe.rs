@@ -1,12 +1,16 @@
 //! One connection to Redis that speaks with the filter's own bytes.
 
+#![allow(dead_code)]
+
 use crate::support::Redis;
 use slotgate::lease::LeaseId;
+use slotgate::ledger::keys::{COMMON, key};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, By, Fault, Mode, PoolKeys, Renewed, Script, Sha, Shas, Sync, SyncAccount,
-    Synced, acquired, number, renewed, synced,
+    Acquire, Acquired, By, Fault, Mode, PoolKeys, Reconciled, Renewed, Script, Sha, Shas, Sync,
+    SyncAccount, Synced, acquired, number, reconciled, renewed, synced,
 };
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
@@ -22,6 +26,7 @@ pub enum Answer {
 /// A pool's scripts on one connection.
 pub struct Pipe {
     stream: TcpStream,
+    pool: String,
     keys: PoolKeys,
     shas: Shas,
     /// The epoch of the last grant, renewal or sync.
@@ -40,6 +45,7 @@ impl Pipe {
         let keys = PoolKeys::new(PREFIX, pool);
         let mut pipe = Self {
             stream,
+            pool: pool.into(),
             keys,
             shas: Shas([[0; 40]; Script::ALL.len()]),
             epoch: 0,
@@ -83,6 +89,79 @@ impl Pipe {
         }
     }
 
+    /// Sends these bytes and reads so many replies, one after another.
+    pub fn exchange_many(&mut self, bytes: &[u8], replies: usize, mut each: impl FnMut(&[u8])) {
+        self.stream.write_all(bytes).unwrap();
+        let (mut inbox, mut part, mut seen) = (Vec::new(), [0; 65_536], 0);
+        while seen < replies {
+            let size = self.stream.read(&mut part).unwrap();
+            assert!(size > 0, "Redis hung up");
+            inbox.extend_from_slice(&part[..size]);
+            let mut at = 0;
+            while let Some(length) = reply_length(&inbox[at..]).unwrap() {
+                let reply = &inbox[at..at + length];
+                assert_ne!(reply[0], b'-', "{}", text(reply));
+                each(reply);
+                at += length;
+                seen += 1;
+            }
+            inbox.drain(..at);
+        }
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>, encode: impl FnOnce(&PoolKeys, &mut Vec<u8>, By)) {
+        encode(&self.keys, out, By::Sha(&self.shas));
+    }
+
+    pub fn encode_acquire(&self, out: &mut Vec<u8>, lease: LeaseId, mode: Mode, seed: u32) {
+        let arguments = Acquire {
+            lease,
+            ttl_ms: self.ttl_ms,
+            seed,
+            random: self.random,
+            mode,
+            session: None,
+            scope: None,
+        };
+        self.encode(out, |keys, out, by| keys.acquire(out, by, &arguments));
+    }
+
+    /// The account of each lease, as the ledger has it.
+    pub fn owners(&mut self, leases: &[LeaseId]) -> Vec<String> {
+        let key = key(PREFIX, &self.pool, "owner");
+        leases
+            .iter()
+            .map(|lease| {
+                let reply = self.command(&[b"HGET", key.as_bytes(), lease.as_bytes()]);
+                String::from_utf8(
+                    Values::new(&reply)
+                        .bulk()
+                        .expect("it has an owner")
+                        .to_vec(),
+                )
+                .unwrap()
+            })
+            .collect()
+    }
+
+    pub fn meta_epoch(&mut self) -> u64 {
+        let key = key(PREFIX, &self.pool, "accounts");
+        let reply = self.command(&[b"HGET", key.as_bytes(), b"#epoch"]);
+        Values::new(&reply).number().expect("synced")
+    }
+
+    /// Bytes of the pool's keys, from MEMORY USAGE.
+    pub fn memory(&mut self) -> u64 {
+        COMMON
+            .iter()
+            .map(|name| {
+                let key = key(PREFIX, &self.pool, name);
+                let reply = self.command(&[b"MEMORY", b"USAGE", key.as_bytes(), b"SAMPLES", b"0"]);
+                Values::new(&reply).number().unwrap_or(0)
+            })
+            .sum()
+    }
+
     fn call(&mut self, encode: impl FnOnce(&PoolKeys, &mut Vec<u8>, By)) -> Vec<u8> {
         let mut bytes = Vec::new();
         encode(&self.keys, &mut bytes, By::Sha(&self.shas));
@@ -94,29 +173,31 @@ impl Pipe {
         lease: LeaseId,
         mode: Mode,
         session: Option<(&[u8; 16], u64)>,
+        scope: Option<&[u8; 16]>,
+        seed: u32,
     ) -> Vec<u8> {
-        self.seed = self
-            .seed
-            .wrapping_mul(747_796_405)
-            .wrapping_add(2_891_336_453);
+        let (ttl_ms, random) = (self.ttl_ms, self.random);
         let arguments = Acquire {
             lease,
-            ttl_ms: self.ttl_ms,
-            seed: self.seed,
-            random: self.random,
+            ttl_ms,
+            seed,
+            random,
             mode,
             session,
+            scope,
         };
         self.call(|keys, out, by| keys.acquire(out, by, &arguments))
     }
 
-    pub fn acquire(
+    pub fn acquire_in(
         &mut self,
         lease: LeaseId,
         mode: Mode,
         session: Option<(&[u8; 16], u64)>,
+        scope: Option<&[u8; 16]>,
+        seed: u32,
     ) -> Result<Answer, Fault> {
-        let reply = self.acquire_raw(lease, mode, session);
+        let reply = self.acquire_raw(lease, mode, session, scope, seed);
         match acquired(&reply)? {
             Acquired::Granted { account, epoch } => {
                 self.epoch = epoch;
@@ -126,6 +207,19 @@ impl Pipe {
             }
             Acquired::Saturated { retry_after_ms } => Ok(Answer::Saturated(retry_after_ms)),
         }
+    }
+
+    pub fn acquire(
+        &mut self,
+        lease: LeaseId,
+        mode: Mode,
+        session: Option<(&[u8; 16], u64)>,
+    ) -> Result<Answer, Fault> {
+        self.seed = self
+            .seed
+            .wrapping_mul(747_796_405)
+            .wrapping_add(2_891_336_453);
+        self.acquire_in(lease, mode, session, None, self.seed)
     }
 
     /// A plain acquire that must be granted.
@@ -166,8 +260,174 @@ impl Pipe {
     }
 
     pub fn cooldown(&mut self, account: &str, length_ms: u64) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.cooldown(out, by, account, length_ms)))
+        self.cooldown_in(account, length_ms, None)
     }
+
+    pub fn cooldown_in(
+        &mut self,
+        account: &str,
+        length_ms: u64,
+        scope: Option<&[u8; 16]>,
+    ) -> Result<u64, Fault> {
+        number(&self.call(|keys, out, by| keys.cooldown(out, by, account, length_ms, scope)))
+    }
+
+    pub fn reconcile(
+        &mut self,
+        worker: &str,
+        silence_ms: u64,
+        count: u64,
+    ) -> Result<Reconciled, Fault> {
+        reconciled(&self.call(|keys, out, by| keys.reconcile(out, by, worker, silence_ms, count)))
+    }
+
+    /// Old and new value.
+    pub fn control(
+        &mut self,
+        verb: &str,
+        subject: &str,
+        session: Option<&[u8; 16]>,
+    ) -> Result<(String, String), Fault> {
+        let reply = self.source(|keys, out| keys.control(out, By::Source, verb, subject, session));
+        let mut values = Values::new(&reply);
+        match values.value() {
+            Some(Value::Array(2)) => {
+                let word =
+                    |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap().to_vec()).unwrap();
+                Ok((word(values.bulk()), word(values.bulk())))
+            }
+            Some(Value::Error(error)) => Err(Fault::of(error)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Each account's live leases and state.
+    pub fn inspect(&mut self) -> Result<BTreeMap<String, (u32, String)>, Fault> {
+        let reply = self.source(|keys, out| keys.inspect(out, By::Source, "0", 1000));
+        let mut values = Values::new(&reply);
+        match values.value() {
+            Some(Value::Array(6)) => {}
+            Some(Value::Error(error)) => return Err(Fault::of(error)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(values.bulk(), Some(&b"0"[..]), "one page");
+        for _ in 0..3 {
+            values.bulk().unwrap();
+        }
+        values.number().unwrap();
+        let Some(Value::Array(rows)) = values.value() else {
+            panic!("{}", text(&reply))
+        };
+        let mut accounts = BTreeMap::new();
+        for _ in 0..rows {
+            assert_eq!(values.value(), Some(Value::Array(7)));
+            let id = String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
+            values.number().unwrap();
+            let used = u32::try_from(values.number().unwrap()).unwrap();
+            values.number().unwrap();
+            values.number().unwrap();
+            let state = String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
+            values.number().unwrap();
+            accounts.insert(id, (used, state));
+        }
+        Ok(accounts)
+    }
+
+    fn source(&mut self, encode: impl FnOnce(&PoolKeys, &mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(&self.keys, &mut bytes);
+        self.exchange(&bytes)
+    }
+
+    /// Everything of the pool, in one round trip.
+    pub fn state(&mut self) -> State {
+        let mut bytes = Vec::new();
+        let names = ["accounts", "free", "used", "leases", "owner", "cooldown"];
+        let reads: [&[&str]; 6] = [
+            &["HGETALL"],
+            &["ZRANGE", "0", "-1", "WITHSCORES"],
+            &["HGETALL"],
+            &["ZRANGE", "0", "-1", "WITHSCORES"],
+            &["HGETALL"],
+            &["ZRANGE", "0", "-1", "WITHSCORES"],
+        ];
+        for (name, read) in names.into_iter().zip(reads) {
+            push_array(&mut bytes, read.len() + 1);
+            push_bulk(&mut bytes, read[0].as_bytes());
+            push_bulk(&mut bytes, key(PREFIX, &self.pool, name).as_bytes());
+            for argument in &read[1..] {
+                push_bulk(&mut bytes, argument.as_bytes());
+            }
+        }
+        let sessions = [1_u8, 2, 3];
+        for session in sessions {
+            let name = format!("session:{}", format!("{session:02x}").repeat(16));
+            push_array(&mut bytes, 2);
+            push_bulk(&mut bytes, b"GET");
+            push_bulk(&mut bytes, key(PREFIX, &self.pool, &name).as_bytes());
+        }
+        let mut replies = Vec::new();
+        self.exchange_many(&bytes, names.len() + sessions.len(), |reply| {
+            replies.push(reply.to_vec())
+        });
+        let maps: Vec<BTreeMap<String, String>> = replies[..names.len()]
+            .iter()
+            .map(|reply| {
+                let mut values = Values::new(reply);
+                let Some(Value::Array(length)) = values.value() else {
+                    panic!("{}", text(reply))
+                };
+                let mut word = || String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
+                (0..length / 2).map(|_| (word(), word())).collect()
+            })
+            .collect();
+        let float = |map: &BTreeMap<String, String>| {
+            map.iter()
+                .map(|(member, score)| (member.clone(), score.parse().unwrap()))
+                .collect()
+        };
+        let (meta, accounts) = maps[0]
+            .clone()
+            .into_iter()
+            .partition(|(name, _)| name.starts_with('#'));
+        State {
+            accounts,
+            meta,
+            free: float(&maps[1]),
+            used: maps[2]
+                .iter()
+                .filter(|(id, _)| !id.starts_with('#'))
+                .map(|(id, used)| (id.clone(), used.parse().unwrap()))
+                .collect(),
+            leases: float(&maps[3]),
+            owner: maps[4]
+                .iter()
+                .map(|(lease, owner)| (lease.clone(), owner.split(':').next().unwrap().to_string()))
+                .collect(),
+            cooldown: float(&maps[5]),
+            sessions: replies[names.len()..]
+                .iter()
+                .map(|reply| {
+                    Values::new(reply)
+                        .bulk()
+                        .map(|id| String::from_utf8(id.to_vec()).unwrap())
+                })
+                .collect(),
+        }
+    }
+}
+
+/// A pool as Redis holds it, without the marks of a reconcile pass.
+#[derive(Debug)]
+pub struct State {
+    pub accounts: BTreeMap<String, String>,
+    pub meta: BTreeMap<String, String>,
+    pub free: BTreeMap<String, f64>,
+    pub used: BTreeMap<String, i64>,
+    pub leases: BTreeMap<String, f64>,
+    pub owner: BTreeMap<String, String>,
+    pub cooldown: BTreeMap<String, f64>,
+    pub sessions: Vec<Option<String>>,
 }
 
 /// An enabled account without priority.

@@ -6,8 +6,10 @@ use slotgate::counters::Counter;
 use slotgate::headers::Headers;
 use slotgate::lease::LeaseId;
 use slotgate::ledger::resp::{Value, Values, reply_length};
+use slotgate::ledger::script::Script;
 use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
 
+const CURRENT: &str = "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n";
 const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
 
 /// A worker, its clock, and the commands it has written.
@@ -34,7 +36,7 @@ impl Rig {
         let mut rig = Self::new(change);
         rig.request(&[("x-warm", "up")]);
         rig.open();
-        rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+        rig.reply(CURRENT);
         let commands = rig.commands();
         let lease = commands[1].lease();
         rig.reply(&granted("a"));
@@ -96,6 +98,12 @@ impl Rig {
                 "+OK\r\n"
             });
         }
+    }
+
+    /// The same up to a pipe that serves.
+    fn reopen(&mut self) {
+        self.open();
+        self.reply(CURRENT);
     }
 
     /// Ticks whenever the worker wants to, until the condition holds.
@@ -187,9 +195,8 @@ impl Sent {
     }
 
     fn is_acquire(&self) -> bool {
-        self.arguments()
-            .get(4)
-            .is_some_and(|mode| ["take", "dry", "force"].contains(&mode.as_str()))
+        let arguments = self.arguments();
+        arguments.len() >= 4 && arguments[0].len() == LeaseId::LEN
     }
 
     fn is_release_of(&self, lease: &str) -> bool {
@@ -244,19 +251,8 @@ fn opened_on_first_need_greeted_then_served() {
         .iter()
         .map(|command| command.0[..2].join(" "))
         .collect();
-    assert_eq!(
-        first,
-        [
-            "AUTH u",
-            "SELECT 3",
-            "CLIENT SETNAME",
-            "SCRIPT LOAD",
-            "SCRIPT LOAD",
-            "SCRIPT LOAD",
-            "SCRIPT LOAD",
-            "SCRIPT LOAD"
-        ]
-    );
+    assert_eq!(first[..3], ["AUTH u", "SELECT 3", "CLIENT SETNAME"]);
+    assert_eq!(first[3..], ["SCRIPT LOAD"; Script::ALL.len()]);
     assert_eq!(greetings[0].0[2], "t0k");
     for command in &greetings {
         // Whoever stands in between may not know CLIENT SETNAME.
@@ -267,46 +263,129 @@ fn opened_on_first_need_greeted_then_served() {
         });
     }
     let sent = rig.commands();
-    assert_eq!(sent.len(), 2, "{sent:?}");
+    assert_eq!(sent.len(), 1, "{sent:?}");
     assert_eq!(
         sent[0].arguments()[0],
         "1",
         "asks whether revision 1 is wanted"
     );
-    assert!(sent[1].is_acquire());
+    assert_eq!(rig.count(Counter::PipeReady), 0);
+    rig.reply(CURRENT);
+    let sent = rig.commands();
+    assert!(sent.len() == 1 && sent[0].is_acquire(), "{sent:?}");
     assert_eq!(rig.count(Counter::PipeReady), 1);
 }
 
+const WANTED: &str = "*3\r\n$6\r\nwanted\r\n$1\r\n0\r\n$1\r\n9\r\n";
+const REPLACED: &str = "*3\r\n$8\r\nreplaced\r\n$1\r\n1\r\n$1\r\n9\r\n";
+const NOPOOL: &str = "-NOPOOL no accounts are synced for this pool\r\n";
+
+/// No acquire goes ahead of its own accounts: it would be granted one that this configuration doesn't have.
 #[test]
 fn accounts_are_sent_when_wanted() {
     let mut rig = Rig::new(|_| {});
     rig.request(&[]);
     rig.open();
     rig.commands();
-    rig.reply("*3\r\n$6\r\nwanted\r\n$1\r\n0\r\n$1\r\n9\r\n");
+    rig.reply(WANTED);
     let sync = rig.commands();
     assert_eq!(sync.len(), 1);
     assert_eq!(
         sync[0].arguments()[4..],
         ["a", "2", "0", "0", "b", "4", "0", "0"]
     );
-    rig.reply("-NOPOOL no accounts are synced for this pool\r\n"); // the acquire, which was sent before the accounts
-    let again = rig.commands();
-    assert_eq!(
-        again.len(),
-        1,
-        "the accounts are on their way already: {again:?}"
+    assert_eq!(rig.request(&[]).1, None, "waits as well");
+    assert!(rig.commands().is_empty());
+    rig.reply(REPLACED);
+    let sent = rig.commands();
+    assert!(
+        sent.len() == 2 && sent.iter().all(Sent::is_acquire),
+        "{sent:?}"
     );
-    assert!(again[0].is_acquire());
-    rig.reply("*3\r\n$8\r\nreplaced\r\n$1\r\n1\r\n$1\r\n9\r\n");
-    rig.reply(&granted("b"));
-    assert_eq!(rig.answers().len(), 1);
     assert_eq!(
         rig.notices(),
         [Notice::Replaced {
             pool: "p".into(),
             revision: 1
         }]
+    );
+}
+
+#[test]
+fn accounts_that_redis_forgot_are_sent_once() {
+    let mut rig = Rig::ready(|_| {});
+    let leases = [rig.acquiring().1, rig.acquiring().1];
+    rig.reply(NOPOOL);
+    rig.reply(NOPOOL);
+    let sent = rig.commands();
+    assert_eq!(sent[0].arguments()[4], "a", "the accounts first: {sent:?}");
+    assert_eq!(
+        sent[1..].iter().map(Sent::lease).collect::<Vec<_>>(),
+        leases
+    );
+    rig.reply(REPLACED);
+    rig.reply(&granted("b").repeat(2));
+    assert_eq!(rig.answers().len(), 2);
+}
+
+/// A pipe is ready when the scripts answer, not when it is open: a replica takes the greeting too.
+#[test]
+fn a_server_that_takes_no_script_is_said_once_and_left_alone() {
+    for (reply, down) in [
+        (
+            "-READONLY You can't write against a read only replica.\r\n",
+            Down::WrongServer,
+        ),
+        ("+PONG\r\n", Down::Mismatch),
+    ] {
+        let mut rig = Rig::new(|_| {});
+        rig.request(&[]);
+        let began_ms = rig.now_ms;
+        for attempt in 0..10 {
+            rig.open();
+            rig.commands();
+            rig.reply(reply);
+            assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+            rig.worker.output().pipe = None;
+            let said = if attempt == 0 {
+                vec![Notice::PipeDown(down)]
+            } else {
+                vec![]
+            };
+            assert_eq!(rig.notices(), said, "{attempt}");
+            assert_eq!(rig.request(&[]).1, passed_on(Reason::PipeDown));
+        }
+        assert!(rig.now_ms - began_ms > 3_000, "opened again and again");
+        assert_eq!(rig.count(Counter::PipeReady), 0);
+        rig.reopen();
+        assert_eq!(rig.notices(), [Notice::PipeReady]);
+    }
+}
+
+/// The same for one that denies only a later command: a pipe counts as recovered once it has lasted.
+#[test]
+fn a_pipe_that_breaks_as_soon_as_it_serves_backs_off() {
+    let mut rig = Rig::ready(|_| {});
+    let denied = |rig: &mut Rig, reply: &str| {
+        let (id, _) = rig.request(&[]);
+        rig.reply(reply);
+        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+        rig.worker.output().pipe = None;
+        rig.worker.on_end(rig.now_ms, id);
+        let broke_ms = rig.now_ms;
+        rig.reopen();
+        rig.commands();
+        rig.now_ms - broke_ms
+    };
+    let noperm = "-NOPERM this user has no permissions to run the 'zadd' command\r\n";
+    let waits: Vec<_> = (0..8).map(|_| denied(&mut rig, noperm)).collect();
+    assert!(waits[0] <= 50, "{waits:?}");
+    assert!(waits[6..].iter().all(|wait| *wait >= 500), "{waits:?}");
+    rig.wait(5_000);
+    let readonly = "-READONLY You can't write against a read only replica.\r\n";
+    assert!(
+        denied(&mut rig, readonly) <= 50,
+        "a failover is no flapping"
     );
 }
 
@@ -556,7 +635,7 @@ fn what_was_not_asked_for_resets_the_pipe() {
         assert_eq!(rig.count(Counter::PipeMismatch), 1);
         assert_eq!(rig.notices(), [Notice::PipeDown(Down::Mismatch)]);
         assert!(rig.commands().is_empty(), "nothing for a pipe that is gone");
-        rig.open();
+        rig.reopen();
         let sent = rig.commands();
         for lease in [lease, other] {
             assert!(
@@ -637,7 +716,7 @@ fn the_pipe_breaks_while_serving() {
     rig.worker.on_end(rig.now_ms, holder);
     assert!(rig.commands().is_empty());
     let broke_ms = rig.now_ms;
-    rig.open();
+    rig.reopen();
     assert!(rig.now_ms - broke_ms <= 25, "{}", rig.now_ms - broke_ms);
     let sent = rig.commands();
     assert!(
@@ -647,7 +726,6 @@ fn the_pipe_breaks_while_serving() {
         "{sent:?}"
     );
     assert!(sent[3].is_acquire());
-    rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
     rig.reply(":1\r\n:1\r\n");
     rig.reply(&granted("a"));
     assert_eq!(rig.answers().len(), 1);
@@ -692,14 +770,25 @@ fn a_pipe_that_cannot_be_opened() {
     );
     assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)], "said once");
     rig.worker.output().bytes.clear();
-    rig.open();
+    rig.reopen();
     assert_eq!(rig.notices(), [Notice::PipeReady]);
     assert_eq!(rig.request(&[]).1, None);
 }
 
 #[test]
 fn a_refused_greeting() {
-    for (index, down) in [(0, Down::Auth), (1, Down::Select), (3, Down::Load)] {
+    const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
+    for (index, reply, down) in [
+        (0, WRONG, Down::Auth),
+        (1, WRONG, Down::Select),
+        (3, "-ERR unknown command\r\n", Down::Load),
+        (3, "-NOAUTH Authentication required.\r\n", Down::Auth),
+        (
+            3,
+            "-LOADING Redis is loading the dataset in memory\r\n",
+            Down::WrongServer,
+        ),
+    ] {
         let mut rig = Rig::new(|json| {
             json["redis"] = serde_json::json!({"password_env": "TOKEN", "database": 1})
         });
@@ -709,7 +798,7 @@ fn a_refused_greeting() {
         for greeting in 0..index {
             rig.reply(if greeting < 3 { "+OK\r\n" } else { SHA });
         }
-        rig.reply("-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+        rig.reply(reply);
         assert_eq!(rig.notices(), [Notice::PipeDown(down)]);
         assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
         assert_eq!(rig.answers().len(), 1);
@@ -727,7 +816,7 @@ fn a_stuck_head_resets_the_pipe() {
     assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
     assert_eq!(rig.notices(), [Notice::PipeDown(Down::Stuck)]);
     rig.worker.output().pipe = None;
-    rig.open();
+    rig.reopen();
     assert!(
         rig.commands()
             .iter()
@@ -866,8 +955,7 @@ fn pushback_cools_the_account_down() {
 fn shadow_asks_and_never_waits() {
     let mut rig = Rig::new(|json| json["gray"]["mode"] = "shadow".into());
     assert_eq!(rig.request(&[]).1, passed_on(Reason::Shadow));
-    rig.open();
-    rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reopen();
     let sent = rig.commands();
     assert_eq!(sent[1].arguments()[4], "dry");
     rig.reply(&granted("a"));
@@ -879,6 +967,11 @@ fn shadow_asks_and_never_waits() {
     rig.worker.on_pipe_closed(rig.now_ms);
     assert_eq!(rig.count(Counter::ShadowFailed), 1);
     assert!(rig.commands().is_empty());
+    // One that waits for the pipe, which can't be opened again.
+    rig.request(&[]);
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.worker.on_pipe_closed(rig.now_ms);
+    assert_eq!(rig.count(Counter::ShadowFailed), 2);
 }
 
 #[test]
@@ -898,14 +991,13 @@ fn local_choice_is_recorded_and_released() {
     else {
         panic!("{verdict:?}")
     };
-    rig.open();
+    rig.reopen();
     let sent = rig.commands();
     assert_eq!(sent[1].lease(), lease.as_str());
     assert_eq!(
         sent[1].arguments()[4..],
         ["force", if account == 0 { "a" } else { "b" }]
     );
-    rig.reply("*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
     rig.reply(&granted("a"));
     rig.worker.on_end(rig.now_ms, id);
     assert_eq!(rig.commands(), [Sent::release(lease.as_str())]);
@@ -937,7 +1029,7 @@ fn local_choice_with_redis_down_counts_here_and_is_told_later() {
         "with the first one all 6 slots are in use: {verdicts:?}"
     );
     assert!(matches!(verdicts[5], Verdict::Saturated { .. }));
-    rig.open();
+    rig.reopen();
     rig.commands();
     rig.wait(700);
     let sent = rig.commands();

@@ -17,6 +17,7 @@
 )]
 
 mod client;
+mod clock;
 mod dir;
 mod envoy;
 mod envoy_config;
@@ -28,6 +29,7 @@ mod upstream;
 mod upstream_io;
 
 pub use client::{Client, EventStream, RawConnection, Reply, Request, count_statuses};
+pub use clock::Clock;
 pub use dir::Dir;
 pub use envoy::Envoy;
 pub use envoy_config::{EnvoyConfig, LISTENERS_FILE};

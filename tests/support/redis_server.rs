@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Dir, PATIENCE, Port, Process, poll, root};
+use super::{Clock, Dir, PATIENCE, Port, Process, poll, root};
 
 /// A real redis-server without persistence: `REDIS_SERVER` names the program (Valkey's is as good); without it, the one
 /// that `make setup` puts into `.venv`, or the one on PATH.
@@ -14,6 +14,7 @@ pub struct Redis {
     process: Mutex<Process>,
     port: Port,
     args: Vec<String>,
+    env: Vec<(&'static str, PathBuf)>,
     dir: Dir,
 }
 
@@ -29,12 +30,22 @@ impl Redis {
 
     /// In a given folder, on a given port.
     pub fn start_in(dir: Dir, port: Port, args: &[&str]) -> Redis {
+        Redis::launched(dir, port, args, Vec::new())
+    }
+
+    /// On a clock of the test's own.
+    pub fn start_at(clock: &Clock, args: &[&str]) -> Redis {
+        Redis::launched(Dir::temporary(), Port::free(), args, clock.env().into())
+    }
+
+    fn launched(dir: Dir, port: Port, args: &[&str], env: Vec<(&'static str, PathBuf)>) -> Redis {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let process = Mutex::new(launch(&dir, &port, &args));
+        let process = Mutex::new(launch(&dir, &port, &args, &env));
         Redis {
             process,
             port,
             args,
+            env,
             dir,
         }
     }
@@ -98,7 +109,7 @@ impl Redis {
     /// On the same port; empty, unless the arguments ask for persistence.
     pub fn start_again(&self) {
         self.kill();
-        *self.process.lock().unwrap() = launch(&self.dir, &self.port, &self.args);
+        *self.process.lock().unwrap() = launch(&self.dir, &self.port, &self.args, &self.env);
     }
 
     pub fn is_running(&self) -> bool {
@@ -112,7 +123,7 @@ impl Redis {
 
 const LOG: &str = "redis.log";
 
-fn launch(dir: &Dir, port: &Port, args: &[String]) -> Process {
+fn launch(dir: &Dir, port: &Port, args: &[String], env: &[(&'static str, PathBuf)]) -> Process {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -129,6 +140,7 @@ fn launch(dir: &Dir, port: &Port, args: &[String]) -> Process {
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a file handle"))
         .stderr(log);
+    command.envs(env.iter().cloned());
     let process = Process::start(command);
     let client = client(port.addr(), args);
     let ready = poll(PATIENCE, || {

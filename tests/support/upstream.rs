@@ -340,6 +340,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     // Errors are clients that left, or resets that were asked for.
     let _ = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
+        .max_headers(10_000)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades()
         .await;

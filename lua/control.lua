@@ -1,0 +1,60 @@
+-- control: what an operator changes by hand, in force at once and kept through restarts of Envoy and new revisions.
+--
+-- KEYS  the six of ledger.lua
+--       7 control (HASH: drain:<account id> -> 1; percent -> basis points)
+--       8 session (STRING, account id), only for unbind
+-- ARGV  1 verb: drain     no new leases of the account, holders finish
+--               undrain   the other way
+--               percent   put this share in the gray release, whatever the configuration says
+--               thaw      end the account's cooldown
+--               unbind    forget the session's account
+--       2 account id; basis points 0..10000, or empty for the configured ones; empty for unbind
+-- Returns {old, new}, each empty when nothing is set
+-- Errors  NOACCOUNT, BADARG; nothing is written then
+-- Flags  allow-oom: an operator needs it most when things are full
+-- Cost  O(log accounts)
+local tool = tools()
+local verb, subject = ARGV[1], ARGV[2] or ''
+local CONTROL = KEYS[7]
+if verb == 'drain' or verb == 'undrain' or verb == 'thaw' then
+  tool.id(subject, 'account')
+  -- One that was drained and is no longer configured can still be let go.
+  if not call('HGET', ACCOUNTS, subject) and not (verb == 'undrain' and call('HGET', CONTROL, 'drain:' .. subject)) then
+    return redis.error_reply('NOACCOUNT ' .. subject .. ' is not in this pool')
+  end
+end
+if verb == 'drain' or verb == 'undrain' then
+  local old = call('HGET', CONTROL, 'drain:' .. subject) or ''
+  if verb == 'drain' then
+    call('HSET', CONTROL, 'drain:' .. subject, '1')
+  else
+    call('HDEL', CONTROL, 'drain:' .. subject)
+  end
+  tool.flag(subject, tool.DRAINED, verb == 'drain')
+  return {old, verb == 'drain' and '1' or ''}
+elseif verb == 'percent' then
+  if subject ~= '' then
+    tool.whole(subject, 'percent', 0, 10000)
+  end
+  local old = call('HGET', CONTROL, 'percent') or ''
+  if subject ~= '' then
+    call('HSET', CONTROL, 'percent', subject)
+  else
+    call('HDEL', CONTROL, 'percent')
+  end
+  return {old, subject}
+elseif verb == 'thaw' then
+  local old = call('ZSCORE', COOLDOWN, subject) or ''
+  call('ZREM', COOLDOWN, subject)
+  tool.flag(subject, tool.COOLING, false)
+  tool.wake()
+  return {old, ''}
+elseif verb == 'unbind' then
+  if not KEYS[8] then
+    tool.refuse('BADARG session: its key is missing')
+  end
+  local old = call('GET', KEYS[8]) or ''
+  call('DEL', KEYS[8])
+  return {old, ''}
+end
+tool.refuse('BADARG verb: not drain, undrain, percent, thaw or unbind')

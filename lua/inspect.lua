@@ -1,0 +1,48 @@
+-- inspect: every account as the next acquire would see it. Writes nothing, so a replica may run it.
+--
+-- KEYS  the six of ledger.lua
+-- ARGV  1 cursor, 0 to begin with
+--       2 about how many accounts to answer, 1..1000
+-- Returns {next cursor or 0, now ms, revision, epoch, live leases, accounts}, the last a list of
+--         {id, max, used, base, load's part of the score, state, until ms or 0}
+--         state: free | full | disabled | drained | cooling | removed; of several the last one named
+--         A cooldown that is over but not cleared away yet counts as over.
+-- Errors  NOPOOL, BADARG
+-- Flags  no-writes
+-- Cost  O(accounts answered · log accounts)
+local tool = tools()
+if not ARGV[1] or not string.find(ARGV[1], '^%d+$') then
+  tool.refuse('BADARG cursor: not a whole number')
+end
+local most = tool.whole(ARGV[2], 'count', 1, 1000)
+local held = call('HMGET', ACCOUNTS, '#revision', '#epoch')
+if not held[2] then
+  return redis.error_reply('NOPOOL no accounts are synced for this pool')
+end
+local now = tool.now_ms()
+local page = call('HSCAN', ACCOUNTS, ARGV[1], 'COUNT', most)
+local rows = {}
+for i = 1, #page[2], 2 do
+  local account = page[2][i]
+  if string.byte(account) ~= 35 then
+    local max, load, base, flags = string.match(page[2][i + 1], '^(%d+) (%d+) (%d+) (%d+)$')
+    max, flags = tonumber(max), tonumber(flags)
+    local used = tool.used(account)
+    local ends = tonumber(call('ZSCORE', COOLDOWN, account) or 0)
+    local state = used < max and 'free' or 'full'
+    if flags % 2 == 1 then
+      state = 'disabled'
+    end
+    if math.floor(flags / tool.DRAINED) % 2 == 1 then
+      state = 'drained'
+    end
+    if ends > now then
+      state = 'cooling'
+    end
+    if flags >= tool.REMOVED then
+      state = 'removed'
+    end
+    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, string.format('%.0f', ends)}
+  end
+end
+return {page[1], string.format('%.0f', now), held[1], held[2], call('ZCARD', LEASES), rows}

@@ -1,0 +1,391 @@
+//! What the ledger's scripts cost Redis, beside what others do: `make bench-ledger`.
+//!
+//! Every row is measured in turn, round after round, on one Redis and one connection; the table holds medians. Calls per
+//! second are taken at pipeline 16, microseconds per call from Redis' own `INFO commandstats`.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    dead_code
+)]
+
+#[path = "../ledger/pipe.rs"]
+mod pipe;
+#[path = "../support/mod.rs"]
+mod support;
+
+use pipe::Pipe;
+use slotgate::lease::{LeaseId, LeaseIds};
+use slotgate::ledger::resp::{push_array, push_bulk};
+use slotgate::ledger::script::{By, Mode, SyncAccount};
+use std::time::Instant;
+use support::Redis;
+
+const PIPELINE: usize = 16;
+const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+/// What stands for others' work, written from its description; see the comments.
+const OTHERS: [usize; 3] = [10, 100, 1_000];
+
+/// All candidates in ARGV as id, priority, limit; one HGET each; score; full sort; the first with room; count and a key per
+/// slot. What a scheduler without an index does.
+const LINEAR_SCAN: &str = "
+math.randomseed(tonumber(ARGV[2]))
+local list = {}
+for i = 3, #ARGV, 3 do
+  local used = tonumber(redis.call('HGET', KEYS[1], ARGV[i]) or 0)
+  local limit = tonumber(ARGV[i + 2])
+  list[#list + 1] = {id = ARGV[i], used = used, limit = limit,
+    score = tonumber(ARGV[i + 1]) * 0.5 + used / limit * 0.3 + math.random() * 0.2}
+end
+table.sort(list, function(a, b) return a.score < b.score end)
+for _, one in ipairs(list) do
+  if one.used < one.limit then
+    redis.call('HINCRBY', KEYS[1], one.id, 1)
+    redis.call('SETEX', 'slot:' .. one.id .. ':' .. ARGV[1], 300, '1')
+    return one.id
+  end
+end
+return false";
+const LINEAR_RELEASE: &str = "
+redis.call('HINCRBY', KEYS[1], ARGV[1], -1)
+redis.call('DEL', 'slot:' .. ARGV[1] .. ':' .. ARGV[2])
+return 1";
+
+/// The same over one ZSET of leases for each account.
+const ZSET_SCAN: &str = "
+math.randomseed(tonumber(ARGV[2]))
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local best, best_score
+for i = 3, #ARGV, 3 do
+  local key = 'z:' .. ARGV[i]
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+  local used, limit = redis.call('ZCARD', key), tonumber(ARGV[i + 2])
+  if used < limit then
+    local score = tonumber(ARGV[i + 1]) * 0.5 + used / limit * 0.3 + math.random() * 0.2
+    if not best or score < best_score then best, best_score = key, score end
+  end
+end
+if not best then return false end
+redis.call('ZADD', best, now + 300000, ARGV[1])
+redis.call('PEXPIRE', best, 300000)
+return best";
+
+/// One account's semaphore, which chooses nothing.
+const SEMAPHORE: &str = "
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1";
+
+/// One thing measured: how it is called, and what puts things back afterwards.
+struct Row {
+    name: String,
+    calls: usize,
+    /// Work done by one call: 100 for a batch of 100 renewals.
+    per_call: usize,
+    rounds: Vec<(f64, f64)>,
+}
+
+struct Bench {
+    redis: Redis,
+    pipe: Pipe,
+    ids: LeaseIds,
+    rows: Vec<Row>,
+    random: fastrand::Rng,
+}
+
+impl Bench {
+    /// Runs these commands at pipeline 16 and notes calls per second and Redis' microseconds per call.
+    fn measure(&mut self, name: &str, per_call: usize, commands: &[Vec<u8>]) {
+        let _: String = self.redis.run("CONFIG", &["RESETSTAT"]);
+        let began = Instant::now();
+        for part in commands.chunks(PIPELINE) {
+            self.pipe.exchange_many(&part.concat(), part.len(), |_| {});
+        }
+        let calls_per_s = commands.len() as f64 / began.elapsed().as_secs_f64();
+        let info: String = self.redis.run("INFO", &["commandstats"]);
+        let line = info
+            .lines()
+            .find(|line| line.starts_with("cmdstat_evalsha:"))
+            .unwrap_or_default();
+        let us = line
+            .split("usec_per_call=")
+            .nth(1)
+            .and_then(|rest| rest.split(',').next())
+            .unwrap_or("0");
+        let row = match self.rows.iter_mut().position(|row| row.name == name) {
+            Some(at) => &mut self.rows[at],
+            None => {
+                self.rows.push(Row {
+                    name: name.into(),
+                    calls: commands.len(),
+                    per_call,
+                    rounds: Vec::new(),
+                });
+                self.rows.last_mut().unwrap()
+            }
+        };
+        row.rounds.push((calls_per_s, us.parse::<f64>().unwrap()));
+    }
+
+    fn load(&mut self, script: &str) -> Vec<u8> {
+        let reply = self.pipe.command(&[b"SCRIPT", b"LOAD", script.as_bytes()]);
+        reply[5..45].to_vec()
+    }
+
+    /// Acquire and release on a pool of this many accounts, three of ten slots in use.
+    fn ledger(&mut self, accounts: usize, calls: usize) {
+        let mut pipe = Pipe::open(&self.redis, &format!("n{accounts}"));
+        let leases: Vec<LeaseId> = (0..calls).map(|_| self.ids.mint()).collect();
+        let acquires: Vec<Vec<u8>> = leases
+            .iter()
+            .map(|lease| {
+                let mut out = Vec::new();
+                pipe.encode_acquire(&mut out, *lease, Mode::Take, self.random.u32(..));
+                out
+            })
+            .collect();
+        self.measure(&format!("acquire {accounts}"), 1, &acquires);
+        let owners = pipe.owners(&leases);
+        let epoch = pipe.meta_epoch();
+        let renews: Vec<Vec<u8>> = leases
+            .chunks(100)
+            .zip(owners.chunks(100))
+            .map(|(leases, owners)| {
+                let each: Vec<_> = leases
+                    .iter()
+                    .zip(owners)
+                    .map(|(lease, owner)| (*lease, owner.as_str(), epoch))
+                    .collect();
+                let mut out = Vec::new();
+                pipe.encode(&mut out, |keys, out, by: By| {
+                    keys.renew(out, by, 60_000, each.iter().copied())
+                });
+                out
+            })
+            .collect();
+        self.measure(&format!("renew {accounts}, batch of 100"), 100, &renews);
+        let releases: Vec<Vec<u8>> = leases
+            .iter()
+            .map(|lease| {
+                let mut out = Vec::new();
+                pipe.encode(&mut out, |keys, out, by: By| {
+                    keys.release(out, by, &[*lease])
+                });
+                out
+            })
+            .collect();
+        self.measure(&format!("release {accounts}"), 1, &releases);
+    }
+
+    fn others(&mut self, calls: usize) {
+        let one = self.load("return 1");
+        self.measure("return 1", 1, &vec![evalsha(&one, &[], &[]); calls]);
+        let semaphore = self.load(SEMAPHORE);
+        let commands: Vec<_> = (0..calls)
+            .map(|_| {
+                let lease = self.ids.mint();
+                evalsha(
+                    &semaphore,
+                    &[b"sem"],
+                    &[lease.as_bytes(), b"1000000", b"60000"],
+                )
+            })
+            .collect();
+        self.measure("one account's ZSET semaphore, no choice", 1, &commands);
+        let _: i64 = self.redis.run("DEL", &["sem"]);
+        let (scan, undo, zset) = (
+            self.load(LINEAR_SCAN),
+            self.load(LINEAR_RELEASE),
+            self.load(ZSET_SCAN),
+        );
+        for accounts in OTHERS {
+            let calls = calls / accounts.max(10) * 10;
+            let candidates: Vec<String> = (0..accounts)
+                .flat_map(|n| [format!("acct-{n}"), "1".into(), "1000".into()])
+                .collect();
+            let call = |sha: &[u8], keys: &[&[u8]], lease: LeaseId, seed: u32| {
+                let seed = seed.to_string();
+                let mut arguments: Vec<&[u8]> = vec![lease.as_bytes(), seed.as_bytes()];
+                arguments.extend(candidates.iter().map(|text| text.as_bytes()));
+                evalsha(sha, keys, &arguments)
+            };
+            let commands: Vec<_> = (0..calls)
+                .map(|_| {
+                    call(
+                        &scan,
+                        &[b"counts"],
+                        self.ids.mint(),
+                        self.random.u32(..1 << 30),
+                    )
+                })
+                .collect();
+            self.measure(&format!("linear scan {accounts}"), 1, &commands);
+            let commands: Vec<_> = (0..calls)
+                .map(|_| evalsha(&undo, &[b"counts"], &[b"acct-1", b"x"]))
+                .collect();
+            self.measure(&format!("linear scan's release {accounts}"), 1, &commands);
+            let commands: Vec<_> = (0..calls)
+                .map(|_| call(&zset, &[], self.ids.mint(), self.random.u32(..1 << 30)))
+                .collect();
+            self.measure(&format!("scan over ZSETs {accounts}"), 1, &commands);
+        }
+        for key in self.redis.run::<Vec<String>>("KEYS", &["z:*"]) {
+            let _: i64 = self.redis.run("DEL", &[&key]);
+        }
+        for key in self.redis.run::<Vec<String>>("KEYS", &["slot:*"]) {
+            let _: i64 = self.redis.run("DEL", &[&key]);
+        }
+        let _: i64 = self.redis.run("DEL", &["counts"]);
+    }
+
+    fn median(&self, name: &str) -> (f64, f64) {
+        let row = self
+            .rows
+            .iter()
+            .find(|row| row.name == name)
+            .unwrap_or_else(|| panic!("no row {name}"));
+        let middle = |mut all: Vec<f64>| {
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        };
+        (
+            middle(row.rounds.iter().map(|r| r.0).collect()),
+            middle(row.rounds.iter().map(|r| r.1).collect()),
+        )
+    }
+}
+
+fn evalsha(sha: &[u8], keys: &[&[u8]], arguments: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_array(&mut out, 3 + keys.len() + arguments.len());
+    push_bulk(&mut out, b"EVALSHA");
+    push_bulk(&mut out, sha);
+    push_bulk(&mut out, keys.len().to_string().as_bytes());
+    for part in keys.iter().chain(arguments) {
+        push_bulk(&mut out, part);
+    }
+    out
+}
+
+fn main() {
+    let number = |name: &str, default: usize| {
+        std::env::var(name).ok().map_or(default, |text| {
+            text.parse().unwrap_or_else(|_| panic!("{name}: {text:?}"))
+        })
+    };
+    let (rounds, calls) = (number("ROUNDS", 5), number("CALLS", 8_000));
+    let largest = number("ACCOUNTS", 100_000);
+    let sizes: Vec<usize> = SIZES.into_iter().filter(|size| *size <= largest).collect();
+    let redis = Redis::start();
+    let pipe = Pipe::open(&redis, "none");
+    let mut bench = Bench {
+        redis,
+        pipe,
+        ids: LeaseIds::new(1),
+        rows: Vec::new(),
+        random: fastrand::Rng::with_seed(1),
+    };
+    let mut memory = Vec::new();
+    for size in &sizes {
+        let ids: Vec<String> = (0..*size).map(|n| format!("acct-{n}")).collect();
+        // Enough slots for every call of a round, three tenths of them in use.
+        let slots = u32::try_from((calls * 2 / size).max(10)).unwrap();
+        let accounts: Vec<SyncAccount> = ids
+            .iter()
+            .map(|id| SyncAccount {
+                id,
+                max_concurrency: slots,
+                base: 0,
+                enabled: true,
+            })
+            .collect();
+        let mut pipe = Pipe::open(&bench.redis, &format!("n{size}"));
+        pipe.ttl_ms = 3_600_000;
+        pipe.sync(1, 1, Some(&accounts)).unwrap();
+        let empty = pipe.memory();
+        let in_use = size * slots as usize * 3 / 10;
+        let leases: Vec<LeaseId> = (0..in_use).map(|_| bench.ids.mint()).collect();
+        for part in leases.chunks(PIPELINE) {
+            let mut out = Vec::new();
+            for lease in part {
+                pipe.encode_acquire(&mut out, *lease, Mode::Take, bench.random.u32(..));
+            }
+            pipe.exchange_many(&out, part.len(), |_| {});
+        }
+        memory.push((
+            *size,
+            empty as f64 / *size as f64,
+            (pipe.memory() - empty) as f64 / in_use as f64,
+        ));
+    }
+    for round in 0..rounds {
+        eprintln!("round {} of {rounds}", round + 1);
+        bench.others(calls);
+        for size in &sizes {
+            bench.ledger(*size, calls);
+        }
+    }
+    println!(
+        "{:<42} {:>10} {:>12} {:>14}",
+        "pipeline 16", "calls/s", "us per call", "us per lease"
+    );
+    for row in &bench.rows {
+        let (calls_per_s, us) = bench.median(&row.name);
+        println!(
+            "{:<42} {calls_per_s:>10.0} {us:>12.2} {:>14.2}",
+            row.name,
+            us / row.per_call as f64
+        );
+    }
+    for (size, account, lease) in memory {
+        println!(
+            "memory at {size} accounts: {account:.0} bytes per account, {lease:.0} bytes per lease"
+        );
+    }
+    let rate = |name: &str| bench.median(name).0;
+    let few = rate("acquire 10");
+    let most = sizes.last().unwrap();
+    let ratios = [
+        (
+            format!("acquire {most} / acquire 10"),
+            rate(&format!("acquire {most}")) / few,
+            0.67,
+        ),
+        (
+            "acquire 1000 / return 1".into(),
+            rate("acquire 1000") / rate("return 1"),
+            1.0 / 8.0,
+        ),
+        (
+            "release 1000 / return 1".into(),
+            rate("release 1000") / rate("return 1"),
+            1.0 / 5.0,
+        ),
+        (
+            "acquire 1000 / semaphore".into(),
+            rate("acquire 1000") / rate("one account's ZSET semaphore, no choice"),
+            0.5,
+        ),
+        (
+            "acquire 1000 / linear scan 1000".into(),
+            rate("acquire 1000") / rate("linear scan 1000"),
+            150.0,
+        ),
+    ];
+    for (name, ratio, target) in ratios {
+        let verdict = if ratio >= target { "met" } else { "MISSED" };
+        println!("{name}: {ratio:.3} (target {target:.3}: {verdict})");
+    }
+    let renewal = bench.median("renew 1000, batch of 100").1 / 100.0;
+    println!(
+        "renewal: {renewal:.2} us per lease (target 2.00: {})",
+        if renewal <= 2.0 { "met" } else { "MISSED" }
+    );
+}

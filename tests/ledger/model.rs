@@ -1,0 +1,949 @@
+//! The ledger written down a second time, plainly and without Redis, and random commands that compare the two after every
+//! step: answers, and the whole state.
+
+use crate::pipe::{Answer, PREFIX, Pipe};
+use crate::support::{Clock, Ledger, Redis};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
+use slotgate::lease::{LeaseId, LeaseIds};
+use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, SyncAccount, Synced};
+use std::collections::{BTreeMap, BTreeSet};
+
+const ACCOUNTS: [&str; 5] = ["a", "b", "c", "d", "e"];
+const LEASES: usize = 20;
+const SESSIONS: usize = 3;
+const LOAD: u64 = 300_000;
+/// A call whose seed is a multiple of this also reaps, as `acquire.lua` says.
+const SHARED_BY: u32 = 4;
+const START_MS: u64 = 1_700_000_000_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Take,
+    Dry,
+    Pin(usize),
+    Force(usize),
+}
+
+/// One command, or time passing.
+#[derive(Debug, Clone)]
+enum Step {
+    Wait(u64),
+    Acquire {
+        lease: usize,
+        way: Way,
+        session: Option<usize>,
+        scope: Option<usize>,
+        ttl_ms: u64,
+        seed: u32,
+    },
+    Release(Vec<usize>),
+    /// Leases with the account they claim and whether their epoch is the present one.
+    Renew {
+        leases: Vec<(usize, usize, bool)>,
+        ttl_ms: u64,
+    },
+    /// The revision against the one in force; each account's slots (0: not in it), base and whether it is enabled.
+    Sync {
+        revision: i64,
+        accounts: Vec<(u32, u64, bool)>,
+    },
+    Cooldown {
+        account: usize,
+        length_ms: u64,
+        scope: Option<usize>,
+    },
+    Drain(usize),
+    Undrain(usize),
+    Thaw(usize),
+    Unbind(usize),
+    Percent(Option<u16>),
+    Reconcile {
+        by: bool,
+        count: u64,
+    },
+    Inspect,
+    Flush,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let account = 0..ACCOUNTS.len();
+    let lease = 0..LEASES;
+    let ttl = prop_oneof![4 => 1_000_u64..20_000, 1 => 1_u64..50];
+    let way = prop_oneof![
+        8 => Just(Way::Take),
+        2 => Just(Way::Dry),
+        1 => account.clone().prop_map(Way::Pin),
+        2 => account.clone().prop_map(Way::Force),
+    ];
+    let accounts = proptest::collection::vec(
+        (
+            prop_oneof![1 => Just(0_u32), 6 => 1_u32..4],
+            prop_oneof![Just(0_u64), Just(250_000), Just(3_000_000)],
+            proptest::bool::weighted(0.9),
+        ),
+        ACCOUNTS.len(),
+    );
+    let scope = proptest::option::weighted(0.2, 0..2_usize);
+    prop_oneof![
+        6 => prop_oneof![1_u64..100, 100_u64..3_000, 3_000_u64..30_000].prop_map(Step::Wait),
+        30 => (lease.clone(), way, proptest::option::weighted(0.4, 0..SESSIONS), scope.clone(), ttl.clone(), any::<u32>())
+            .prop_map(|(lease, way, session, scope, ttl_ms, seed)| Step::Acquire { lease, way, session, scope, ttl_ms, seed }),
+        16 => proptest::collection::vec(lease.clone(), 1..4).prop_map(Step::Release),
+        8 => (proptest::collection::vec((lease, account.clone(), proptest::bool::weighted(0.8)), 1..6), ttl)
+            .prop_map(|(leases, ttl_ms)| Step::Renew { leases, ttl_ms }),
+        4 => (-1_i64..3, accounts).prop_map(|(revision, accounts)| Step::Sync { revision, accounts }),
+        4 => (account.clone(), 1_u64..20_000, scope).prop_map(|(account, length_ms, scope)| {
+            Step::Cooldown { account, length_ms, scope }
+        }),
+        1 => account.clone().prop_map(Step::Drain),
+        1 => account.clone().prop_map(Step::Undrain),
+        1 => account.prop_map(Step::Thaw),
+        1 => (0..SESSIONS).prop_map(Step::Unbind),
+        1 => proptest::option::of(0_u16..=10_000).prop_map(Step::Percent),
+        8 => (proptest::bool::weighted(0.9), 1_u64..20).prop_map(|(by, count)| Step::Reconcile { by, count }),
+        2 => Just(Step::Inspect),
+        1 => proptest::bool::weighted(0.15).prop_map(|flush| if flush { Step::Flush } else { Step::Wait(1) }),
+    ]
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Account {
+    max: u32,
+    base: u64,
+    disabled: bool,
+    drained: bool,
+    cooling: bool,
+    removed: bool,
+}
+
+impl Account {
+    fn flags(&self) -> u32 {
+        u32::from(self.disabled)
+            + 2 * u32::from(self.drained)
+            + 4 * u32::from(self.cooling)
+            + 8 * u32::from(self.removed)
+    }
+}
+
+/// What the ledger should hold.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    now_ms: u64,
+    /// Revision, digest, epoch.
+    synced: Option<(u64, u64, u64)>,
+    accounts: BTreeMap<String, Account>,
+    leases: BTreeMap<String, (String, u64)>,
+    cooldown: BTreeMap<String, u64>,
+    scopes: BTreeMap<usize, BTreeMap<String, u64>>,
+    sessions: BTreeMap<usize, (String, u64)>,
+    drained: BTreeSet<String>,
+    percent: Option<u16>,
+    /// Who runs the reconcile passes, and until when alone.
+    runner: Option<(bool, u64)>,
+}
+
+impl Model {
+    fn used(&self, account: &str) -> u32 {
+        self.leases
+            .values()
+            .filter(|(owner, _)| owner == account)
+            .count() as u32
+    }
+
+    fn free(&self) -> BTreeMap<String, u64> {
+        self.accounts
+            .iter()
+            .filter(|(id, account)| account.flags() == 0 && self.used(id) < account.max)
+            .map(|(id, account)| {
+                (
+                    id.clone(),
+                    account.base + LOAD * u64::from(self.used(id)) / u64::from(account.max),
+                )
+            })
+            .collect()
+    }
+
+    fn shut(&self, scope: Option<usize>) -> BTreeSet<String> {
+        let cooling = scope
+            .and_then(|scope| self.scopes.get(&scope))
+            .into_iter()
+            .flatten();
+        cooling
+            .filter(|(_, until)| **until > self.now_ms)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    fn drop_lease(&mut self, lease: &str) -> bool {
+        let Some((account, _)) = self.leases.remove(lease) else {
+            return false;
+        };
+        if self.accounts.get(&account).is_some_and(|a| a.removed) && self.used(&account) == 0 {
+            self.accounts.remove(&account);
+        }
+        true
+    }
+
+    fn reap(&mut self) {
+        let over: Vec<String> = self
+            .leases
+            .iter()
+            .filter(|(_, (_, expiry))| *expiry <= self.now_ms)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for lease in over {
+            self.drop_lease(&lease);
+        }
+    }
+
+    fn thaw(&mut self) {
+        let over: Vec<String> = self
+            .cooldown
+            .iter()
+            .filter(|(_, until)| **until <= self.now_ms)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in over {
+            self.cooldown.remove(&id);
+            if let Some(account) = self.accounts.get_mut(&id) {
+                account.cooling = false;
+            }
+        }
+    }
+
+    fn open(&self, shut: &BTreeSet<String>) -> BTreeSet<String> {
+        self.free()
+            .into_keys()
+            .filter(|id| !shut.contains(id))
+            .collect()
+    }
+
+    /// Checks an acquire's answer and takes it over: which of several accounts is Redis' choice.
+    fn acquire(
+        &mut self,
+        lease: &str,
+        way: Way,
+        session: Option<usize>,
+        scope: Option<usize>,
+        ttl_ms: u64,
+        seed: u32,
+        answer: &Result<Answer, Fault>,
+    ) -> Result<(), String> {
+        let shut = self.shut(scope);
+        let bound = session
+            .and_then(|s| self.sessions.get(&s))
+            .filter(|(_, until)| *until > self.now_ms)
+            .map(|(id, _)| id.clone());
+        if way != Way::Dry && seed % SHARED_BY == 0 {
+            self.reap();
+        }
+        let wanted = match way {
+            Way::Pin(account) | Way::Force(account) => Some(ACCOUNTS[account].to_string()),
+            Way::Take | Way::Dry => None,
+        };
+        let mut open = self.open(&shut);
+        let mut rebind = session;
+        if let Some(wanted) = &wanted {
+            rebind = None;
+            open.retain(|id| id == wanted);
+            if matches!(way, Way::Force(_)) {
+                open = [wanted.clone()].into();
+            }
+        } else if let Some(bound) = &bound {
+            if open.contains(bound) {
+                open = [bound.clone()].into();
+            } else if self.free().contains_key(bound)
+                || self
+                    .accounts
+                    .get(bound)
+                    .is_some_and(|a| a.flags() == 0 || a.flags() == 4)
+            {
+                rebind = None;
+            }
+        }
+        if way == Way::Dry {
+            if open.is_empty() {
+                let mut later = self.clone();
+                later.reap();
+                later.thaw();
+                open = later.open(&shut);
+            }
+        } else {
+            self.thaw();
+            if open.is_empty() {
+                self.reap();
+                open = self.open(&shut);
+                if let Some(wanted) = &wanted {
+                    open.retain(|id| id == wanted);
+                }
+            }
+        }
+        if self.synced.is_none() {
+            return same(answer, &Err(Fault::NoPool));
+        }
+        if let Some(wanted) = &wanted
+            && !self.accounts.contains_key(wanted)
+        {
+            return same(answer, &Err(Fault::NoAccount));
+        }
+        if let Some((owner, _)) = self.leases.get(lease) {
+            return same(answer, &Ok(Answer::Granted(owner.clone())));
+        }
+        match answer {
+            Ok(Answer::Granted(account)) if open.contains(account) => {
+                if way != Way::Dry {
+                    self.leases
+                        .insert(lease.into(), (account.clone(), self.now_ms + ttl_ms));
+                    if let Some(session) = rebind {
+                        self.sessions
+                            .insert(session, (account.clone(), self.now_ms + SESSION_MS));
+                    }
+                }
+                Ok(())
+            }
+            Ok(Answer::Saturated(wait)) if open.is_empty() && (1..=60_000).contains(wait) => Ok(()),
+            other => Err(format!("{other:?}, open were {open:?}")),
+        }
+    }
+
+    fn renew(
+        &mut self,
+        leases: &[(String, String, u64)],
+        ttl_ms: u64,
+    ) -> Result<Vec<Renewed>, Fault> {
+        let Some((_, _, epoch)) = self.synced else {
+            return Err(Fault::NoPool);
+        };
+        let there: Vec<bool> = leases
+            .iter()
+            .map(|(lease, ..)| self.leases.contains_key(lease))
+            .collect();
+        let expiry = self.now_ms + ttl_ms;
+        let mut answers = Vec::new();
+        for ((lease, account, claimed), there) in leases.iter().zip(there) {
+            if there {
+                answers.push(Renewed::Renewed);
+            } else if self.leases.contains_key(lease) {
+                answers.push(Renewed::Readopted);
+            } else if self.accounts.contains_key(account)
+                && (*claimed != epoch || self.free().contains_key(account))
+            {
+                self.leases.insert(lease.clone(), (account.clone(), expiry));
+                answers.push(Renewed::Readopted);
+            } else {
+                answers.push(Renewed::Lost);
+            }
+        }
+        for ((lease, ..), answer) in leases.iter().zip(&answers) {
+            if *answer == Renewed::Renewed {
+                self.leases.get_mut(lease).unwrap().1 = expiry;
+            }
+        }
+        Ok(answers)
+    }
+
+    fn sync(
+        &mut self,
+        revision: u64,
+        digest: u64,
+        epoch: u64,
+        accounts: &[(u32, u64, bool)],
+    ) -> Synced {
+        if let Some((in_force, held, _)) = self.synced {
+            if in_force > revision {
+                return Synced::Newer(in_force);
+            }
+            if in_force == revision {
+                return if held == digest {
+                    Synced::Current
+                } else {
+                    Synced::Differs
+                };
+            }
+        }
+        if accounts.iter().all(|(max, ..)| *max == 0) {
+            return Synced::Wanted;
+        }
+        let mut old = std::mem::take(&mut self.accounts);
+        for (id, (max, base, enabled)) in ACCOUNTS.iter().zip(accounts) {
+            if *max > 0 {
+                old.remove(*id);
+                let account = Account {
+                    max: *max,
+                    base: *base,
+                    disabled: !enabled,
+                    drained: self.drained.contains(*id),
+                    cooling: self.cooldown.contains_key(*id),
+                    removed: false,
+                };
+                self.accounts.insert((*id).into(), account);
+            }
+        }
+        for (id, account) in old {
+            self.cooldown.remove(&id);
+            if self.used(&id) > 0 {
+                let gone = Account {
+                    disabled: false,
+                    drained: false,
+                    cooling: false,
+                    removed: true,
+                    ..account
+                };
+                self.accounts.insert(id, gone);
+            }
+        }
+        let epoch = self.synced.map_or(epoch, |(_, _, epoch)| epoch);
+        self.synced = Some((revision, digest, epoch));
+        Synced::Replaced
+    }
+
+    fn cool(&mut self, account: &str, length_ms: u64, scope: Option<usize>) -> Result<u64, Fault> {
+        let Some(record) = self.accounts.get_mut(account) else {
+            return Err(Fault::NoAccount);
+        };
+        let now_ms = self.now_ms;
+        let cooling = match scope {
+            None => {
+                record.cooling = true;
+                &mut self.cooldown
+            }
+            Some(scope) => self.scopes.entry(scope).or_default(),
+        };
+        let until = cooling.entry(account.into()).or_insert(0);
+        *until = (*until).max(now_ms + length_ms);
+        Ok(*until - now_ms)
+    }
+
+    fn operate(&mut self, verb: &str, account: &str) -> Result<(String, String), Fault> {
+        let drained = self.drained.contains(account);
+        if !self.accounts.contains_key(account) && !(verb == "undrain" && drained) {
+            return Err(Fault::NoAccount);
+        }
+        let word = |on: bool| if on { "1".to_string() } else { String::new() };
+        let record = self.accounts.get_mut(account);
+        match verb {
+            "thaw" => {
+                let old = self
+                    .cooldown
+                    .remove(account)
+                    .map_or(String::new(), |until| until.to_string());
+                if let Some(record) = record {
+                    record.cooling = false;
+                }
+                Ok((old, String::new()))
+            }
+            _ => {
+                let on = verb == "drain";
+                if on {
+                    self.drained.insert(account.into());
+                } else {
+                    self.drained.remove(account);
+                }
+                if let Some(record) = record {
+                    record.drained = on;
+                }
+                Ok((word(drained), word(on)))
+            }
+        }
+    }
+}
+
+const SESSION_MS: u64 = 60_000;
+
+fn same<T: PartialEq + std::fmt::Debug>(found: &T, expected: &T) -> Result<(), String> {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("{found:?} instead of {expected:?}"))
+    }
+}
+
+/// A Redis on a clock of ours, and the model beside it.
+struct Pair {
+    clock: Clock,
+    redis: Redis,
+    pipe: Pipe,
+    model: Model,
+    ids: Vec<LeaseId>,
+    checks: u64,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let clock = Clock::new(START_MS);
+        let redis = Redis::start_at(&clock, &[]);
+        let pipe = Pipe::open(&redis, "p");
+        let mut ids = LeaseIds::new(0xabc);
+        let ids = (0..LEASES).map(|_| ids.mint()).collect();
+        Self {
+            clock,
+            redis,
+            pipe,
+            model: Model::default(),
+            ids,
+            checks: 0,
+        }
+    }
+
+    /// Both empty, the clock a day on: nothing of the last sequence is left.
+    fn reset(&mut self) {
+        let now_ms = self.model.now_ms.max(START_MS) + 86_400_000;
+        self.pipe.command(&[b"FLUSHALL"]);
+        self.model = Model {
+            now_ms,
+            ..Model::default()
+        };
+        self.clock.set(now_ms);
+        self.pipe.random = 200_000;
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<(), String> {
+        let id = |lease: usize, ids: &[LeaseId]| ids[lease].to_string();
+        match step {
+            Step::Wait(ms) => {
+                self.model.now_ms += ms;
+                self.clock.set(self.model.now_ms);
+            }
+            Step::Acquire {
+                lease,
+                way,
+                session,
+                scope,
+                ttl_ms,
+                seed,
+            } => {
+                let sessions = [[1; 16], [2; 16], [3; 16]];
+                let scopes = [[8; 16], [9; 16]];
+                let mode = match way {
+                    Way::Take => Mode::Take,
+                    Way::Dry => Mode::Dry,
+                    Way::Pin(account) => Mode::Pin(ACCOUNTS[*account]),
+                    Way::Force(account) => Mode::Force(ACCOUNTS[*account]),
+                };
+                self.pipe.ttl_ms = *ttl_ms;
+                let answer = self.pipe.acquire_in(
+                    self.ids[*lease],
+                    mode,
+                    session.map(|session| (&sessions[session], SESSION_MS)),
+                    scope.map(|scope| &scopes[scope]),
+                    *seed,
+                );
+                let name = id(*lease, &self.ids);
+                self.model
+                    .acquire(&name, *way, *session, *scope, *ttl_ms, seed >> 1, &answer)?;
+            }
+            Step::Release(leases) => {
+                let ids: Vec<LeaseId> = leases.iter().map(|lease| self.ids[*lease]).collect();
+                let answer = self.pipe.release(&ids);
+                let ended = ids
+                    .iter()
+                    .filter(|lease| self.model.drop_lease(lease.as_str()))
+                    .count();
+                same(&answer, &Ok(ended as u64))?;
+            }
+            Step::Renew { leases, ttl_ms } => {
+                let now = self.model.synced.map_or(0, |(_, _, epoch)| epoch);
+                let claims: Vec<(LeaseId, &str, u64)> = leases
+                    .iter()
+                    .map(|(lease, account, present)| {
+                        // A worker claims the account that it was granted; one that it made up is for those that are gone.
+                        let held = self
+                            .model
+                            .leases
+                            .get(self.ids[*lease].as_str())
+                            .map(|(owner, _)| owner.as_str());
+                        let account = ACCOUNTS
+                            .iter()
+                            .find(|id| Some(**id) == held)
+                            .unwrap_or(&ACCOUNTS[*account]);
+                        (
+                            self.ids[*lease],
+                            *account,
+                            if *present { now } else { now + 1 },
+                        )
+                    })
+                    .collect();
+                self.pipe.ttl_ms = *ttl_ms;
+                let answer = self.pipe.renew(&claims);
+                let claims: Vec<_> = claims
+                    .iter()
+                    .map(|(l, a, e)| (l.to_string(), (*a).to_string(), *e))
+                    .collect();
+                same(&answer, &self.model.renew(&claims, *ttl_ms))?;
+            }
+            Step::Sync { revision, accounts } => {
+                let in_force = self.model.synced.map_or(1, |(revision, ..)| revision);
+                let revision = in_force.saturating_add_signed(*revision).max(1);
+                let digest = accounts.iter().fold(7, |d, (m, b, e)| {
+                    d * 31 + u64::from(*m) * 7 + b / 1000 + u64::from(*e)
+                });
+                let list: Vec<SyncAccount> = ACCOUNTS
+                    .iter()
+                    .zip(accounts)
+                    .filter(|(_, (max, ..))| *max > 0)
+                    .map(|(id, (max, base, enabled))| SyncAccount {
+                        id,
+                        max_concurrency: *max,
+                        base: *base,
+                        enabled: *enabled,
+                    })
+                    .collect();
+                self.pipe.seed = self.pipe.seed.wrapping_add(1);
+                let answer = self.pipe.sync(revision, digest, Some(&list));
+                same(
+                    &answer,
+                    &Ok(self
+                        .model
+                        .sync(revision, digest, u64::from(self.pipe.seed), accounts)),
+                )?;
+            }
+            Step::Cooldown {
+                account,
+                length_ms,
+                scope,
+            } => {
+                let scopes = [[8; 16], [9; 16]];
+                let answer = self.pipe.cooldown_in(
+                    ACCOUNTS[*account],
+                    *length_ms,
+                    scope.map(|scope| &scopes[scope]),
+                );
+                // What is over in a scope may be cleared away by now, so only what counts is compared.
+                if let Some(scope) = scope {
+                    let now_ms = self.model.now_ms;
+                    self.model
+                        .scopes
+                        .entry(*scope)
+                        .or_default()
+                        .retain(|_, until| *until > now_ms);
+                }
+                same(
+                    &answer,
+                    &self.model.cool(ACCOUNTS[*account], *length_ms, *scope),
+                )?;
+            }
+            Step::Drain(account) => self.operate("drain", *account)?,
+            Step::Undrain(account) => self.operate("undrain", *account)?,
+            Step::Thaw(account) => self.operate("thaw", *account)?,
+            Step::Unbind(session) => {
+                let answer = self
+                    .pipe
+                    .control("unbind", "", Some(&[*session as u8 + 1; 16]));
+                let now_ms = self.model.now_ms;
+                let old = self
+                    .model
+                    .sessions
+                    .remove(session)
+                    .filter(|(_, until)| *until > now_ms);
+                same(
+                    &answer,
+                    &Ok((old.map_or(String::new(), |(id, _)| id), String::new())),
+                )?;
+            }
+            Step::Percent(percent) => {
+                let word = |percent: Option<u16>| percent.map_or(String::new(), |p| p.to_string());
+                let answer = self.pipe.control("percent", &word(*percent), None);
+                let old = std::mem::replace(&mut self.model.percent, *percent);
+                same(&answer, &Ok((word(old), word(*percent))))?;
+            }
+            Step::Reconcile { by, count } => {
+                let worker = if *by { "one" } else { "two" };
+                let answer = self.pipe.reconcile(worker, 5_000, *count);
+                let elsewhere = self
+                    .model
+                    .runner
+                    .is_some_and(|(runner, until)| runner != *by && until > self.model.now_ms);
+                if elsewhere {
+                    same(&answer, &Ok(Reconciled::Elsewhere))?;
+                } else {
+                    // Nobody broke anything, so a pass must find nothing, whatever went on while it ran.
+                    if !matches!(answer, Ok(Reconciled::Working(0) | Reconciled::Done(0))) {
+                        return Err(format!("a pass found {answer:?}"));
+                    }
+                    self.model.runner = Some((*by, self.model.now_ms + 5_000));
+                }
+            }
+            Step::Inspect => self.inspect()?,
+            Step::Flush => {
+                self.pipe.command(&[b"FLUSHALL"]);
+                self.model = Model {
+                    now_ms: self.model.now_ms,
+                    ..Model::default()
+                };
+            }
+        }
+        self.compare()
+    }
+
+    fn operate(&mut self, verb: &str, account: usize) -> Result<(), String> {
+        let answer = self.pipe.control(verb, ACCOUNTS[account], None);
+        same(&answer, &self.model.operate(verb, ACCOUNTS[account]))
+    }
+
+    fn inspect(&mut self) -> Result<(), String> {
+        let found = self.pipe.inspect();
+        let Ok(rows) = found else {
+            return same(&found.is_err(), &self.model.synced.is_none());
+        };
+        let expected: BTreeMap<String, (u32, String)> = self
+            .model
+            .accounts
+            .iter()
+            .map(|(id, account)| {
+                let used = self.model.used(id);
+                let cooling = self
+                    .model
+                    .cooldown
+                    .get(id)
+                    .is_some_and(|until| *until > self.model.now_ms);
+                let state = if account.removed {
+                    "removed"
+                } else if cooling {
+                    "cooling"
+                } else if account.drained {
+                    "drained"
+                } else if account.disabled {
+                    "disabled"
+                } else if used < account.max {
+                    "free"
+                } else {
+                    "full"
+                };
+                (id.clone(), (used, state.to_string()))
+            })
+            .collect();
+        same(&rows, &expected)
+    }
+
+    /// Properties 1 to 4, key by key.
+    fn compare(&mut self) -> Result<(), String> {
+        self.checks += 1;
+        let found = self.pipe.state();
+        let model = &self.model;
+        let records: BTreeMap<String, String> = model
+            .accounts
+            .iter()
+            .map(|(id, account)| {
+                (
+                    id.clone(),
+                    format!(
+                        "{} {LOAD} {} {}",
+                        account.max,
+                        account.base,
+                        account.flags()
+                    ),
+                )
+            })
+            .collect();
+        same(&found.accounts, &records)?;
+        same(
+            &found.free,
+            &model
+                .free()
+                .into_iter()
+                .map(|(id, score)| (id, score as f64))
+                .collect(),
+        )?;
+        let used: BTreeMap<String, i64> = found
+            .used
+            .into_iter()
+            .filter(|(_, used)| *used != 0)
+            .collect();
+        let mut expected = BTreeMap::new();
+        for (owner, _) in model.leases.values() {
+            *expected.entry(owner.clone()).or_insert(0) += 1;
+        }
+        same(&used, &expected)?;
+        same(
+            &found.leases,
+            &model
+                .leases
+                .iter()
+                .map(|(id, (_, expiry))| (id.clone(), *expiry as f64))
+                .collect(),
+        )?;
+        same(
+            &found.owner,
+            &model
+                .leases
+                .iter()
+                .map(|(id, (owner, _))| (id.clone(), owner.clone()))
+                .collect(),
+        )?;
+        same(
+            &found.cooldown,
+            &model
+                .cooldown
+                .iter()
+                .map(|(id, until)| (id.clone(), *until as f64))
+                .collect(),
+        )?;
+        let wake = model.cooldown.values().min().map(u64::to_string);
+        same(&found.meta.get("#wake").cloned(), &wake)?;
+        let synced = ["#revision", "#digest", "#epoch"].map(|name| found.meta.get(name).cloned());
+        let expected = model
+            .synced
+            .map(|(revision, digest, epoch)| [revision, digest, epoch].map(|n| n.to_string()));
+        same(
+            &synced,
+            &expected.map_or([None, None, None], |all| all.map(Some)),
+        )?;
+        for session in 0..SESSIONS {
+            let bound = model
+                .sessions
+                .get(&session)
+                .filter(|(_, until)| *until > model.now_ms)
+                .map(|(id, _)| id.clone());
+            same(&found.sessions[session], &bound)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs sequences of 100 random steps each, and shrinks one that fails.
+fn run(sequences: u32) -> u64 {
+    let seed = std::env::var("MODEL_SEED").ok().map_or_else(
+        || {
+            std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_nanos() as u64
+        },
+        |text| text.parse().expect("MODEL_SEED is a number"),
+    );
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let config = Config {
+        cases: sequences,
+        failure_persistence: None,
+        max_shrink_iters: 500,
+        ..Config::default()
+    };
+    let mut runner =
+        TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+    let pair = std::cell::RefCell::new(Pair::new());
+    let sequence = proptest::collection::vec(steps(), 100);
+    let result = runner.run(&sequence, |steps| {
+        let mut pair = pair.borrow_mut();
+        pair.reset();
+        // Most sequences should begin with accounts.
+        let accounts = vec![
+            (2, 0, true),
+            (1, 0, true),
+            (3, 250_000, true),
+            (1, 0, false),
+            (0, 0, true),
+        ];
+        let first = Step::Sync {
+            revision: 0,
+            accounts,
+        };
+        for (at, step) in std::iter::once(&first).chain(&steps).enumerate() {
+            if let Err(error) = pair.apply(step) {
+                let model = &pair.model;
+                return Err(TestCaseError::fail(format!(
+                    "step {at}, {step:?}: {error}\n{model:?}"
+                )));
+            }
+        }
+        Ok(())
+    });
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, steps)) => {
+            let steps: Vec<String> = steps.iter().map(|step| format!("  {step:?}")).collect();
+            panic!(
+                "MODEL_SEED={seed}\n{why}\nafter the shortest such steps:\n{}",
+                steps.join("\n")
+            );
+        }
+        Err(error) => panic!("MODEL_SEED={seed}\n{error}"),
+    }
+    let checks = pair.borrow().checks;
+    checks
+}
+
+#[test]
+fn the_ledger_does_what_the_model_does() {
+    let sequences =
+        std::env::var("MODEL_SEQUENCES").map_or(500, |text| text.parse().expect("a number"));
+    let checks = run(sequences);
+    println!("{checks} states compared");
+    assert!(checks >= u64::from(sequences) * 100);
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 60, failure_persistence: None, ..Config::default() })]
+
+    /// What anyone may break by hand, one pass puts right, and counts; while it runs, life goes on.
+    #[test]
+    fn reconcile_mends_what_was_broken(
+        taken in 3_usize..12,
+        broken in proptest::collection::vec((0_usize..9, 0_usize..4, 1_u32..5), 1..5),
+        count in 1_u64..6,
+    ) {
+        let mut pair = Pair::new();
+        pair.reset();
+        let accounts = [("a", 3), ("b", 4), ("c", 5)];
+        let list: Vec<SyncAccount> =
+            accounts.iter().map(|(id, max)| SyncAccount { id, max_concurrency: *max, base: 0, enabled: true }).collect();
+        pair.pipe.sync(1, 1, Some(&list)).unwrap();
+        pair.pipe.ttl_ms = 60_000;
+        let ids = pair.ids.clone();
+        for lease in &ids[..taken] {
+            pair.pipe.acquire_in(*lease, Mode::Take, None, None, 2).unwrap();
+        }
+        let ledger = Ledger::new(&pair.redis, PREFIX, "p");
+        let key = |name: &str| ledger.key(name);
+        for (how, which, by) in broken {
+            let account = accounts[which % 3].0;
+            let lease = ids[which].to_string();
+            let by = by.to_string();
+            let command: Vec<&str> = match how {
+                0 => vec!["HINCRBY", "used", account, &by],
+                1 => vec!["HINCRBY", "used", account, "-2"],
+                2 => vec!["HDEL", "used", account],
+                3 => vec!["ZADD", "leases", "1900000000000", "stray"],
+                4 => vec!["HSET", "owner", "stray2", account],
+                5 => vec!["ZREM", "free", account],
+                6 => vec!["ZADD", "free", "0", "nobody"],
+                7 => vec!["HDEL", "owner", &lease],
+                _ => vec!["HSET", "used", "nobody", &by],
+            };
+            let mut arguments = vec![command[0].as_bytes().to_vec(), key(command[1]).into_bytes()];
+            arguments.extend(command[2..].iter().map(|part| part.as_bytes().to_vec()));
+            let parts: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+            pair.pipe.command(&parts);
+        }
+        let mut drift = None;
+        for step in 0..10_000 {
+            match pair.pipe.reconcile("one", 5_000, count).unwrap() {
+                Reconciled::Done(found) => {
+                    drift = Some(found);
+                    break;
+                }
+                other => prop_assert!(matches!(other, Reconciled::Working(_)), "{other:?}"),
+            }
+            let lease = ids[12 + step % 8];
+            pair.pipe.acquire_in(lease, Mode::Take, None, None, 2).unwrap();
+            pair.pipe.release(&[lease]).unwrap();
+        }
+        prop_assert!(drift.is_some(), "the pass never ended");
+        let state = pair.pipe.state();
+        let mut owned: BTreeMap<String, i64> = BTreeMap::new();
+        for owner in state.owner.values() {
+            *owned.entry(owner.clone()).or_insert(0) += 1;
+        }
+        prop_assert_eq!(state.leases.keys().collect::<Vec<_>>(), state.owner.keys().collect::<Vec<_>>());
+        let used: BTreeMap<String, i64> = state.used.into_iter().filter(|(_, used)| *used != 0).collect();
+        prop_assert_eq!(&used, &owned);
+        let free: BTreeMap<String, f64> = accounts
+            .iter()
+            .map(|(id, max)| (*id, *max, owned.get(*id).copied().unwrap_or(0)))
+            .filter(|(_, max, used)| *used < i64::from(*max))
+            .map(|(id, max, used)| (id.to_string(), (LOAD as i64 * used / i64::from(max)) as f64))
+            .collect();
+        prop_assert_eq!(state.free, free);
+    }
+}
