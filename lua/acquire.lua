@@ -107,14 +107,17 @@ local function choose()
   -- end: with even density, the winner lies about sqrt(2 * width * weight / others) above `low`. Equal bases need none.
   local low, high = tonumber(page[2 * PAGE]), score
   local wide = page[2] ~= page[2 * PAGE]
+  local others, room, s
   for _ = 1, TRIES do
-    local others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
-    if wide and others * (high - low) > 8 * weight then
-      high = low + math.sqrt(8 * (high - low) * weight / others)
+    if not others then
       others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
+      if wide and others * (high - low) > 8 * weight then
+        high = low + math.sqrt(8 * (high - low) * weight / others)
+        others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
+      end
+      room, s = weight - (high - first), low
     end
-    local room = weight - (high - first)
-    local s = others > 0 and low - math.log(1 - random()) * room / others or high
+    s = others > 0 and s - math.log(1 - random()) * room / others or high
     if s < high then
       local rank = format('%d', from + random(0, others - 1))
       local other = call('ZRANGE', FREE, rank, rank, 'WITHSCORES')
@@ -122,11 +125,13 @@ local function choose()
       if behind > 0 and not shut[other[1]] and random() * (weight - behind) < room then
         return other[1]
       end
-      low, wide = s, true
+      if not wide then
+        low, wide, others = s, true, nil
+      end
     elseif high == score then
       break
     else
-      low, high = high, score
+      low, high, others = high, score, nil
     end
   end
   return account

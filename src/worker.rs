@@ -887,7 +887,7 @@ impl Worker {
             self.write(now_ms, Command::Select, false);
         }
         self.write(now_ms, Command::SetName, false);
-        for script in Script::ALL {
+        for script in Script::FILTER {
             self.write(now_ms, Command::Load(script), false);
         }
     }

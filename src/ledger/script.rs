@@ -39,8 +39,20 @@ macro_rules! source {
 }
 
 impl Script {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Acquire,
+        Self::Release,
+        Self::Renew,
+        Self::Sync,
+        Self::Cooldown,
+        Self::Reconcile,
+        Self::Control,
+        Self::Inspect,
+    ];
+
     /// Those that the filter itself runs, in the order they are loaded.
-    pub const ALL: [Self; 6] = [
+    pub const FILTER: [Self; 6] = [
         Self::Acquire,
         Self::Release,
         Self::Renew,

@@ -1,6 +1,6 @@
 //! What each script promises, one by one.
 
-use crate::pipe::{Answer, PREFIX, Pipe, account, text};
+use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, Redis, eventually};
 use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::script::{Fault, Mode, Renewed, Script, SyncAccount, Synced};
@@ -478,7 +478,8 @@ fn malformed_arguments_are_named_and_write_nothing() {
         .into();
     let before = format!("{:?}", rig.ledger.state().accounts);
     let mut eval = |script: Script, arguments: &[&str]| {
-        let mut command: Vec<&[u8]> = vec![b"EVAL", script.source().as_bytes(), b"6"];
+        let source = source(script);
+        let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), b"6"];
         command.extend(keys.iter().map(|key| key.as_bytes()));
         command.extend(arguments.iter().map(|argument| argument.as_bytes()));
         text(&rig.pipe.command(&command))
@@ -668,6 +669,66 @@ fn headers_tell_the_arity() {
             code.contains("KEYS[7]"),
             header.contains("7 "),
             "{script:?}: KEYS[7]"
+        );
+    }
+}
+
+/// How many commands of a kind the last acquires cost, each.
+fn commands(rig: &Rig, kind: &str, calls: u32) -> f64 {
+    let info: String = rig.redis.run("INFO", &["commandstats"]);
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{kind}:calls=")));
+    let count: f64 = line.map_or(0.0, |rest| rest.split(',').next().unwrap().parse().unwrap());
+    count / f64::from(calls)
+}
+
+/// The draw must not read its way through the pool, whatever its shape.
+#[test]
+fn a_choice_takes_a_few_reads_in_a_pool_of_any_size() {
+    const CALLS: u32 = 2_000;
+    let spread = |accounts: usize, step: u64| -> Vec<(String, u64)> {
+        (0..accounts)
+            .map(|n| (format!("a{n}"), step * n as u64))
+            .collect()
+    };
+    // accounts, distance of their scores, reads of `free` at most: ZRANGE, ZCOUNT
+    for (accounts, step, ranges, counts) in [
+        (3, 0, 1.0, 0.0),
+        (3, 1_000_000, 1.0, 0.0),
+        (5, 1_000_000, 1.0, 0.0),
+        (1_000, 0, 2.4, 1.7),
+        (10_000, 0, 2.4, 1.7),
+        (1_000, 100, 6.0, 2.8),
+        (10_000, 10, 6.0, 2.8),
+        (100, 20_000, 2.0, 1.3),
+    ] {
+        let mut rig = Rig::bare(&[]);
+        let names = spread(accounts, step);
+        let list: Vec<SyncAccount> = names
+            .iter()
+            .map(|(id, base)| SyncAccount {
+                base: *base,
+                ..account(id, 10)
+            })
+            .collect();
+        rig.pipe.sync(1, 1, Some(&list)).unwrap();
+        let _: String = rig.redis.run("CONFIG", &["RESETSTAT"]);
+        for _ in 0..CALLS {
+            let lease = rig.mint();
+            assert!(matches!(
+                rig.pipe.acquire(lease, Mode::Dry, None),
+                Ok(Answer::Granted(_))
+            ));
+        }
+        let (range, count) = (
+            commands(&rig, "zrange", CALLS),
+            commands(&rig, "zcount", CALLS),
+        );
+        println!("{accounts} accounts {step} apart: {range:.2} ZRANGE, {count:.2} ZCOUNT");
+        assert!(
+            range <= ranges && count <= counts,
+            "{accounts} accounts {step} apart: {range} ZRANGE, {count} ZCOUNT"
         );
     }
 }

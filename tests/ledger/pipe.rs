@@ -13,8 +13,22 @@ use slotgate::ledger::script::{
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 
 pub const PREFIX: &str = "slotgate";
+
+/// A script's source; of the folder LUA instead, when it is set: that is how mutants are tried (tests/mutate.rs).
+pub fn source(script: Script) -> String {
+    let Some(folder) = std::env::var_os("LUA") else {
+        return script.source().into();
+    };
+    let read = |name: &str| {
+        std::fs::read_to_string(Path::new(&folder).join(name)).expect("the mutant's file")
+    };
+    let flags = script.source().lines().next().unwrap();
+    let name = format!("{}.lua", format!("{script:?}").to_lowercase());
+    format!("{flags}\n{}{}", read("ledger.lua"), read(&name))
+}
 
 /// What an acquire answered, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +68,7 @@ impl Pipe {
             random: 200_000,
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
-            let reply = pipe.command(&[b"SCRIPT", b"LOAD", script.source().as_bytes()]);
+            let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
             let sha = Values::new(&reply)
                 .bulk()
                 .unwrap_or_else(|| panic!("{script:?}: {}", text(&reply)));
@@ -288,7 +302,7 @@ impl Pipe {
         subject: &str,
         session: Option<&[u8; 16]>,
     ) -> Result<(String, String), Fault> {
-        let reply = self.source(|keys, out| keys.control(out, By::Source, verb, subject, session));
+        let reply = self.call(|keys, out, by| keys.control(out, by, verb, subject, session));
         let mut values = Values::new(&reply);
         match values.value() {
             Some(Value::Array(2)) => {
@@ -303,7 +317,7 @@ impl Pipe {
 
     /// Each account's live leases and state.
     pub fn inspect(&mut self) -> Result<BTreeMap<String, (u32, String)>, Fault> {
-        let reply = self.source(|keys, out| keys.inspect(out, By::Source, "0", 1000));
+        let reply = self.call(|keys, out, by| keys.inspect(out, by, "0", 1000));
         let mut values = Values::new(&reply);
         match values.value() {
             Some(Value::Array(6)) => {}
@@ -331,12 +345,6 @@ impl Pipe {
             accounts.insert(id, (used, state));
         }
         Ok(accounts)
-    }
-
-    fn source(&mut self, encode: impl FnOnce(&PoolKeys, &mut Vec<u8>)) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        encode(&self.keys, &mut bytes);
-        self.exchange(&bytes)
     }
 
     /// Everything of the pool, in one round trip.
