@@ -25,6 +25,8 @@ pub enum Counter {
     LateGrant,
     /// Releases given up because too many waited; those leases end by expiry.
     Dropped,
+    /// Entries of the ledger that a reconcile pass found wrong.
+    Drift,
     /// Cooldowns asked for.
     Cooldown,
     /// Shadow: would have been granted.
@@ -43,7 +45,7 @@ pub enum Counter {
     RedisError,
 }
 
-const PLAIN: [(Counter, &str); 17] = [
+const PLAIN: [(Counter, &str); 18] = [
     (
         Counter::Forwarded(Path::Atomic),
         "slotgate.forwarded.atomic",
@@ -56,6 +58,7 @@ const PLAIN: [(Counter, &str); 17] = [
     (Counter::InDoubt, "slotgate.lease.in_doubt"),
     (Counter::LateGrant, "slotgate.lease.late_grant"),
     (Counter::Dropped, "slotgate.lease.release_dropped"),
+    (Counter::Drift, "slotgate.drift"),
     (Counter::Cooldown, "slotgate.cooldown"),
     (Counter::ShadowGranted, "slotgate.shadow.granted"),
     (Counter::ShadowSaturated, "slotgate.shadow.saturated"),
@@ -83,8 +86,13 @@ impl Default for Counters {
 impl Counters {
     /// One more.
     pub fn add(&mut self, counter: Counter) {
+        self.add_many(counter, 1);
+    }
+
+    /// So many more.
+    pub fn add_many(&mut self, counter: Counter, more: u64) {
         if let Some(count) = self.0.get_mut(index(counter)) {
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(more);
         }
     }
 

@@ -12,8 +12,8 @@ use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Mode, PoolKeys, Renewed, Script, Shas, Sync, SyncAccount,
-    Synced,
+    self, Acquire, Acquired, By, Fault, Mode, PoolKeys, Reconciled, Renewed, Script, Shas, Sync,
+    SyncAccount, Synced,
 };
 use crate::pool::{self, Counts};
 use slab::Slab;
@@ -30,6 +30,13 @@ const RENEW_BATCH: usize = 100;
 const BACKOFF_MS: (u64, u64) = (25, 1000);
 /// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
 const AGAIN_MS: u64 = 1000;
+/// Every pool's counts are proven once in this long, in ms.
+const RECONCILE_MS: u64 = 60_000;
+/// Steps of a pass are this far apart, in ms, and look at about this many entries.
+const RECONCILE_STEP: (u64, u64) = (20, 500);
+/// Another worker takes the passes over when the one that runs them was silent for this long, in ms; longer than it rests
+/// between two passes.
+const RECONCILE_SILENCE_MS: u64 = 90_000;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
 
@@ -122,6 +129,13 @@ pub enum Notice {
         /// How.
         fault: Fault,
     },
+    /// A pool's counts were not what its leases say, and were mended.
+    Drift {
+        /// The pool's name.
+        pool: String,
+        /// How many entries were wrong.
+        entries: u64,
+    },
     /// Leases expired although their streams live.
     Lost {
         /// The pool's name.
@@ -160,6 +174,7 @@ impl Notice {
             | Self::Newer { .. }
             | Self::Differs { .. }
             | Self::SyncFailed { .. }
+            | Self::Drift { .. }
             | Self::Lost { .. } => true,
         }
     }
@@ -202,6 +217,12 @@ impl fmt::Display for Notice {
             Self::SyncFailed { pool, fault } => {
                 write!(f, "pool {pool}: Redis did not take the accounts: {fault:?}")
             }
+            Self::Drift { pool, entries } => {
+                write!(
+                    f,
+                    "pool {pool}: {entries} entries of the ledger were wrong and were mended; did someone edit it?"
+                )
+            }
             Self::Lost { pool, leases } => {
                 write!(
                     f,
@@ -233,6 +254,10 @@ enum Command {
     Sync {
         pool: usize,
         full: bool,
+        tries: u8,
+    },
+    Reconcile {
+        pool: usize,
         tries: u8,
     },
     Cooldown {
@@ -313,6 +338,8 @@ pub struct Worker {
     policy: Policy,
     gate: Gate,
     random: fastrand::Rng,
+    /// What every lease id of this worker begins with.
+    name: String,
     ids: LeaseIds,
     pools: Vec<PoolState>,
     requests: Slab<Request>,
@@ -333,6 +360,8 @@ pub struct Worker {
     sweep_step: u64,
     /// When the pipe last became ready, in ms.
     ready_ms: u64,
+    /// When the next reconcile step is due, in ms; the pool it is for; whether one is on its way.
+    reconcile: (u64, usize, bool),
     counters: Counters,
     output: Output,
 }
@@ -342,6 +371,7 @@ impl Worker {
     #[must_use]
     pub fn new(config: Config, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
+        let worker = random.u64(..);
         let pools = config
             .pools
             .iter()
@@ -359,7 +389,8 @@ impl Worker {
                 traditional: config.traditional,
             },
             gate: Gate::new(&config.gray.salt),
-            ids: LeaseIds::new(random.u64(..)),
+            ids: LeaseIds::new(worker),
+            name: format!("{worker:016x}"),
             random,
             pools,
             requests: Slab::new(),
@@ -375,6 +406,7 @@ impl Worker {
             sweep_due_ms: 0,
             sweep_step: 0,
             ready_ms: 0,
+            reconcile: (0, 0, false),
             counters: Counters::default(),
             output: Output::default(),
             config,
@@ -423,7 +455,9 @@ impl Worker {
             .map(|doubt| doubt.due_ms)
             .filter(|_| ready);
         let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
-        [acquire, head, open, doubt, sweep]
+        let (due_ms, _, under_way) = self.reconcile;
+        let reconcile = (ready && !under_way).then_some(due_ms);
+        [acquire, head, open, doubt, sweep, reconcile]
             .into_iter()
             .flatten()
             .min()
@@ -856,6 +890,15 @@ impl Worker {
                 };
                 state.keys.sync(out, by, &arguments);
             }
+            Command::Reconcile { pool, .. } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                let (_, count) = RECONCILE_STEP;
+                state
+                    .keys
+                    .reconcile(out, by, &self.name, RECONCILE_SILENCE_MS, count);
+            }
             Command::Cooldown {
                 pool,
                 account,
@@ -969,6 +1012,7 @@ impl Worker {
                 if self.sweep_due_ms <= now_ms && !self.requests.is_empty() {
                     self.sweep(now_ms);
                 }
+                self.reconcile(now_ms);
             }
             PipeState::Closed
             | PipeState::Waiting { .. }
@@ -1125,6 +1169,7 @@ impl Worker {
                 leases,
                 tries,
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
+            Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
                 pool,
@@ -1176,6 +1221,9 @@ impl Worker {
         self.send_doubts(now_ms, true);
         self.sweep_due_ms = now_ms;
         self.sweep_step = 0;
+        // Not all at once: the workers of a fleet become ready together when Redis comes back.
+        let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
+        self.reconcile = (first_ms, 0, false);
         for command in std::mem::take(&mut self.queue) {
             // Who left while the pipe opened took nothing and needs nothing.
             let wanted = match &command {
@@ -1187,6 +1235,7 @@ impl Worker {
                 | Command::Release { .. }
                 | Command::Renew { .. }
                 | Command::Sync { .. }
+                | Command::Reconcile { .. }
                 | Command::Cooldown { .. } => true,
             };
             if wanted {
@@ -1398,6 +1447,48 @@ impl Worker {
         }
     }
 
+    /// Sends the next step of a reconcile pass when it is due.
+    fn reconcile(&mut self, now_ms: u64) {
+        let (due_ms, pool, under_way) = self.reconcile;
+        if !under_way && due_ms <= now_ms {
+            self.reconcile.2 = true;
+            self.write(now_ms, Command::Reconcile { pool, tries: 0 }, false);
+        }
+    }
+
+    fn on_reconciled(&mut self, now_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
+        let step = script::reconciled(reply);
+        if let Err(fault) = step {
+            let retry = (tries < RETRIES).then_some(Command::Reconcile {
+                pool,
+                tries: tries.saturating_add(1),
+            });
+            if self.recover(now_ms, fault, pool, retry) {
+                return;
+            }
+        }
+        if let Ok(Reconciled::Done(entries)) = step
+            && entries > 0
+        {
+            self.counters.add_many(Counter::Drift, entries);
+            let pool = self.pool_name(pool);
+            self.output.notices.push(Notice::Drift { pool, entries });
+        }
+        let pools = self.pools.len().max(1) as u64;
+        let (wait_ms, pool) = match step {
+            Ok(Reconciled::Working(_)) => (RECONCILE_STEP.0, pool),
+            // One pool after the other, so that each has its turn once in the interval.
+            Ok(Reconciled::Done(_) | Reconciled::Elsewhere) | Err(_) => {
+                let next = pool.saturating_add(1);
+                (
+                    RECONCILE_MS.checked_div(pools).unwrap_or(RECONCILE_MS),
+                    if next < self.pools.len() { next } else { 0 },
+                )
+            }
+        };
+        self.reconcile = (now_ms.saturating_add(wait_ms), pool, false);
+    }
+
     /// What any command's fault asks for. Answers whether the command is on its way again.
     fn recover(&mut self, now_ms: u64, fault: Fault, pool: usize, retry: Option<Command>) -> bool {
         self.counters.add(Counter::RedisError);
@@ -1487,6 +1578,7 @@ impl Worker {
                 | Command::Load(_)
                 | Command::Renew { .. }
                 | Command::Sync { .. }
+                | Command::Reconcile { .. }
                 | Command::Cooldown { .. } => {}
             }
         }
@@ -1517,6 +1609,7 @@ impl Worker {
                     | Command::Release { .. }
                     | Command::Renew { .. }
                     | Command::Sync { .. }
+                    | Command::Reconcile { .. }
                     | Command::Cooldown { .. } => {}
                 }
             }

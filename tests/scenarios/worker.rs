@@ -199,6 +199,10 @@ impl Sent {
         arguments.len() >= 4 && arguments[0].len() == LeaseId::LEN
     }
 
+    fn is_reconcile(&self) -> bool {
+        self.arguments().len() == 3 && self.arguments()[0].len() == 16
+    }
+
     fn is_release_of(&self, lease: &str) -> bool {
         self.arguments() == [lease]
     }
@@ -252,7 +256,7 @@ fn opened_on_first_need_greeted_then_served() {
         .map(|command| command.0[..2].join(" "))
         .collect();
     assert_eq!(first[..3], ["AUTH u", "SELECT 3", "CLIENT SETNAME"]);
-    assert_eq!(first[3..], ["SCRIPT LOAD"; Script::ALL.len()]);
+    assert_eq!(first[3..], ["SCRIPT LOAD"; Script::FILTER.len()]);
     assert_eq!(greetings[0].0[2], "t0k");
     for command in &greetings {
         // Whoever stands in between may not know CLIENT SETNAME.
@@ -858,6 +862,10 @@ fn leases_are_renewed_for_as_long_as_the_stream_lives() {
         let before_ms = rig.now_ms;
         rig.wait(10);
         for command in rig.commands() {
+            if command.is_reconcile() {
+                rig.reply("*2\r\n$9\r\nelsewhere\r\n:0\r\n");
+                continue;
+            }
             let leases: Vec<_> = command.arguments()[1..]
                 .chunks(3)
                 .map(|lease| lease[0].clone())
@@ -1088,4 +1096,61 @@ fn ids_of_two_workers_never_meet() {
         }
     }
     assert_eq!(seen.len(), 150);
+}
+
+#[test]
+fn passes_prove_the_counts_one_pool_after_the_other() {
+    let mut rig = Rig::new(|json| {
+        let mut second = json["pools"][0].clone();
+        second["name"] = "q".into();
+        json["pools"][0]["match"] = serde_json::json!([{"header": "x-warm", "present": true}]);
+        json["pools"].as_array_mut().unwrap().push(second);
+    });
+    let (id, _) = rig.request(&[]);
+    rig.open();
+    rig.commands();
+    rig.reply(
+        "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n"
+            .repeat(2)
+            .as_str(),
+    );
+    assert_eq!(rig.commands().len(), 1);
+    rig.reply(&granted("a"));
+    rig.worker.on_end(rig.now_ms, id);
+    assert_eq!(rig.commands().len(), 1);
+    rig.reply(":1\r\n");
+    let mut steps = Vec::new();
+    for _ in 0..13_000 {
+        rig.wait(10);
+        for command in rig.commands() {
+            assert!(command.is_reconcile(), "{command:?}");
+            let pool = command.0[3].clone();
+            let answer = match steps.len() {
+                0 => "*2\r\n$7\r\nworking\r\n:0\r\n",
+                1 => "*2\r\n$4\r\ndone\r\n:2\r\n",
+                _ => "*2\r\n$9\r\nelsewhere\r\n:0\r\n",
+            };
+            steps.push((rig.now_ms, pool));
+            rig.reply(answer);
+        }
+    }
+    let pools: Vec<&str> = steps.iter().map(|(_, key)| key.as_str()).collect();
+    let [p, q] = ["slotgate:{p}:accounts", "slotgate:{q}:accounts"];
+    assert_eq!(pools[..5], [p, p, q, p, q]);
+    assert!(
+        steps[1].0 - steps[0].0 <= 40,
+        "a pass under way goes on at once: {steps:?}"
+    );
+    assert!(
+        (29_000..=31_000).contains(&(steps[2].0 - steps[1].0)),
+        "each pool once a minute: {steps:?}"
+    );
+    assert_eq!(
+        rig.notices(),
+        [Notice::Drift {
+            pool: "p".into(),
+            entries: 2
+        }]
+    );
+    assert_eq!(rig.count(Counter::Drift), 2);
 }
