@@ -15,10 +15,10 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test demo up down clean distclean
+.PHONY: help setup setup-rust wasm check test soak mutate bench-ledger demo up down clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 setup: ## get what is missing: Envoy, Redis, wrk, the wasm target, rustfmt, clippy
 	@tests/setup.sh
@@ -35,8 +35,18 @@ check: setup-rust ## format, lints, and the purity of everything outside src/hos
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test
 
+soak: setup ## the ledger against its model for a million random steps; every choice account by account (half an hour)
+	MODEL_SEQUENCES=10000 $(CARGO) test --test ledger model -- --nocapture
+	$(CARGO) test --test ledger choice -- --ignored --nocapture
+
+mutate: setup ## invert and take out each guard of each Lua file: the tests must notice (half an hour)
+	$(CARGO) run --example mutate
+
+bench-ledger: setup ## what the scripts cost Redis, beside what others do
+	$(CARGO) run --example bench-ledger
+
 demo: setup wasm ## run the demo in the foreground
-	$(CARGO) run --release --example demo -- run
+	$(CARGO) run --example demo -- run
 
 up: setup wasm ## start the demo in the background and wait until it answers
 	@tests/demo.sh up

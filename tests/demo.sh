@@ -12,11 +12,11 @@ running() {
 
 up() {
     running && echo "already up, pid $pid" && return
-    "$CARGO" build --release --example demo
+    "$CARGO" build --example demo
     mkdir -p .run
     rm -f .run/ready
     # Cargo replaces itself by the demo, so this is the demo's pid. A session of its own outlives the terminal.
-    setsid "$CARGO" run --quiet --release --example demo -- up >.run/demo.log 2>&1 </dev/null &
+    setsid "$CARGO" run --quiet --example demo -- up >.run/demo.log 2>&1 </dev/null &
     echo $! >.run/pid
     local tries
     for ((tries = 0; tries < 600; tries++)); do

@@ -221,3 +221,66 @@ fn the_choice_follows_the_formula() {
 fn the_choice_follows_the_formula_account_by_account() {
     every_case(true);
 }
+
+/// Draws `choice.svg`, the picture in the README: ten accounts, formula beside choice.
+#[test]
+#[ignore = "make soak"]
+fn picture() {
+    use std::fmt::Write;
+    let redis = Redis::start();
+    let (width, height, bar) = (290.0, 130.0, 11.0);
+    let mut svg = String::from(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='900' height='390' font-family='sans-serif' font-size='12'>\n\
+         <rect width='900' height='390' fill='#fff'/>\n",
+    );
+    for (column, priorities) in [Priorities::Equal, Priorities::Tiers, Priorities::Strict]
+        .into_iter()
+        .enumerate()
+    {
+        for (row, load) in [0.3, 0.7].into_iter().enumerate() {
+            let sample = sample(&redis, 10, load, priorities, 100_000);
+            let likely = exhaustive(&sample.bases);
+            let drawn: u32 = sample.chosen.iter().sum();
+            let chosen: Vec<f64> = sample
+                .chosen
+                .iter()
+                .map(|n| f64::from(*n) / f64::from(drawn))
+                .collect();
+            let (x, y) = (
+                15.0 + column as f64 * width,
+                50.0 + row as f64 * (height + 40.0),
+            );
+            let apart = distance(&likely, &chosen);
+            let name = format!("{priorities:?}").to_lowercase();
+            writeln!(svg, "<text x='{x}' y='{:.0}' fill='#222'>{name}, load {load}: distance {apart:.3}</text>", y - 6.0).unwrap();
+            writeln!(
+                svg,
+                "<line x1='{x}' y1='{0}' x2='{1}' y2='{0}' stroke='#888'/>",
+                y + height,
+                x + width - 20.0
+            )
+            .unwrap();
+            for (account, (likely, chosen)) in likely.iter().zip(&chosen).enumerate() {
+                for (side, (share, fill)) in [(*likely, "#9aa4b1"), (*chosen, "#d9622b")]
+                    .into_iter()
+                    .enumerate()
+                {
+                    let left = x + account as f64 * 26.0 + side as f64 * bar;
+                    let tall = share * height;
+                    writeln!(
+                        svg,
+                        "<rect x='{left:.1}' y='{:.1}' width='{bar}' height='{tall:.1}' fill='{fill}'/>",
+                        y + height - tall
+                    )
+                    .unwrap();
+                }
+            }
+        }
+    }
+    svg.push_str(
+        "<text x='15' y='20' fill='#222'>Share of acquires per account, ten accounts, 100,000 draws: \
+         <tspan fill='#6b7684'>grey: the formula</tspan>, <tspan fill='#d9622b'>orange: what the ledger chose</tspan></text>\n</svg>\n",
+    );
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ledger/choice.svg");
+    std::fs::write(path, svg).unwrap();
+}
