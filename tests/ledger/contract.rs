@@ -732,3 +732,117 @@ fn a_choice_takes_a_few_reads_in_a_pool_of_any_size() {
         );
     }
 }
+
+#[test]
+fn a_lease_without_owner_is_cleared_away_when_it_is_over() {
+    let mut rig = Rig::new();
+    let _: i64 = rig
+        .redis
+        .run("ZADD", &[&rig.ledger.key("leases"), "1", "stray"]);
+    rig.fill();
+    let lease = rig.mint();
+    assert!(matches!(
+        rig.pipe.acquire(lease, Mode::Take, None),
+        Ok(Answer::Saturated(_))
+    ));
+    assert!(!rig.ledger.state().leases.contains_key("stray"));
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn an_account_that_cools_in_one_scope_serves_the_others() {
+    let mut rig = Rig::new();
+    let (scope, session) = ([5; 16], [6; 16]);
+    let with = Some((&session, 60_000));
+    let bound = rig.mint();
+    assert_eq!(
+        rig.pipe
+            .acquire_in(bound, Mode::Take, with, Some(&scope), 1),
+        rig.pipe.acquire_in(bound, Mode::Dry, None, None, 1),
+    );
+    let account = rig.ledger.owner()[bound.as_str()].clone();
+    rig.pipe.release(&[bound]).unwrap();
+    assert!(
+        rig.pipe
+            .cooldown_in(&account, 60_000, Some(&scope))
+            .unwrap()
+            > 59_000
+    );
+    assert_eq!(rig.free(), "a b c", "for the others it is free");
+    for _ in 0..20 {
+        let lease = rig.mint();
+        let Ok(Answer::Granted(other)) =
+            rig.pipe
+                .acquire_in(lease, Mode::Take, with, Some(&scope), 1)
+        else {
+            panic!("two accounts are left")
+        };
+        assert_ne!(
+            other, account,
+            "neither by choice nor by the session's binding"
+        );
+        rig.pipe.release(&[lease]).unwrap();
+    }
+    let lease = rig.mint();
+    assert_eq!(
+        rig.pipe.acquire_in(lease, Mode::Take, with, None, 1),
+        Ok(Answer::Granted(account.clone())),
+        "outside the scope the session still has it"
+    );
+    rig.pipe.release(&[lease]).unwrap();
+    let pinned = Mode::Pin(&account);
+    let lease = rig.mint();
+    assert!(matches!(
+        rig.pipe.acquire_in(lease, pinned, None, Some(&scope), 1),
+        Ok(Answer::Saturated(_))
+    ));
+    assert!(matches!(
+        rig.pipe.acquire_in(lease, pinned, None, None, 1),
+        Ok(Answer::Granted(_))
+    ));
+}
+
+#[test]
+fn an_operators_changes_are_checked_and_tell_old_and_new() {
+    let mut rig = Rig::new();
+    let pair = |old: &str, new: &str| Ok((old.to_string(), new.to_string()));
+    assert_eq!(rig.pipe.control("drain", "a", None), pair("", "1"));
+    assert_eq!(rig.free(), "b c");
+    assert_eq!(rig.pipe.control("drain", "a", None), pair("1", "1"));
+    assert_eq!(rig.pipe.control("undrain", "a", None), pair("1", ""));
+    assert_eq!(rig.free(), "a b c");
+    assert_eq!(rig.pipe.control("percent", "250", None), pair("", "250"));
+    assert_eq!(rig.pipe.control("percent", "", None), pair("250", ""));
+    for (verb, subject) in [
+        ("percent", "10001"),
+        ("percent", "-1"),
+        ("percent", "1.5"),
+        ("percent", "all"),
+        ("drain", "a b"),
+        ("explode", "a"),
+        ("unbind", ""),
+    ] {
+        assert_eq!(
+            rig.pipe.control(verb, subject, None),
+            Err(Fault::Refused),
+            "{verb} {subject}"
+        );
+    }
+    for verb in ["drain", "undrain", "thaw"] {
+        assert_eq!(
+            rig.pipe.control(verb, "zz", None),
+            Err(Fault::NoAccount),
+            "{verb}"
+        );
+    }
+    assert_eq!(rig.free(), "a b c");
+    assert!(
+        rig.redis
+            .run::<Vec<String>>("KEYS", &["*control*"])
+            .is_empty()
+    );
+    rig.pipe.cooldown("b", 60_000).unwrap();
+    let (until, now) = rig.pipe.control("thaw", "b", None).unwrap();
+    assert!(until.parse::<f64>().unwrap() > 1.6e12 && now.is_empty());
+    assert_eq!(rig.free(), "a b c");
+}
