@@ -3,7 +3,7 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, Redis, eventually};
 use slotgate::lease::{LeaseId, LeaseIds};
-use slotgate::ledger::script::{Fault, Mode, Renewed, Script, SyncAccount, Synced};
+use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, Script, SyncAccount, Synced};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -845,4 +845,62 @@ fn an_operators_changes_are_checked_and_tell_old_and_new() {
     let (until, now) = rig.pipe.control("thaw", "b", None).unwrap();
     assert!(until.parse::<f64>().unwrap() > 1.6e12 && now.is_empty());
     assert_eq!(rig.free(), "a b c");
+}
+
+#[test]
+fn inspect_checks_its_arguments_and_needs_a_pool() {
+    let mut rig = Rig::new();
+    for (cursor, count) in [("x", 10), ("-1", 10), ("", 10), ("0", 0), ("0", 1001)] {
+        let answer = rig.pipe.inspect_raw(cursor, count);
+        assert!(
+            text(&answer).starts_with("BADARG"),
+            "{cursor:?} {count}: {}",
+            text(&answer)
+        );
+    }
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
+    assert_eq!(rig.pipe.inspect(), Err(Fault::NoPool));
+}
+
+#[test]
+fn counts_of_accounts_that_are_gone_leave_nothing_behind() {
+    let mut rig = Rig::new();
+    let lease = rig.pinned("a");
+    // The records are lost, the leases are not: a new revision knows nothing of `a`.
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
+    rig.pipe.sync(2, 2, Some(&[account("b", 1)])).unwrap();
+    assert_eq!(rig.ledger.used("a"), 1);
+    rig.pipe.release(&[lease]).unwrap();
+    assert!(!rig.ledger.state().used.contains_key("a"));
+}
+
+#[test]
+fn a_pass_whose_pool_was_lost_begins_again() {
+    let mut rig = Rig::new();
+    rig.fill();
+    for _ in 0..2 {
+        assert_eq!(
+            rig.pipe.reconcile("one", 60_000, 1),
+            Ok(Reconciled::Working(0))
+        );
+    }
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
+    rig.pipe
+        .sync(
+            2,
+            2,
+            Some(&[account("a", 1), account("b", 2), account("c", 3)]),
+        )
+        .unwrap();
+    let end = (0..1000)
+        .map(|_| rig.pipe.reconcile("one", 60_000, 10))
+        .find(|step| !matches!(step, Ok(Reconciled::Working(_))));
+    assert_eq!(end, Some(Ok(Reconciled::Done(0))));
+    assert_eq!(
+        rig.pipe.reconcile("two", 60_000, 10),
+        Ok(Reconciled::Elsewhere),
+        "between two passes as well"
+    );
+    rig.ledger.assert_consistent();
+    assert_eq!(rig.ledger.live(), 6);
 }

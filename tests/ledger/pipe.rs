@@ -315,9 +315,13 @@ impl Pipe {
         }
     }
 
+    pub fn inspect_raw(&mut self, cursor: &str, count: u64) -> Vec<u8> {
+        self.call(|keys, out, by| keys.inspect(out, by, cursor, count))
+    }
+
     /// Each account's live leases and state.
     pub fn inspect(&mut self) -> Result<BTreeMap<String, (u32, String)>, Fault> {
-        let reply = self.call(|keys, out, by| keys.inspect(out, by, "0", 1000));
+        let reply = self.inspect_raw("0", 1000);
         let mut values = Values::new(&reply);
         match values.value() {
             Some(Value::Array(6)) => {}
