@@ -6,7 +6,7 @@
 -- compared, in steps again.
 --
 -- KEYS  the six of ledger.lua
---       7 pass (HASH: by, until ms, stage, cursor, drift), the pass under way; it ends with whoever runs it
+--       7 pass (HASH: by, until ms, stage, cursor, drift; last, its number), the pass under way; it ends with who runs it
 -- ARGV  1 who asks, [A-Za-z0-9._-]{1,64}: only one in the fleet runs the passes
 --       2 how long it may stay silent before another takes over, ms
 --       3 about how many entries to look at, 1..10000
@@ -21,22 +21,21 @@ local silence = tool.whole(ARGV[2], 'silence_ms', 1, 86400000)
 local most = tool.whole(ARGV[3], 'count', 1, 10000)
 local PASS = KEYS[7]
 local now = tool.now_ms()
-local state = call('HMGET', PASS, 'by', 'until', 'stage', 'cursor', 'drift')
+local state = call('HMGET', PASS, 'by', 'until', 'stage', 'cursor', 'drift', 'last')
 if state[1] and state[1] ~= by and tonumber(state[2]) > now then
   return {'elsewhere', 0}
 end
 local stage, cursor, drift = state[3] or 'start', state[4] or '0', tonumber(state[5] or 0)
 local pass = call('HGET', ACCOUNTS, '#pass')
-if not pass then
+if not pass and stage ~= 'clean' then
   stage = 'start'
 end
 
 if stage == 'start' then
-  pass = string.format('%.0f', now)
-  if state[4] == pass then
-    pass = string.format('%.0f', now + 1)
-  end
+  -- Another number than any mark that a lease still carries: the last pass began at least a step ago.
+  pass = string.format('%.0f', math.max(now, tonumber(state[6] or 0) + 1))
   call('HSET', ACCOUNTS, '#pass', pass)
+  call('HSET', PASS, 'last', pass)
   stage, cursor, drift = 'clear', '0', 0
 end
 
@@ -46,15 +45,19 @@ local function scan(command, key)
   return page[2]
 end
 
-if stage == 'clear' then
-  -- What an earlier pass left behind.
+if stage == 'clear' or stage == 'clean' then
+  -- What this pass leaves behind, or an earlier one that did not end.
   local list = scan('HSCAN', USED)
   for i = 1, #list, 2 do
     if string.byte(list[i]) == 35 then
       call('HDEL', USED, list[i])
     end
   end
-  if cursor == '0' then
+  if cursor == '0' and stage == 'clean' then
+    call('HSET', PASS, 'by', by, 'until', now + silence, 'stage', 'start', 'cursor', '0', 'drift', 0)
+    call('PEXPIRE', PASS, silence)
+    return {'done', drift}
+  elseif cursor == '0' then
     stage = 'count'
   end
 elseif stage == 'count' then
@@ -62,14 +65,12 @@ elseif stage == 'count' then
   for i = 1, #list, 2 do
     local lease = list[i]
     -- Read again: the list may name an entry twice.
-    local owner = call('HGET', OWNER, lease)
-    local account, mark = string.match(owner, '^([^:]*):?(.*)$')
+    local account, mark = string.match(call('HGET', OWNER, lease) or '', '^([^:]*):?(.*)$')
     if not call('ZSCORE', LEASES, lease) then
-      call('HDEL', OWNER, lease)
+      drift = drift + call('HDEL', OWNER, lease)
       if mark == pass then
         call('HINCRBY', USED, '#' .. account, '-1')
       end
-      drift = drift + 1
     elseif mark ~= pass then
       call('HSET', OWNER, lease, account .. ':' .. pass)
       call('HINCRBY', USED, '#' .. account, '1')
@@ -136,9 +137,7 @@ else
   end
   if cursor == '0' then
     call('HDEL', ACCOUNTS, '#pass')
-    call('HSET', PASS, 'by', by, 'until', now + silence, 'stage', 'start', 'cursor', pass, 'drift', 0)
-    call('PEXPIRE', PASS, silence)
-    return {'done', drift}
+    stage = 'clean'
   end
 end
 call('HSET', PASS, 'by', by, 'until', now + silence, 'stage', stage, 'cursor', cursor, 'drift', drift)

@@ -21,11 +21,11 @@ pub struct LedgerState {
     pub meta: BTreeMap<String, String>,
     /// Accounts that can take a lease, with their score.
     pub free: BTreeMap<String, f64>,
-    /// Number of leases as counted.
+    /// Number of leases as counted; without what a reconcile pass has recounted so far.
     pub used: BTreeMap<String, i64>,
     /// Lease id → expiry, ms of Redis TIME.
     pub leases: BTreeMap<String, f64>,
-    /// Lease id → account id.
+    /// Lease id → account id, without a reconcile pass's mark.
     pub owner: BTreeMap<String, String>,
     /// Account id → until, ms of Redis TIME.
     pub cooldown: BTreeMap<String, f64>,
@@ -80,13 +80,21 @@ impl Ledger {
         let (meta, accounts) = accounts
             .into_iter()
             .partition(|(field, _)| field.starts_with('#'));
+        // A reconcile pass keeps its own counts beside, and marks the leases it has counted.
+        let used = used
+            .into_iter()
+            .filter(|(field, _)| !field.starts_with('#'));
+        let unmarked = |owner: String| owner.split(':').next().unwrap_or_default().to_owned();
         Ok(LedgerState {
             accounts,
             meta,
             free: free.into_iter().collect(),
-            used,
+            used: used.collect(),
             leases: leases.into_iter().collect(),
-            owner,
+            owner: owner
+                .into_iter()
+                .map(|(lease, account)| (lease, unmarked(account)))
+                .collect(),
             cooldown: cooldown.into_iter().collect(),
             now_ms: time.0 * 1000.0 + (time.1 / 1000.0).floor(),
         })
