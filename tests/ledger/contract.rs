@@ -473,14 +473,22 @@ fn drained_accounts_stay_drained_through_a_sync() {
 #[test]
 fn malformed_arguments_are_named_and_write_nothing() {
     let mut rig = Rig::new();
-    let keys: Vec<String> = ["accounts", "free", "used", "leases", "owner", "cooldown"]
-        .map(|k| rig.ledger.key(k))
-        .into();
+    let keys: Vec<String> = [
+        "accounts", "free", "used", "leases", "owner", "cooldown", "control",
+    ]
+    .map(|k| rig.ledger.key(k))
+    .into();
     let before = format!("{:?}", rig.ledger.state().accounts);
     let mut eval = |script: Script, arguments: &[&str]| {
         let source = source(script);
-        let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), b"6"];
-        command.extend(keys.iter().map(|key| key.as_bytes()));
+        let seven = matches!(script, Script::Sync | Script::Control | Script::Reconcile);
+        let mut command: Vec<&[u8]> =
+            vec![b"EVAL", source.as_bytes(), if seven { b"7" } else { b"6" }];
+        command.extend(
+            keys.iter()
+                .take(if seven { 7 } else { 6 })
+                .map(|key| key.as_bytes()),
+        );
         command.extend(arguments.iter().map(|argument| argument.as_bytes()));
         text(&rig.pipe.command(&command))
     };
@@ -538,6 +546,49 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (Script::Renew, &["1000", "l", "a"], "BADARG leases"),
         (Script::Renew, &["1", "l l", "a", "1"], "BADARG lease"),
         (Script::Renew, &["", "l", "a", "1"], "BADARG ttl_ms"),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0", "a", "1", "0"],
+            "BADARG accounts",
+        ),
+        (
+            Script::Sync,
+            &["0", "d", "1", "0", "a", "1", "0", "0"],
+            "BADARG revision",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "x", "0", "a", "1", "0", "0"],
+            "BADARG epoch",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "-1", "a", "1", "0", "0"],
+            "BADARG load",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0", "#x", "1", "0", "0"],
+            "BADARG account",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0", "a", "0", "0", "0"],
+            "BADARG max_concurrency",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0", "a", "1", "-1", "0"],
+            "BADARG base",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0", "a", "1", "0", "2"],
+            "BADARG disabled",
+        ),
+        (Script::Reconcile, &["a b", "1000", "10"], "BADARG by"),
+        (Script::Reconcile, &["w", "0", "10"], "BADARG silence_ms"),
+        (Script::Reconcile, &["w", "1000", "0"], "BADARG count"),
         (Script::Cooldown, &["a", "0"], "BADARG cooldown_ms"),
         (Script::Cooldown, &["zz", "1"], "NOACCOUNT zz"),
     ] {
@@ -903,4 +954,25 @@ fn a_pass_whose_pool_was_lost_begins_again() {
     );
     rig.ledger.assert_consistent();
     assert_eq!(rig.ledger.live(), 6);
+}
+
+#[test]
+fn a_lease_taken_during_a_pass_and_broken_by_hand_is_not_counted() {
+    let mut rig = Rig::new();
+    rig.fill();
+    let leases: Vec<String> = rig.ledger.owner().into_keys().collect();
+    assert_eq!(
+        rig.pipe.reconcile("one", 60_000, 1),
+        Ok(Reconciled::Working(0))
+    );
+    let lease = rig.pinned("c"); // marked from the start: the pass is under way
+    let _: i64 = rig
+        .redis
+        .run("ZREM", &[&rig.ledger.key("leases"), lease.as_str()]);
+    let end = (0..1000)
+        .map(|_| rig.pipe.reconcile("one", 60_000, 10))
+        .find(|step| !matches!(step, Ok(Reconciled::Working(_))));
+    assert!(matches!(end, Some(Ok(Reconciled::Done(1..)))), "{end:?}");
+    rig.ledger.assert_consistent();
+    assert_eq!(rig.ledger.owner().into_keys().collect::<Vec<_>>(), leases);
 }

@@ -8,6 +8,7 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::Script;
 use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
+use std::collections::BTreeMap;
 
 const CURRENT: &str = "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n";
 const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
@@ -898,6 +899,65 @@ fn leases_are_renewed_for_as_long_as_the_stream_lives() {
     }
     rig.wait(10_000);
     assert!(rig.commands().is_empty(), "nothing is renewed for the dead");
+}
+
+/// Answers every command, and notes when each lease had its last renewal.
+fn renew(rig: &mut Rig, last_ms: &mut BTreeMap<String, u64>, longest_ms: &mut u64) {
+    for command in rig.commands() {
+        if command.arguments().len() == 3 {
+            rig.reply("*2\r\n$9\r\nelsewhere\r\n:0\r\n"); // a reconcile
+            continue;
+        }
+        let leases: Vec<_> = command.arguments()[1..].chunks(3).collect();
+        for lease in &leases {
+            let last_ms = last_ms.insert(lease[0].clone(), rig.now_ms).unwrap();
+            *longest_ms = (*longest_ms).max(rig.now_ms - last_ms);
+        }
+        rig.reply(&format!(
+            "*2\r\n$1\r\n9\r\n${}\r\n{}\r\n",
+            leases.len(),
+            "r".repeat(leases.len())
+        ));
+    }
+}
+
+#[test]
+fn renewals_keep_their_pace_when_every_tick_is_late() {
+    let mut rig = Rig::ready(|json| {
+        json["lease"] = serde_json::json!({"ttl_ms": 1_000, "renew_interval_ms": 400});
+    });
+    let (_, lease) = rig.holding();
+    let mut last_ms = [(lease, rig.now_ms)].into();
+    let mut longest_ms = 0;
+    while rig.now_ms < 100_000 {
+        rig.now_ms = rig.worker.next_wake_ms().unwrap().max(rig.now_ms) + 25;
+        rig.worker.on_tick(rig.now_ms);
+        renew(&mut rig, &mut last_ms, &mut longest_ms);
+    }
+    assert!(longest_ms <= 650, "{longest_ms}");
+}
+
+#[test]
+fn no_renewal_is_left_out_while_requests_grow_more() {
+    let mut rig = Rig::ready(|json| {
+        json["lease"] = serde_json::json!({"ttl_ms": 10_000, "renew_interval_ms": 5_000});
+    });
+    let mut last_ms = BTreeMap::new();
+    let mut longest_ms = 0;
+    while last_ms.len() < 600 {
+        let (_, lease) = rig.acquiring();
+        last_ms.insert(lease, rig.now_ms);
+        rig.reply(&granted("a"));
+        rig.answers();
+        let end_ms = rig.now_ms + 57;
+        while rig.worker.next_wake_ms().unwrap() <= end_ms {
+            rig.now_ms = rig.worker.next_wake_ms().unwrap().max(rig.now_ms);
+            rig.worker.on_tick(rig.now_ms);
+            renew(&mut rig, &mut last_ms, &mut longest_ms);
+        }
+        rig.now_ms = end_ms;
+    }
+    assert!(longest_ms <= 7_600, "{longest_ms}");
 }
 
 #[test]

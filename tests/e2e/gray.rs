@@ -1,0 +1,244 @@
+//! Who takes part: the percentage, shadow mode, and the local choice of the others.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use slotgate::gray::Gate;
+
+use crate::support::*;
+use crate::world::{SOON, World, config, way};
+
+const SESSION: &str = "x-session-id";
+
+fn percent(percent: f64) -> EnvoyConfig {
+    config(&[("a", 50), ("b", 50)]).plugin(|plugin| plugin["gray"]["percent"] = json!(percent))
+}
+
+#[test]
+fn at_0_percent_redis_is_left_alone() {
+    let world = World::start(percent(0.0).workers(2));
+    let replies = world.client().load(50, 5, |number| {
+        Request::get("/").header(SESSION, format!("session-{number}"))
+    });
+    for reply in replies {
+        assert_eq!(way(&reply.expect("a response")), (200, "traditional"));
+    }
+    world.eventually_counts("traditional.out_of_percentage", 50);
+    assert_eq!(
+        world.envoy.stat("cluster.redis.upstream_cx_total"),
+        Some(0),
+        "no pipe"
+    );
+    assert_eq!(
+        world.redis.run::<Vec<String>>("KEYS", &["*"]),
+        Vec::<String>::new()
+    );
+}
+
+/// The share is what was set, and every session is where the documented hash puts it.
+#[test]
+fn at_30_percent_the_sessions_in_are_those_of_the_hash() {
+    let world = World::start(percent(30.0).plugin(|plugin| plugin["gray"]["salt"] = json!("s")));
+    let session = |number: usize| format!("session-{number}");
+    let replies = world.client().load(1_000, 10, move |number| {
+        Request::get("/").header(SESSION, session(number))
+    });
+    let gate = Gate::new("s");
+    let mut inside = 0;
+    for (number, reply) in replies.into_iter().enumerate() {
+        let is_in = gate.bucket(session(number).as_bytes()) < 3_000;
+        inside += usize::from(is_in);
+        let expected = if is_in { "atomic" } else { "traditional" };
+        assert_eq!(
+            way(&reply.expect("a response")),
+            (200, expected),
+            "session {number}"
+        );
+    }
+    assert!((250..=350).contains(&inside), "{inside} of 1000");
+    world.eventually_counts("forwarded.atomic", inside as u64);
+    world.assert_all_free();
+}
+
+/// A valid token puts its request in or out; without it the header says nothing. It never goes any further.
+#[test]
+fn an_override_needs_its_token() {
+    for (share, answers) in [
+        (
+            0.0,
+            [
+                ("t0ken:on", "atomic"),
+                ("t0kem:on", "traditional"),
+                (":on", "traditional"),
+            ],
+        ),
+        (
+            100.0,
+            [
+                ("t0ken:off", "traditional"),
+                ("t0kem:off", "atomic"),
+                ("off", "atomic"),
+            ],
+        ),
+    ] {
+        let world = World::start(percent(share).env("TOKEN", "t0ken").plugin(|plugin| {
+            plugin["gray"]["override"] = json!({"header": "x-my-gray", "token_env": "TOKEN"});
+        }));
+        for (value, expected) in answers {
+            let reply = world.client().get("/echo", &[("x-my-gray", value)]);
+            assert_eq!(way(&reply), (200, expected), "{share} {value}");
+            assert_eq!(reply.json()["headers"].get("x-my-gray"), None, "{value}");
+        }
+    }
+}
+
+#[test]
+fn shadow_counts_and_takes_nothing() {
+    let shadow = || config(&[("a", 1)]).plugin(|plugin| plugin["gray"]["mode"] = json!("shadow"));
+    let world = World::start(shadow());
+    let mut stream = world.client().open("/sse?events=100000", &[(SESSION, "s")]);
+    stream.events(1);
+    assert_eq!(stream.header("x-slotgate-path"), "traditional");
+    for _ in 0..5 {
+        assert_eq!(way(&world.get("/")), (200, "traditional"));
+    }
+    world.eventually_counts("shadow.granted", 6);
+    let state = world.ledger.state();
+    assert!(
+        state.leases.is_empty() && state.owner.is_empty(),
+        "{state:#?}"
+    );
+    assert_eq!(
+        world.redis.run::<Vec<String>>("KEYS", &["*session*"]),
+        Vec::<String>::new()
+    );
+
+    // Another Envoy enforces, and its lease is what the shadow sees.
+    let enforcing = world.another(config(&[("a", 1)]));
+    let held = enforcing.client().open("/sse?events=100000", &[]);
+    assert_eq!(way(&world.get("/")), (200, "traditional"));
+    world.eventually_counts("shadow.saturated", 1);
+    drop((held, stream));
+    world.assert_all_free();
+}
+
+#[test]
+fn shadow_never_waits() {
+    let world =
+        World::start(config(&[("a", 1)]).plugin(|plugin| plugin["gray"]["mode"] = json!("shadow")));
+    // Neither for a pipe that is opening, nor for one that serves, nor for a Redis that is gone.
+    let quick = |what: &str| {
+        let start = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(way(&world.get("/")), (200, "traditional"), "{what}");
+        }
+        // Had one waited, it would have been for 20 seconds.
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{what}: {:?}",
+            start.elapsed()
+        );
+    };
+    world.redis.sigstop();
+    quick("opening");
+    world.redis.sigcont();
+    world.eventually_counts("shadow.granted", 1);
+    world.redis.sigstop();
+    quick("paused");
+    world.redis.sigcont();
+    world.eventually_counts("shadow.granted", 21);
+    world.redis.kill();
+    quick("gone");
+    world.eventually_counts("shadow.failed", 10);
+}
+
+fn local(accounts: &[(&str, u32)]) -> EnvoyConfig {
+    config(accounts).plugin(|plugin| {
+        plugin["gray"]["percent"] = json!(0);
+        plugin["traditional"] = json!({"mode": "local"});
+        plugin["lease"]["renew_interval_ms"] = json!(500);
+    })
+}
+
+/// Chosen by each Envoy on its own, counted by all in one ledger, even above the limit.
+#[test]
+fn a_local_choice_is_recorded_in_the_ledger() {
+    let world = World::start(local(&[("a", 2)]));
+    let other = world.another(local(&[("a", 2)]));
+    let enforcing = world.another(config(&[("a", 2)]));
+    let open = |client: Client| {
+        let stream = client.open("/sse?events=100000", &[]);
+        assert_eq!(
+            (stream.status, stream.header("x-slotgate-path")),
+            (200, "local")
+        );
+        assert_eq!(stream.header("x-slotgate-account"), "a");
+        stream
+    };
+    let first: Vec<_> = (0..2).map(|_| open(world.client())).collect();
+    eventually(SOON, || world.ledger.live() == 2);
+    assert_eq!(
+        enforcing.client().get("/", &[]).status,
+        429,
+        "the ledger counts them"
+    );
+    assert_eq!(world.get("/").status, 429, "this worker counts its own");
+    let second: Vec<_> = (0..2).map(|_| open(other.client())).collect();
+    eventually(SOON, || world.ledger.live() == 4);
+    let state = world.ledger.state();
+    state.assert_consistent();
+    assert_eq!((state.used["a"], state.free.len()), (4, 0));
+    assert_eq!(world.upstream.snapshot().account("a").now, 4);
+    drop(first);
+    eventually(SOON, || world.ledger.live() == 2);
+    assert_eq!(enforcing.client().get("/", &[]).status, 429, "still full");
+    drop(second);
+    world.assert_all_free();
+    assert_eq!(way(&enforcing.client().get("/", &[])), (200, "atomic"));
+}
+
+#[test]
+fn a_local_choice_needs_no_redis() {
+    let world = World::start(local(&[("a", 3)]));
+    assert_eq!(way(&world.get("/")), (200, "local"));
+    world.assert_all_free();
+    world.redis.kill();
+    let mut streams: Vec<_> = (0..3)
+        .map(|_| world.client().open("/sse?events=100000", &[]))
+        .collect();
+    for stream in &streams {
+        assert_eq!(
+            (stream.status, stream.header("x-slotgate-path")),
+            (200, "local")
+        );
+    }
+    assert_eq!(world.get("/").status, 429);
+    // One ends unrecorded; the others are told to Redis when it is back.
+    streams.pop();
+    world.redis.start_again();
+    eventually(SOON, || {
+        world
+            .ledger
+            .try_state()
+            .is_ok_and(|state| state.live() == 2)
+    });
+    world.ledger.assert_consistent();
+    assert_eq!(way(&world.get("/")), (200, "local"));
+    drop(streams);
+    world.assert_all_free();
+}
+
+/// Each worker may use its share of the slots.
+#[test]
+fn a_local_choice_keeps_to_its_share() {
+    let world = World::start(local(&[("a", 4)]).plugin(|plugin| {
+        plugin["traditional"]["share"] = json!(2);
+    }));
+    let streams: Vec<_> = (0..2)
+        .map(|_| world.client().open("/sse?events=100000", &[]))
+        .collect();
+    assert!(streams.iter().all(|stream| stream.status == 200));
+    assert_eq!(world.get("/").status, 429);
+    drop(streams);
+    world.assert_all_free();
+}

@@ -1,0 +1,31 @@
+//! The filter in a real Envoy, before a real Redis and an upstream that counts.
+//!
+//! Every test asserts what can be seen from outside: leases in Redis, statuses, headers at either end, counters in
+//! Envoy's stats. Leases live for a minute unless a test says otherwise, so that no slot comes free by expiry.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod load;
+mod world;
+
+mod aborts;
+mod accounts;
+mod answers;
+mod configuration;
+mod gray;
+mod headers;
+mod limits;
+mod redis_faults;
+mod restarts;
+mod streams;
+mod upstream_faults;

@@ -1,0 +1,383 @@
+//! Redis in every kind of trouble: requests go the failure's way, slots stay right, and it recovers by itself.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::*;
+use crate::world::{SOON, World, best_within, config, way};
+
+/// From Redis' being back to the first request that takes a slot.
+const RECOVERY: Duration = Duration::from_secs(2);
+
+/// Acquires that time out soon; still enough for a busy machine that answers.
+fn hasty(accounts: &[(&str, u32)]) -> EnvoyConfig {
+    config(accounts).plugin(|plugin| {
+        plugin["redis"]["acquire_timeout_ms"] = json!(200);
+        plugin["redis"]["command_timeout_ms"] = json!(400);
+    })
+}
+
+/// How long until a request takes a slot again.
+#[track_caller]
+fn time_until_atomic(world: &World) -> Duration {
+    let start = Instant::now();
+    loop {
+        let reply = world.get("/");
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        if reply.header("x-slotgate-path") == "atomic" {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < PATIENCE, "it never recovers");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+struct Trouble {
+    name: &'static str,
+    begin: fn(&Redis),
+    end: fn(&Redis),
+    /// Whether its keys are still there afterwards.
+    keeps_data: bool,
+}
+
+fn config_set(redis: &Redis, name: &str, value: &str) {
+    redis.run::<()>("CONFIG", &["SET", name, value]);
+}
+
+const TROUBLES: [Trouble; 5] = [
+    Trouble {
+        name: "refusing",
+        begin: Redis::kill,
+        end: Redis::start_again,
+        keeps_data: false,
+    },
+    Trouble {
+        name: "hanging",
+        begin: Redis::sigstop,
+        end: Redis::sigcont,
+        keeps_data: true,
+    },
+    Trouble {
+        name: "read-only",
+        begin: |redis| redis.run::<()>("REPLICAOF", &["127.0.0.1", "1"]),
+        end: |redis| redis.run::<()>("REPLICAOF", &["NO", "ONE"]),
+        keeps_data: true,
+    },
+    Trouble {
+        name: "out of memory",
+        begin: |redis| config_set(redis, "maxmemory", "1"),
+        end: |redis| config_set(redis, "maxmemory", "0"),
+        keeps_data: true,
+    },
+    Trouble {
+        name: "busy with a script",
+        begin: |redis| {
+            config_set(redis, "busy-reply-threshold", "10");
+            let mut connection = redis.connect();
+            connection
+                .set_read_timeout(Some(Duration::from_millis(100)))
+                .expect("a socket option");
+            let _ = redis::cmd("EVAL")
+                .arg("while true do end")
+                .arg(0)
+                .exec(&mut connection);
+        },
+        end: |redis| redis.run::<()>("SCRIPT", &["KILL"]),
+        keeps_data: true,
+    },
+];
+
+#[test]
+fn requests_go_the_traditional_way_while_redis_is_in_trouble() {
+    for trouble in &TROUBLES {
+        let name = trouble.name;
+        let world = World::start(hasty(&[("a", 50)]));
+        let mut stream = world
+            .client()
+            .open("/sse?events=1000000&interval_ms=20", &[]);
+        stream.events(1);
+        let lease = world.ledger.owner();
+        let other = world
+            .client()
+            .open("/sse?events=1000000&interval_ms=20", &[]);
+        (trouble.begin)(&world.redis);
+        for _ in 0..10 {
+            let start = Instant::now();
+            assert_eq!(way(&world.get("/")), (200, "traditional"), "{name}");
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "{name}: {:?}",
+                start.elapsed()
+            );
+        }
+        // It ends while nobody can be told.
+        drop(other);
+        // Long enough for many attempts to reach it.
+        std::thread::sleep(Duration::from_millis(700));
+        let log = world.envoy.log();
+        let warnings = log.matches("[warning][wasm]").count();
+        assert!(warnings <= 1, "{name}: warned {warnings} times, {log}");
+        (trouble.end)(&world.redis);
+        let recovered = time_until_atomic(&world);
+        assert!(recovered <= RECOVERY, "{name}: {recovered:?}");
+        stream.events(3);
+        // The one that goes on has its lease, by the same id; all others are gone.
+        eventually(SOON, || world.ledger.owner() == lease);
+        world.ledger.assert_consistent();
+        if !trouble.keeps_data {
+            world.eventually_counts("lease.readopted", 1);
+        }
+        drop(stream);
+        world.assert_all_free();
+    }
+}
+
+/// Nobody waits longer than the acquire's timeout and one tick.
+#[test]
+fn a_hanging_redis_costs_the_acquire_timeout() {
+    let world = World::start(config(&[("a", 50)]).plugin(|plugin| {
+        plugin["redis"] = json!({"acquire_timeout_ms": 50});
+    }));
+    time_until_atomic(&world);
+    world.redis.sigstop();
+    best_within(Duration::from_millis(80), || {
+        let start = Instant::now();
+        assert_eq!(way(&world.get("/")), (200, "traditional"));
+        start.elapsed()
+    });
+    world.redis.sigcont();
+    assert!(time_until_atomic(&world) <= RECOVERY);
+    world.assert_all_free();
+}
+
+/// What stands in the way of the replies.
+#[derive(Clone, Copy)]
+enum Way {
+    Through,
+    ByteByByte,
+    Instead(&'static [u8]),
+}
+
+/// A server before Redis that may answer in its place; commands always reach Redis.
+struct Middle {
+    port: Port,
+    way: Arc<Mutex<Way>>,
+}
+
+impl Middle {
+    fn start(redis: &Redis) -> Middle {
+        let (port, way) = (Port::free(), Arc::new(Mutex::new(Way::Through)));
+        let (addr, to, ways) = (port.addr(), redis.addr(), Arc::clone(&way));
+        let listener = wait(async move { TcpListener::bind(addr).await }).expect("a listener");
+        spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                spawn(carry(client, to, Arc::clone(&ways)));
+            }
+        });
+        Middle { port, way }
+    }
+
+    fn set(&self, way: Way) {
+        *self.way.lock().unwrap() = way;
+    }
+}
+
+async fn carry(client: TcpStream, to: std::net::SocketAddr, ways: Arc<Mutex<Way>>) {
+    let Ok(redis) = TcpStream::connect(to).await else {
+        return;
+    };
+    let _ = (client.set_nodelay(true), redis.set_nodelay(true));
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_redis, mut to_redis) = redis.into_split();
+    let up = spawn(async move { tokio::io::copy(&mut from_client, &mut to_redis).await });
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from_redis.read(&mut buffer).await {
+        let way = *ways.lock().unwrap();
+        let sent = match way {
+            Way::Through => to_client.write_all(&buffer[..length]).await,
+            Way::Instead(bytes) => to_client.write_all(bytes).await,
+            Way::ByteByByte => {
+                for byte in &buffer[..length] {
+                    if to_client.write_all(&[*byte]).await.is_err() {
+                        return;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Ok(())
+            }
+        };
+        if sent.is_err() {
+            break;
+        }
+    }
+    up.abort();
+}
+
+fn behind_middle(config: EnvoyConfig) -> (World, Middle) {
+    let redis = Redis::start();
+    let middle = Middle::start(&redis);
+    let addr = middle.port.addr();
+    let upstream = Upstream::start();
+    let envoy = Envoy::start(config.redis(addr).upstream(upstream.addr()));
+    let ledger = Ledger::new(&redis, "slotgate", "demo");
+    let world = World {
+        envoy,
+        redis,
+        upstream,
+        ledger,
+    };
+    (world, middle)
+}
+
+/// Replies that are not the answers to what was asked: the slot that Redis did give is given back.
+#[test]
+fn garbage_in_place_of_replies() {
+    let (world, middle) = behind_middle(hasty(&[("a", 5)]));
+    world.assert_serves();
+    for garbage in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        b"\0\xff\x16\x03\x01",
+        b"\r\n",
+        b"+OK\r\n",
+        b":7\r\n",
+        b"$-1\r\n",
+        b"*-1\r\n",
+        b"*3\r\n$7\r\ngranted\r\n$1\r\na\r\n",
+        b"*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$3\r\nabc\r\n",
+        b"*2\r\n$9\r\nsaturated\r\n:-1\r\n",
+        b"*1000000000\r\n",
+        b"$99999999999999999999\r\n",
+        b"-\xff\xfe\r\n",
+        b"%1\r\n+a\r\n+b\r\n",
+        &[b'*'; 100_000],
+    ] {
+        let text = String::from_utf8_lossy(&garbage[..garbage.len().min(40)]).into_owned();
+        let noticed = || world.counter("pipe.lost") + world.counter("redis_error");
+        let before = noticed();
+        middle.set(Way::Instead(garbage));
+        for _ in 0..5 {
+            let start = Instant::now();
+            let reply = world.get("/");
+            assert_eq!(way(&reply), (200, "traditional"), "{text:?}");
+            assert!(
+                start.elapsed() < Duration::from_secs(5),
+                "{text:?}: {:?}",
+                start.elapsed()
+            );
+        }
+        middle.set(Way::Through);
+        let recovered = time_until_atomic(&world);
+        assert!(recovered <= RECOVERY, "{text:?}: {recovered:?}");
+        world.assert_all_free();
+        eventually(SOON, || noticed() > before);
+    }
+    world.eventually_counts("pipe.mismatch", 10);
+}
+
+/// The connection stays up while every reply after its greeting is wrong: no flood of reconnects and warnings.
+#[test]
+fn garbage_for_as_long_as_it_lasts() {
+    let (world, middle) = behind_middle(hasty(&[("a", 5)]));
+    middle.set(Way::Instead(b"nobody here speaks RESP\r\n"));
+    let until = Instant::now() + Duration::from_secs(2);
+    let mut requests = 0;
+    while Instant::now() < until {
+        assert_eq!(way(&world.get("/")), (200, "traditional"));
+        requests += 1;
+    }
+    assert!(requests > 20, "{requests}");
+    world.eventually_counts("pipe.mismatch", 1);
+    let opened = world.counter("pipe.lost");
+    assert!(opened <= 20, "opened {opened} times in 2 s");
+    let warnings = world.envoy.log().matches("pipe to Redis is down").count();
+    assert!(warnings <= 2, "{warnings}: {}", world.envoy.log_tail(40));
+    middle.set(Way::Through);
+    assert!(time_until_atomic(&world) <= RECOVERY);
+    world.assert_all_free();
+}
+
+#[test]
+fn replies_byte_by_byte() {
+    let (world, middle) = behind_middle(config(&[("a", 50)]));
+    middle.set(Way::ByteByByte);
+    let replies = world
+        .client()
+        .load(100, 10, |_| Request::get("/delay?ms=1"));
+    for reply in replies {
+        assert_eq!(way(&reply.expect("a response")), (200, "atomic"));
+    }
+    assert_eq!(world.counter("pipe.lost"), 0);
+    world.assert_all_free();
+}
+
+fn with_password(config: EnvoyConfig, password: &str) -> EnvoyConfig {
+    config
+        .env("REDIS_PASSWORD", password)
+        .plugin(|plugin| plugin["redis"]["password_env"] = json!("REDIS_PASSWORD"))
+}
+
+#[test]
+fn a_password_from_the_environment() {
+    let protected = || Redis::start_with(&["--requirepass", "5ecret"]);
+    let world = World::with_redis(protected(), with_password(config(&[("a", 5)]), "5ecret"));
+    for _ in 0..3 {
+        world.assert_serves();
+    }
+    world.assert_all_free();
+    assert!(!world.envoy.log_contains("5ecret"));
+
+    // A wrong one, and none at all: said once, and clearly; requests go the failure's way.
+    let wrong = with_password(hasty(&[("a", 5)]), "wr0ng");
+    let none = hasty(&[("a", 5)]);
+    for (config, password) in [(wrong, "wr0ng"), (none, "")] {
+        let world = World::with_redis(protected(), config);
+        let mut operator = world.redis.connect();
+        let until = Instant::now() + Duration::from_millis(1_500);
+        while Instant::now() < until {
+            assert_eq!(way(&world.get("/")), (200, "traditional"));
+        }
+        let log = world.envoy.log();
+        let warning = "AUTH was refused: see redis.username and redis.password_env";
+        assert_eq!(log.matches(warning).count(), 1, "{log}");
+        assert_eq!(log.matches("[warning][wasm]").count(), 1, "{log}");
+        assert!(!log.contains("wr0ng"));
+        // The operator puts it right.
+        redis::cmd("CONFIG")
+            .arg(&["SET", "requirepass", password])
+            .exec(&mut operator)
+            .expect("OK");
+        assert!(time_until_atomic(&world) <= RECOVERY);
+    }
+}
+
+/// The least rights that do, under a user of its own: no EVAL, no keys but its own.
+#[test]
+fn an_acl_user_with_the_least_rights() {
+    let redis = Redis::start();
+    let rules = "on >5ecret ~slotgate:* -@all +@hash +@sortedset +get +set +time +client|setname \
+                 +script|load +evalsha +select";
+    let words: Vec<_> = ["SETUSER", "app"]
+        .into_iter()
+        .chain(rules.split_whitespace())
+        .collect();
+    redis.run::<()>("ACL", &words);
+    let config = with_password(config(&[("a", 5)]), "5ecret")
+        .plugin(|plugin| plugin["redis"]["username"] = json!("app"));
+    let world = World::with_redis(redis, config);
+    let client = world.client();
+    let session = || way_of(client.get("/", &[("x-session-id", "s")]));
+    assert_eq!(session(), (200, "atomic".into()));
+    world.assert_all_free();
+    // The scripts are gone, and EVAL is denied: they are loaded again.
+    world.redis.run::<()>("SCRIPT", &["FLUSH"]);
+    eventually(RECOVERY, || session() == (200, "atomic".into()));
+    world.assert_all_free();
+}
+
+fn way_of(reply: Reply) -> (u16, String) {
+    (reply.status, reply.header("x-slotgate-path").to_owned())
+}
