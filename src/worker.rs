@@ -358,6 +358,8 @@ pub struct Worker {
     shas: Shas,
     sweep_due_ms: u64,
     sweep_step: u64,
+    /// Slots of the slab when the round began.
+    sweep_slots: usize,
     /// When the pipe last became ready, in ms.
     ready_ms: u64,
     /// When the next reconcile step is due, in ms; the pool it is for; whether one is on its way.
@@ -405,6 +407,7 @@ impl Worker {
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
             sweep_due_ms: 0,
             sweep_step: 0,
+            sweep_slots: 0,
             ready_ms: 0,
             reconcile: (0, 0, false),
             counters: Counters::default(),
@@ -1009,9 +1012,13 @@ impl Worker {
             }
             PipeState::Ready => {
                 self.send_doubts(now_ms, false);
-                if self.sweep_due_ms <= now_ms && !self.requests.is_empty() {
-                    self.sweep(now_ms);
+                // Ticks come late on a busy machine: as many steps as are due, or every round would be longer.
+                for _ in 0..SWEEP_STEPS {
+                    if self.sweep_due_ms <= now_ms && !self.requests.is_empty() {
+                        self.sweep(now_ms);
+                    }
                 }
+                self.sweep_due_ms = self.sweep_due_ms.max(now_ms);
                 self.reconcile(now_ms);
             }
             PipeState::Closed
@@ -1068,17 +1075,29 @@ impl Worker {
     fn sweep(&mut self, now_ms: u64) {
         let quick =
             now_ms.saturating_sub(self.ready_ms) < QUICK_STEP_MS.saturating_mul(SWEEP_STEPS);
+        let step_ms = (self.config.lease.renew_interval_ms / SWEEP_STEPS).max(1);
         let step_ms = if quick {
-            QUICK_STEP_MS
+            step_ms.min(QUICK_STEP_MS)
         } else {
-            (self.config.lease.renew_interval_ms / SWEEP_STEPS).max(1)
+            step_ms
         };
-        self.sweep_due_ms = now_ms.saturating_add(step_ms);
-        let slots = self.requests.capacity() as u64;
-        let part =
-            |step: u64| usize::try_from(step.saturating_mul(slots) / SWEEP_STEPS).unwrap_or(0);
-        let range = part(self.sweep_step)..part(self.sweep_step.saturating_add(1));
-        self.sweep_step = self.sweep_step.saturating_add(1) % SWEEP_STEPS;
+        self.sweep_due_ms = self.sweep_due_ms.saturating_add(step_ms);
+        // Slots that a growing slab got since the round began are looked at in its last step.
+        let slots = self.requests.capacity();
+        if self.sweep_step == 0 {
+            self.sweep_slots = slots;
+        }
+        let part = |step: u64| {
+            usize::try_from(step.saturating_mul(self.sweep_slots as u64) / SWEEP_STEPS).unwrap_or(0)
+        };
+        let next = self.sweep_step.saturating_add(1);
+        let end = if next < SWEEP_STEPS {
+            part(next)
+        } else {
+            slots
+        };
+        let range = part(self.sweep_step)..end;
+        self.sweep_step = next % SWEEP_STEPS;
         let young_ms = self.config.lease.renew_interval_ms / 2;
         let mut batches: Vec<Vec<(usize, LeaseId)>> = vec![Vec::new(); self.pools.len()];
         for slot in range {

@@ -25,18 +25,8 @@ pub enum Script {
     Inspect,
 }
 
-// The `#!lua` line must come first, and the flags differ: what frees or keeps a slot must run when memory is full.
-macro_rules! source {
-    ($flags:literal, $file:literal) => {
-        concat!(
-            "#!lua",
-            $flags,
-            "\n",
-            include_str!("../../lua/ledger.lua"),
-            include_str!(concat!("../../lua/", $file))
-        )
-    };
-}
+/// What stands in front of every script.
+const LEDGER: &str = include_str!("../../lua/ledger.lua");
 
 impl Script {
     /// All of them.
@@ -61,19 +51,38 @@ impl Script {
         Self::Reconcile,
     ];
 
-    /// What is sent to Redis.
-    #[must_use]
-    pub fn source(self) -> &'static str {
+    /// Its flags, and the file itself. What frees or keeps a slot must run when memory is full.
+    fn parts(self) -> (&'static str, &'static str) {
         match self {
-            Self::Acquire => source!("", "acquire.lua"),
-            Self::Release => source!(" flags=allow-oom", "release.lua"),
-            Self::Renew => source!(" flags=allow-oom", "renew.lua"),
-            Self::Sync => source!("", "sync.lua"),
-            Self::Cooldown => source!(" flags=allow-oom", "cooldown.lua"),
-            Self::Reconcile => source!(" flags=allow-oom", "reconcile.lua"),
-            Self::Control => source!(" flags=allow-oom", "control.lua"),
-            Self::Inspect => source!(" flags=no-writes", "inspect.lua"),
+            Self::Acquire => ("", include_str!("../../lua/acquire.lua")),
+            Self::Release => (" flags=allow-oom", include_str!("../../lua/release.lua")),
+            Self::Renew => (" flags=allow-oom", include_str!("../../lua/renew.lua")),
+            Self::Sync => ("", include_str!("../../lua/sync.lua")),
+            Self::Cooldown => (" flags=allow-oom", include_str!("../../lua/cooldown.lua")),
+            Self::Reconcile => (" flags=allow-oom", include_str!("../../lua/reconcile.lua")),
+            Self::Control => (" flags=allow-oom", include_str!("../../lua/control.lua")),
+            Self::Inspect => (" flags=no-writes", include_str!("../../lua/inspect.lua")),
         }
+    }
+
+    /// What is sent to Redis: the `#!lua` line, `ledger.lua` and the file, without the lines that are only for readers.
+    #[must_use]
+    pub fn source(self) -> String {
+        let (flags, own) = self.parts();
+        let mut source = format!("#!lua{flags}\n");
+        for line in LEDGER.lines().chain(own.lines()) {
+            if !line.trim_start().starts_with("--") && !line.is_empty() {
+                source.push_str(line);
+                source.push('\n');
+            }
+        }
+        source
+    }
+
+    /// The file with its comments.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        self.parts().1
     }
 }
 

@@ -25,18 +25,22 @@ enum Way {
     Force(usize),
 }
 
+/// An acquire's arguments.
+#[derive(Debug, Clone, Copy)]
+struct Ask {
+    lease: usize,
+    way: Way,
+    session: Option<usize>,
+    scope: Option<usize>,
+    ttl_ms: u64,
+    seed: u32,
+}
+
 /// One command, or time passing.
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
-    Acquire {
-        lease: usize,
-        way: Way,
-        session: Option<usize>,
-        scope: Option<usize>,
-        ttl_ms: u64,
-        seed: u32,
-    },
+    Acquire(Ask),
     Release(Vec<usize>),
     /// Leases with the account they claim and whether their epoch is the present one.
     Renew {
@@ -88,7 +92,7 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => prop_oneof![1_u64..100, 100_u64..3_000, 3_000_u64..30_000].prop_map(Step::Wait),
         30 => (lease.clone(), way, proptest::option::weighted(0.4, 0..SESSIONS), scope.clone(), ttl.clone(), any::<u32>())
-            .prop_map(|(lease, way, session, scope, ttl_ms, seed)| Step::Acquire { lease, way, session, scope, ttl_ms, seed }),
+            .prop_map(|(lease, way, session, scope, ttl_ms, seed)| Step::Acquire(Ask { lease, way, session, scope, ttl_ms, seed })),
         16 => proptest::collection::vec(lease.clone(), 1..4).prop_map(Step::Release),
         8 => (proptest::collection::vec((lease, account.clone(), proptest::bool::weighted(0.8)), 1..6), ttl)
             .prop_map(|(leases, ttl_ms)| Step::Renew { leases, ttl_ms }),
@@ -223,19 +227,23 @@ impl Model {
     fn acquire(
         &mut self,
         lease: &str,
-        way: Way,
-        session: Option<usize>,
-        scope: Option<usize>,
-        ttl_ms: u64,
-        seed: u32,
+        ask: Ask,
         answer: &Result<Answer, Fault>,
     ) -> Result<(), String> {
+        let Ask {
+            way,
+            session,
+            scope,
+            ttl_ms,
+            seed,
+            ..
+        } = ask;
         let shut = self.shut(scope);
         let bound = session
             .and_then(|s| self.sessions.get(&s))
             .filter(|(_, until)| *until > self.now_ms)
             .map(|(id, _)| id.clone());
-        if way != Way::Dry && seed % SHARED_BY == 0 {
+        if way != Way::Dry && (seed >> 1).is_multiple_of(SHARED_BY) {
             self.reap();
         }
         let wanted = match way {
@@ -417,7 +425,8 @@ impl Model {
 
     fn operate(&mut self, verb: &str, account: &str) -> Result<(String, String), Fault> {
         let drained = self.drained.contains(account);
-        if !self.accounts.contains_key(account) && !(verb == "undrain" && drained) {
+        let known = self.accounts.contains_key(account) || verb == "undrain" && drained;
+        if !known {
             return Err(Fault::NoAccount);
         }
         let word = |on: bool| if on { "1".to_string() } else { String::new() };
@@ -499,39 +508,30 @@ impl Pair {
     }
 
     fn apply(&mut self, step: &Step) -> Result<(), String> {
-        let id = |lease: usize, ids: &[LeaseId]| ids[lease].to_string();
         match step {
             Step::Wait(ms) => {
                 self.model.now_ms += ms;
                 self.clock.set(self.model.now_ms);
             }
-            Step::Acquire {
-                lease,
-                way,
-                session,
-                scope,
-                ttl_ms,
-                seed,
-            } => {
+            Step::Acquire(ask) => {
                 let sessions = [[1; 16], [2; 16], [3; 16]];
                 let scopes = [[8; 16], [9; 16]];
-                let mode = match way {
+                let mode = match ask.way {
                     Way::Take => Mode::Take,
                     Way::Dry => Mode::Dry,
-                    Way::Pin(account) => Mode::Pin(ACCOUNTS[*account]),
-                    Way::Force(account) => Mode::Force(ACCOUNTS[*account]),
+                    Way::Pin(account) => Mode::Pin(ACCOUNTS[account]),
+                    Way::Force(account) => Mode::Force(ACCOUNTS[account]),
                 };
-                self.pipe.ttl_ms = *ttl_ms;
+                self.pipe.ttl_ms = ask.ttl_ms;
                 let answer = self.pipe.acquire_in(
-                    self.ids[*lease],
+                    self.ids[ask.lease],
                     mode,
-                    session.map(|session| (&sessions[session], SESSION_MS)),
-                    scope.map(|scope| &scopes[scope]),
-                    *seed,
+                    ask.session.map(|session| (&sessions[session], SESSION_MS)),
+                    ask.scope.map(|scope| &scopes[scope]),
+                    ask.seed,
                 );
-                let name = id(*lease, &self.ids);
                 self.model
-                    .acquire(&name, *way, *session, *scope, *ttl_ms, seed >> 1, &answer)?;
+                    .acquire(self.ids[ask.lease].as_str(), *ask, &answer)?;
             }
             Step::Release(leases) => {
                 let ids: Vec<LeaseId> = leases.iter().map(|lease| self.ids[*lease]).collect();
@@ -860,8 +860,7 @@ fn run(sequences: u32) -> u64 {
         }
         Err(error) => panic!("MODEL_SEED={seed}\n{error}"),
     }
-    let checks = pair.borrow().checks;
-    checks
+    pair.into_inner().checks
 }
 
 #[test]

@@ -20,12 +20,13 @@ pub const PREFIX: &str = "slotgate";
 /// A script's source; of the folder LUA instead, when it is set: that is how mutants are tried (tests/mutate.rs).
 pub fn source(script: Script) -> String {
     let Some(folder) = std::env::var_os("LUA") else {
-        return script.source().into();
+        return script.source();
     };
     let read = |name: &str| {
         std::fs::read_to_string(Path::new(&folder).join(name)).expect("the mutant's file")
     };
-    let flags = script.source().lines().next().unwrap();
+    let own = script.source();
+    let flags = own.lines().next().unwrap();
     let name = format!("{}.lua", format!("{script:?}").to_lowercase());
     format!("{flags}\n{}{}", read("ledger.lua"), read(&name))
 }
