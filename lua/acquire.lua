@@ -52,8 +52,9 @@ local session = session_ttl > 0 and KEYS[#KEYS]
 local bound = session and call('GET', session)
 
 -- Accounts that cool in this scope.
-local shut = {}
+local shut
 if scoped == 1 then
+  shut = {}
   for _, account in ipairs(call('ZRANGEBYSCORE', KEYS[7], format('(%d', now), '+inf')) do
     shut[account] = true
   end
@@ -84,13 +85,13 @@ local function choose()
   local account, first, score = nil, nil, math.huge
   local from, page = 0, nil
   repeat
-    page = call('ZRANGE', FREE, format('%d', from), format('%d', from + PAGE - 1), 'WITHSCORES')
+    page = call('ZRANGE', FREE, from == 0 and '0' or format('%d', from), format('%d', from + PAGE - 1), 'WITHSCORES')
     for i = 1, #page, 2 do
       local base = tonumber(page[i + 1])
       if base >= score then
         return account
       end
-      if not shut[page[i]] then
+      if not (shut and shut[page[i]]) then
         first = first or base
         local drawn = base + weight * random()
         if drawn < score then
@@ -122,7 +123,7 @@ local function choose()
       local rank = format('%d', from + random(0, others - 1))
       local other = call('ZRANGE', FREE, rank, rank, 'WITHSCORES')
       local behind = s - other[2]
-      if behind > 0 and not shut[other[1]] and random() * (weight - behind) < room then
+      if behind > 0 and not (shut and shut[other[1]]) and random() * (weight - behind) < room then
         return other[1]
       end
       if not wide then
@@ -142,11 +143,11 @@ local rebind = session
 if mode == 'force' then
   account, rebind = wanted, nil
 elseif mode == 'pin' then
-  account, rebind = call('ZSCORE', FREE, wanted) and not shut[wanted] and wanted, nil
+  account, rebind = call('ZSCORE', FREE, wanted) and not (shut and shut[wanted]) and wanted, nil
 else
   if bound then
     if call('ZSCORE', FREE, bound) then
-      if shut[bound] then
+      if shut and shut[bound] then
         rebind = nil
       else
         account = bound
@@ -177,7 +178,7 @@ if not account then
     reap()
     if mode == 'take' then
       account = choose()
-    elseif call('ZSCORE', FREE, wanted) and not shut[wanted] then
+    elseif call('ZSCORE', FREE, wanted) and not (shut and shut[wanted]) then
       account = wanted
     end
   end

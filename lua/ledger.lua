@@ -36,14 +36,6 @@ local function settle(account, record, used)
   end
 end
 
--- Counts one lease of an account up ('1') or down ('-1'); `recounted`: the pass under way has counted it.
-local function count(account, record, by, recounted)
-  if recounted then
-    call('HINCRBY', USED, '#' .. account, by)
-  end
-  settle(account, record, call('HINCRBY', USED, account, by))
-end
-
 -- Ends a lease, whoever asks. Answers whether there was one.
 local function drop(lease)
   local owner = call('HGET', OWNER, lease)
@@ -54,7 +46,11 @@ local function drop(lease)
   local got = call('HMGET', ACCOUNTS, account, '#pass')
   call('ZREM', LEASES, lease)
   call('HDEL', OWNER, lease)
-  count(account, got[1], '-1', got[2] == mark)
+  -- The pass under way has counted it.
+  if got[2] == mark then
+    call('HINCRBY', USED, '#' .. account, '-1')
+  end
+  settle(account, got[1], call('HINCRBY', USED, account, '-1'))
   return true
 end
 
@@ -145,7 +141,7 @@ local function tools()
       local record = call('HGET', ACCOUNTS, account)
       local max, flags = string.match(record or '0 8', '^(%d+) .*(%d+)$')
       local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
-      if (flags == '0' or thawed) and not shut[account] and self.used(account) - leases < tonumber(max) then
+      if (flags == '0' or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
         return account
       end
     end
@@ -154,7 +150,10 @@ local function tools()
   -- Takes a lease that must be new.
   function self.adopt(lease, account, record, expires_ms)
     local pass = call('HGET', ACCOUNTS, '#pass')
-    count(account, record, '1', pass)
+    if pass then
+      call('HINCRBY', USED, '#' .. account, '1')
+    end
+    settle(account, record, call('HINCRBY', USED, account, '1'))
     call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
     call('ZADD', LEASES, expires_ms, lease)
   end
