@@ -17,13 +17,13 @@
 --       8 scope: 1 when the scope's cooldowns count too; 0
 -- Returns {granted, account, epoch} | {saturated, retry after, ms}
 --         A lease id that holds a lease already gets its account again.
--- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. Nothing is written then.
+-- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. No lease is taken then.
 -- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more
 local lease, mode, wanted = ARGV[1], ARGV[5] or 'take', ARGV[6] or ''
 local ttl, seed, weight = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local session_ttl, scoped = tonumber(ARGV[7] or 0), tonumber(ARGV[8] or 0)
-if not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0) or not (seed and seed >= 0 and seed <= 2147483647)
-  or not (weight and weight >= 0 and weight <= 1e9) or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12)
+if not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0) or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0)
+  or not (weight and weight >= 0 and weight <= 1e9) or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12 and session_ttl % 1 == 0)
   or not (scoped == 0 or scoped == 1) or #KEYS ~= 6 + scoped + (session_ttl > 0 and 1 or 0)
   or not (mode == 'take' or mode == 'dry' or mode == 'pin' or mode == 'force')
   or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]') then

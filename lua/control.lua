@@ -1,11 +1,12 @@
--- control: what an operator changes by hand, in force at once and kept through restarts of Envoy and new revisions.
+-- control: what an operator changes by hand, kept through restarts of Envoy and new revisions. Accounts follow at once; the
+-- percentage is kept for the filters, which do not follow it yet.
 --
 -- KEYS  the six of ledger.lua
 --       7 control (HASH: drain:<account id> -> 1; percent -> basis points)
 --       8 session (STRING, account id), only for unbind
 -- ARGV  1 verb: drain     no new leases of the account, holders finish
 --               undrain   the other way
---               percent   put this share in the gray release, whatever the configuration says
+--               percent   the share of the gray release, instead of the configured one
 --               thaw      end the account's cooldown
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; empty for unbind

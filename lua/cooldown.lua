@@ -18,9 +18,11 @@ local now = tool.now_ms()
 local scope = KEYS[7]
 local key = scope or COOLDOWN
 local ends = math.max(now + length, tonumber(call('ZSCORE', key, account) or 0))
-call('ZADD', key, ends, account)
 if scope then
   call('ZREMRANGEBYSCORE', scope, '-inf', now)
+end
+call('ZADD', key, ends, account)
+if scope then
   local last = call('ZRANGE', scope, -1, -1, 'WITHSCORES')
   call('PEXPIREAT', scope, last[2])
 else

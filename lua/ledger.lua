@@ -121,9 +121,7 @@ local function tools()
       call('ZREM', COOLDOWN, account)
       self.flag(account, self.COOLING, false)
     end
-    if #over > 0 then
-      self.wake()
-    end
+    self.wake()
     return #over
   end
 
@@ -139,7 +137,7 @@ local function tools()
     end
     for account, leases in pairs(ended) do
       local record = call('HGET', ACCOUNTS, account)
-      local max, flags = string.match(record or '0 8', '^(%d+) .*(%d+)$')
+      local max, flags = string.match(record or '0 8', '^(%d+) .-(%d+)$')
       local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
       if (flags == '0' or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
         return account
@@ -150,12 +148,12 @@ local function tools()
   -- Takes a lease that must be new.
   function self.adopt(lease, account, record, expires_ms)
     local pass = call('HGET', ACCOUNTS, '#pass')
+    call('ZADD', LEASES, expires_ms, lease)
+    call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
     if pass then
       call('HINCRBY', USED, '#' .. account, '1')
     end
     settle(account, record, call('HINCRBY', USED, account, '1'))
-    call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
-    call('ZADD', LEASES, expires_ms, lease)
   end
 
   return self

@@ -7,11 +7,12 @@
 --
 -- KEYS  the six of ledger.lua
 --       7 pass (HASH: by, until ms, stage, cursor, drift; last, its number), the pass under way; it ends with who runs it
+--       8 control (HASH, see control.lua)
 -- ARGV  1 who asks, [A-Za-z0-9._-]{1,64}: only one in the fleet runs the passes
 --       2 how long it may stay silent before another takes over, ms
 --       3 about how many entries to look at, 1..10000
 -- Returns {state, drift}: elsewhere, someone else runs it | working | done, with the drift found and mended in this pass:
---         one for each lease without owner, owner without lease, wrong count, and account wrongly in or out of `free`
+--         one for each lease without owner, owner without lease, wrong count or flag, account wrongly in or out of `free`
 -- Errors  BADARG; nothing is written then
 -- Flags  allow-oom: it frees slots
 -- Cost  O(ARGV 3 · log leases)
@@ -27,15 +28,13 @@ if state[1] and state[1] ~= by and tonumber(state[2]) > now then
 end
 local stage, cursor, drift = state[3] or 'start', state[4] or '0', tonumber(state[5] or 0)
 local pass = call('HGET', ACCOUNTS, '#pass')
-if not pass and stage ~= 'clean' then
+if not pass and stage ~= 'clear' and stage ~= 'clean' then
   stage = 'start'
 end
 
 if stage == 'start' then
-  -- Another number than any mark that a lease still carries: the last pass began at least a step ago.
-  pass = string.format('%.0f', math.max(now, tonumber(state[6] or 0) + 1))
-  call('HSET', ACCOUNTS, '#pass', pass)
-  call('HSET', PASS, 'last', pass)
+  -- Nobody may count for a pass before what an earlier one left behind is cleared away.
+  call('HDEL', ACCOUNTS, '#pass')
   stage, cursor, drift = 'clear', '0', 0
 end
 
@@ -58,6 +57,10 @@ if stage == 'clear' or stage == 'clean' then
     call('PEXPIRE', PASS, silence)
     return {'done', drift}
   elseif cursor == '0' then
+    -- Another number than any mark that a lease still carries.
+    pass = string.format('%.0f', math.max(now, tonumber(state[6] or 0) + 1))
+    call('HSET', ACCOUNTS, '#pass', pass)
+    call('HSET', PASS, 'last', pass)
     stage = 'count'
   end
 elseif stage == 'count' then
@@ -117,6 +120,17 @@ elseif stage == 'compare' then
         drift = drift + 1
         call('HSET', USED, account, counted)
       end
+      local flags = tonumber(string.match(record, '%d+$'))
+      for flag, true_now in pairs({
+        [tool.COOLING] = call('ZSCORE', COOLDOWN, account) and true or false,
+        [tool.DRAINED] = call('HEXISTS', KEYS[8], 'drain:' .. account) == 1,
+      }) do
+        if flags < tool.REMOVED and (math.floor(flags / flag) % 2 == 1) ~= true_now then
+          tool.flag(account, flag, true_now)
+          record = call('HGET', ACCOUNTS, account)
+          drift = drift + 1
+        end
+      end
       local before = call('ZSCORE', FREE, account)
       settle(account, record, counted)
       if before ~= call('ZSCORE', FREE, account) then
@@ -125,6 +139,7 @@ elseif stage == 'compare' then
     end
   end
   if cursor == '0' then
+    tool.wake()
     stage = 'free'
   end
 else

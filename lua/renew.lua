@@ -6,7 +6,7 @@
 -- Returns {epoch, answers}: one letter for each lease, in order
 --         r  renewed
 --         a  re-adopted: it was gone and is counted again, because Redis lost its data since (the epoch is another)
---            or because the account still had a free slot
+--            or because the account still had a slot nobody uses, even when it takes no new leases
 --         l  lost: it had expired, and the slot is someone else's by now
 -- Errors  NOPOOL, BADARG; nothing is written then
 -- Flags  allow-oom: a lease that can't be renewed would be granted twice
@@ -37,10 +37,12 @@ for i = 1, leases do
   else
     local account = ARGV[3 * i]
     local record = string.byte(account) ~= 35 and call('HGET', ACCOUNTS, account)
-    -- The same id twice in one batch is one lease.
+    -- Owned all the same: only its expiry was lost; or it stands twice in one batch.
     if call('HEXISTS', OWNER, ids[i]) == 1 then
+      renewed[#renewed + 1] = expires_ms
+      renewed[#renewed + 1] = ids[i]
       answers[i] = 'a'
-    elseif record and (ARGV[3 * i + 1] ~= epoch or call('ZSCORE', FREE, account)) then
+    elseif record and (ARGV[3 * i + 1] ~= epoch or tool.used(account) < tonumber(string.match(record, '^%d+'))) then
       tool.adopt(ids[i], account, record, expires_ms)
       answers[i] = 'a'
     else

@@ -56,7 +56,10 @@ local used = pairs_of(call('HGETALL', USED))
 local until_ms = pairs_of(call('ZRANGE', COOLDOWN, 0, -1, 'WITHSCORES'))
 local control = pairs_of(call('HGETALL', KEYS[7]))
 local gone = pairs_of(call('HGETALL', ACCOUNTS))
-call('ZCARD', FREE)
+if not in_force then
+  -- What a lost `accounts` left behind.
+  call('DEL', FREE)
+end
 
 for i = 1, accounts do
   local account = ARGV[4 * i + 1]

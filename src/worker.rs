@@ -30,6 +30,8 @@ const RENEW_BATCH: usize = 100;
 const BACKOFF_MS: (u64, u64) = (25, 1000);
 /// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
 const AGAIN_MS: u64 = 1000;
+/// So many times in a row a pipe may close soon after it became ready and be opened again at once.
+const SHORT_LIVED: u32 = 3;
 /// Every pool's counts are proven once in this long, in ms.
 const RECONCILE_MS: u64 = 60_000;
 /// Steps of a pass are this far apart, in ms, and look at about this many entries.
@@ -242,8 +244,7 @@ enum Command {
     Load(Script),
     Acquire(AcquireCommand),
     Release {
-        pool: usize,
-        lease: LeaseId,
+        doubt: Doubt,
         tries: u8,
     },
     Renew {
@@ -309,6 +310,10 @@ struct Request {
     epoch: u64,
     /// When the lease was last known to be good for a whole time to live, in ms.
     renewed_ms: u64,
+    /// Whether Redis was ever told of the lease.
+    told: bool,
+    /// Whether it was said already that the lease is lost.
+    lost: bool,
 }
 
 /// A lease that must end and whose release could not be sent, or may have been too early.
@@ -329,6 +334,10 @@ struct PoolState {
     counts: Counts,
     digest: u64,
     syncing: bool,
+    /// The ledger's epoch as last seen; 0: not yet.
+    epoch: u64,
+    /// What the last sync answered, so that it is said once.
+    synced: Option<Synced>,
 }
 
 /// One worker's state.
@@ -349,6 +358,8 @@ pub struct Worker {
     /// Failed attempts to open the pipe since it last served.
     failures: u32,
     down: Option<Down>,
+    /// How often in a row the pipe was closed soon after it became ready.
+    short_lived: u32,
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
     /// Acquires that wait for the pipe to be ready.
@@ -382,6 +393,8 @@ impl Worker {
                 counts: Counts::new(pool, &config),
                 digest: digest(pool, &config),
                 syncing: false,
+                epoch: 0,
+                synced: None,
             })
             .collect();
         Self {
@@ -400,6 +413,7 @@ impl Worker {
             state: PipeState::Closed,
             failures: 0,
             down: None,
+            short_lived: 0,
             pending: VecDeque::new(),
             queue: VecDeque::new(),
             doubts: VecDeque::new(),
@@ -490,6 +504,8 @@ impl Worker {
                 .map(gray::hash128),
             epoch: 0,
             renewed_ms: now_ms,
+            told: false,
+            lost: false,
         });
         let event = match pool {
             None => Event::Out(Reason::NoPool),
@@ -651,7 +667,11 @@ impl Worker {
                         );
                     }
                 }
-                Effect::Release { lease, in_doubt } => self.release(now_ms, pool, lease, in_doubt),
+                Effect::Release { lease, in_doubt } => {
+                    if self.requests.get(slot).is_some_and(|request| request.told) {
+                        self.release(now_ms, pool, lease, in_doubt);
+                    }
+                }
             }
         }
         if phase == Phase::Done {
@@ -721,7 +741,7 @@ impl Worker {
         }
     }
 
-    /// Sends the release, or keeps it until the pipe is ready.
+    /// Sends the release, or keeps it until the pipe is ready. A lease that was never asked for needs none.
     fn release(&mut self, now_ms: u64, pool: usize, lease: LeaseId, in_doubt: bool) {
         if in_doubt {
             self.counters.add(Counter::InDoubt);
@@ -729,35 +749,39 @@ impl Worker {
         // Behind the acquire on the same connection nothing is in doubt, but what an older connection still carries is.
         let reopened = self.counters.get(Counter::PipeReady) > 1
             && now_ms.saturating_sub(self.ready_ms) < AGAIN_MS;
-        let again = in_doubt || reopened;
         let over_ms = now_ms.saturating_add(self.config.lease.ttl_ms);
+        let doubt = Doubt {
+            due_ms: now_ms,
+            pool,
+            lease,
+            over_ms,
+            sent: false,
+        };
         if self.state == PipeState::Ready {
-            self.send(
-                now_ms,
-                Command::Release {
-                    pool,
-                    lease,
-                    tries: 0,
-                },
-            );
-            if again {
-                let due_ms = now_ms.saturating_add(AGAIN_MS);
-                self.doubt(Doubt {
-                    due_ms,
-                    pool,
-                    lease,
-                    over_ms,
-                    sent: true,
-                });
-            }
+            self.send_doubt(now_ms, doubt, in_doubt || reopened);
         } else {
-            self.doubt(Doubt {
-                due_ms: now_ms,
-                pool,
-                lease,
-                over_ms,
-                sent: false,
-            });
+            self.doubt(doubt);
+        }
+    }
+
+    /// Sends the release of a doubt; `again`: it is due once more later.
+    fn send_doubt(&mut self, now_ms: u64, doubt: Doubt, again: bool) {
+        let again = again && !doubt.sent;
+        let sent = Doubt {
+            due_ms: now_ms.saturating_add(AGAIN_MS),
+            sent: again || doubt.sent,
+            ..doubt
+        };
+        self.write(
+            now_ms,
+            Command::Release {
+                doubt: sent,
+                tries: 0,
+            },
+            false,
+        );
+        if again {
+            self.doubt(sent);
         }
     }
 
@@ -795,6 +819,22 @@ impl Worker {
     }
 
     fn write(&mut self, now_ms: u64, command: Command, with_source: bool) {
+        match &command {
+            Command::Acquire(acquire) => self.tell(acquire.slot, acquire.lease),
+            Command::Renew { leases, .. } => {
+                for (slot, lease) in leases {
+                    self.tell(*slot, *lease);
+                }
+            }
+            Command::Auth
+            | Command::Select
+            | Command::SetName
+            | Command::Load(_)
+            | Command::Release { .. }
+            | Command::Sync { .. }
+            | Command::Reconcile { .. }
+            | Command::Cooldown { .. } => {}
+        }
         let by = if with_source {
             By::Source
         } else {
@@ -854,11 +894,11 @@ impl Worker {
                 };
                 state.keys.acquire(out, by, &arguments);
             }
-            Command::Release { pool, lease, .. } => {
-                let Some(state) = self.pools.get(*pool) else {
+            Command::Release { doubt, .. } => {
+                let Some(state) = self.pools.get(doubt.pool) else {
                     return;
                 };
-                state.keys.release(out, by, &[*lease]);
+                state.keys.release(out, by, &[doubt.lease]);
             }
             Command::Renew { pool, leases, .. } => {
                 let Some(state) = self.pools.get(*pool) else {
@@ -921,6 +961,17 @@ impl Worker {
             }
         }
         self.pending.push_back((now_ms, command));
+    }
+
+    /// Redis may know of the lease from now on.
+    fn tell(&mut self, slot: usize, lease: LeaseId) {
+        if let Some(request) = self.requests.get_mut(slot)
+            && (request.phase == Phase::Idle
+                || request.phase == Phase::Acquiring { lease }
+                || request.phase.holds().is_some_and(|(held, _)| held == lease))
+        {
+            request.told = true;
+        }
     }
 
     /// The host opened the pipe.
@@ -1052,22 +1103,7 @@ impl Worker {
                 self.doubts.push_back(doubt);
                 continue;
             }
-            self.write(
-                now_ms,
-                Command::Release {
-                    pool: doubt.pool,
-                    lease: doubt.lease,
-                    tries: 0,
-                },
-                false,
-            );
-            if !doubt.sent {
-                self.doubts.push_back(Doubt {
-                    due_ms: now_ms.saturating_add(AGAIN_MS),
-                    sent: true,
-                    ..doubt
-                });
-            }
+            self.send_doubt(now_ms, doubt, true);
         }
     }
 
@@ -1158,27 +1194,25 @@ impl Worker {
                 self.hello(now_ms, sha.is_some(), down);
             }
             Command::Acquire(acquire) => self.on_acquired(now_ms, sent_ms, acquire, reply),
-            Command::Release { pool, lease, tries } => match script::number(reply) {
+            Command::Release { doubt, tries } => match script::number(reply) {
                 Ok(ended) => {
                     if ended > 0 {
                         self.counters.add(Counter::Released);
                     }
                 }
                 Err(fault) => {
-                    let retry = (tries < RETRIES).then_some(Command::Release {
-                        pool,
-                        lease,
-                        tries: tries.saturating_add(1),
-                    });
-                    if !self.recover(now_ms, fault, pool, retry) {
-                        let over_ms = sent_ms.saturating_add(self.config.lease.ttl_ms);
+                    let retry =
+                        (tries < RETRIES && doubt.over_ms > now_ms).then_some(Command::Release {
+                            doubt,
+                            tries: tries.saturating_add(1),
+                        });
+                    if !self.recover(now_ms, fault, doubt.pool, retry) && doubt.over_ms > now_ms {
                         let due_ms = now_ms.saturating_add(AGAIN_MS);
+                        let sent = true;
                         self.doubt(Doubt {
                             due_ms,
-                            pool,
-                            lease,
-                            over_ms,
-                            sent: true,
+                            sent,
+                            ..doubt
                         });
                     }
                 }
@@ -1331,6 +1365,7 @@ impl Worker {
                     request.epoch = epoch;
                     request.renewed_ms = sent_ms;
                 }
+                self.see_epoch(now_ms, acquire.pool, epoch);
                 if acquire.kind == AcquireKind::Take {
                     let known = self
                         .pools
@@ -1387,14 +1422,20 @@ impl Worker {
                 Renewed::Renewed => self.counters.add(Counter::Renewed),
                 Renewed::Readopted => self.counters.add(Counter::Readopted),
                 Renewed::Lost => {
-                    self.counters.add(Counter::Lost);
-                    lost = lost.saturating_add(1);
+                    // Asked for again at every renewal, should there be room; said once.
+                    if !request.lost {
+                        request.lost = true;
+                        self.counters.add(Counter::Lost);
+                        lost = lost.saturating_add(1);
+                    }
                     continue;
                 }
             }
             request.renewed_ms = sent_ms;
             request.epoch = epoch;
+            request.lost = false;
         }
+        self.see_epoch(now_ms, pool, epoch);
         if lost > 0 {
             let pool = self.pool_name(pool);
             self.output
@@ -1410,7 +1451,13 @@ impl Worker {
         }
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
         let name = self.pool_name(pool);
+        let before = match (&result, self.pools.get_mut(pool)) {
+            (Ok(answer), Some(state)) => state.synced.replace(*answer),
+            (Ok(_) | Err(_), _) => None,
+        };
         match result {
+            // Said already.
+            Ok(answer @ (Synced::Newer(_) | Synced::Differs)) if before == Some(answer) => {}
             Ok(Synced::Wanted) => self.sync(now_ms, pool),
             Ok(Synced::Current) => {}
             Ok(Synced::Replaced) => self.output.notices.push(Notice::Replaced {
@@ -1444,6 +1491,26 @@ impl Worker {
         }
         if self.state == PipeState::Opening && self.pending.is_empty() {
             self.serve(now_ms);
+        }
+    }
+
+    /// Another epoch means that Redis lost its data and someone has synced the pool since, maybe with a lower revision.
+    fn see_epoch(&mut self, now_ms: u64, pool: usize, epoch: u64) {
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let known = std::mem::replace(&mut state.epoch, epoch);
+        if known != 0 && known != epoch {
+            let full = false;
+            self.write(
+                now_ms,
+                Command::Sync {
+                    pool,
+                    full,
+                    tries: 0,
+                },
+                false,
+            );
         }
     }
 
@@ -1548,11 +1615,14 @@ impl Worker {
         let served = self.state == PipeState::Ready;
         // One that a reply took down as soon as it served has not recovered.
         let lasted = now_ms.saturating_sub(self.ready_ms) >= longest_ms;
-        let healthy = served && (lasted || why == Down::Closed);
-        if healthy {
-            self.failures = 0;
-        }
-        if !healthy || why == Down::WrongServer {
+        if served && lasted {
+            self.failures = u32::from(why == Down::WrongServer);
+            self.short_lived = 0;
+        } else if served && why == Down::Closed {
+            // A few times in a row is bad luck, and worth waiting for; then it is a server that does not want us.
+            self.short_lived = self.short_lived.saturating_add(1);
+            self.failures = self.short_lived.saturating_sub(SHORT_LIVED);
+        } else {
             self.failures = self.failures.saturating_add(1);
         }
         let wait_ms = first_ms
@@ -1570,6 +1640,7 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
+        self.doubts.retain(|doubt| doubt.over_ms > now_ms);
         for (_, command) in std::mem::take(&mut self.pending) {
             match command {
                 Command::Acquire(acquire)
@@ -1587,7 +1658,13 @@ impl Worker {
                 Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
                     self.counters.add(Counter::ShadowFailed)
                 }
-                Command::Release { pool, lease, .. } => self.release(now_ms, pool, lease, true),
+                // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
+                Command::Release { doubt, .. } => {
+                    self.doubt(Doubt {
+                        due_ms: now_ms,
+                        ..doubt
+                    });
+                }
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
                 // release in this very list.
                 Command::Acquire(_)

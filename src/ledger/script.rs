@@ -329,8 +329,9 @@ impl PoolKeys {
 
     /// `reconcile.lua`; `worker` names who asks.
     pub fn reconcile(&self, out: &mut Vec<u8>, by: By, worker: &str, silence_ms: u64, count: u64) {
-        self.head(out, Script::Reconcile, by, 1, 3);
+        self.head(out, Script::Reconcile, by, 2, 3);
         push_bulk(out, self.pass.as_bytes());
+        push_bulk(out, self.control.as_bytes());
         push_bulk(out, worker.as_bytes());
         push_number(out, silence_ms);
         push_number(out, count);
@@ -412,10 +413,9 @@ impl Fault {
     #[must_use]
     pub fn may_have_run(self) -> bool {
         match self {
-            Self::NoScript | Self::NoPool | Self::NoAccount | Self::WrongServer | Self::Refused => {
-                false
-            }
-            Self::Unknown | Self::Mismatch => true,
+            Self::NoScript | Self::NoPool | Self::NoAccount | Self::Refused => false,
+            // Newer servers use the same words for a command denied in the middle of a script.
+            Self::WrongServer | Self::Unknown | Self::Mismatch => true,
         }
     }
 }

@@ -60,6 +60,35 @@ fn at_30_percent_the_sessions_in_are_those_of_the_hash() {
     world.assert_all_free();
 }
 
+/// By request id, or by chance where there is none; never all of them in one bucket.
+#[test]
+fn requests_without_a_session_are_shared_out_too() {
+    for generate in [true, false] {
+        let config =
+            percent(10.0).manager(|manager| manager["generate_request_id"] = json!(generate));
+        let world = World::start(config);
+        let replies = world
+            .client()
+            .load(500, 10, |_| Request::get("/").header(SESSION, ""));
+        let inside = replies
+            .into_iter()
+            .filter(|reply| way(reply.as_ref().expect("a response")).1 == "atomic")
+            .count();
+        assert!(
+            (25..=85).contains(&inside),
+            "{inside} of 500, with request ids: {generate}"
+        );
+    }
+    // The same id again, the same answer.
+    let world = World::start(percent(50.0));
+    for id in ["one", "two", "three", "four", "five", "six"] {
+        let reply = world.client().get("/echo", &[("x-request-id", id)]);
+        let seen = reply.json()["headers"]["x-request-id"].clone();
+        let is_in = Gate::new("").bucket(seen.as_str().expect("an id").as_bytes()) < 5_000;
+        assert_eq!(reply.header("x-slotgate-path") == "atomic", is_in, "{seen}");
+    }
+}
+
 /// A valid token puts its request in or out; without it the header says nothing. It never goes any further.
 #[test]
 fn an_override_needs_its_token() {

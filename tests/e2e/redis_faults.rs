@@ -16,8 +16,8 @@ const RECOVERY: Duration = Duration::from_secs(2);
 /// Acquires that time out soon; still enough for a busy machine that answers.
 fn hasty(accounts: &[(&str, u32)]) -> EnvoyConfig {
     config(accounts).plugin(|plugin| {
-        plugin["redis"]["acquire_timeout_ms"] = json!(200);
-        plugin["redis"]["command_timeout_ms"] = json!(400);
+        plugin["redis"]["acquire_timeout_ms"] = json!(400);
+        plugin["redis"]["command_timeout_ms"] = json!(800);
     })
 }
 
@@ -96,6 +96,7 @@ fn requests_go_the_traditional_way_while_redis_is_in_trouble() {
     for trouble in &TROUBLES {
         let name = trouble.name;
         let world = World::start(hasty(&[("a", 50)]));
+        time_until_atomic(&world);
         let mut stream = world
             .client()
             .open("/sse?events=1000000&interval_ms=20", &[]);
@@ -136,11 +137,47 @@ fn requests_go_the_traditional_way_while_redis_is_in_trouble() {
     }
 }
 
+/// A Redis that is full takes no new lease, but keeps the ones there are and frees those that end.
+#[test]
+fn a_full_redis_still_renews_and_frees() {
+    let world = World::start(hasty(&[("a", 50)]).plugin(|plugin| {
+        plugin["lease"] = json!({"ttl_ms": 1_000, "renew_interval_ms": 300});
+    }));
+    time_until_atomic(&world);
+    let open = || world.client().open("/sse?events=1000000", &[]);
+    let (kept, ended) = (open(), open());
+    assert_eq!(world.ledger.live(), 2);
+    config_set(&world.redis, "maxmemory", "1");
+    assert_eq!(way(&world.get("/")), (200, "traditional"));
+    drop(ended);
+    // One by one: a full Redis runs no transaction.
+    let (leases, mut connection) = (world.ledger.key("leases"), world.redis.connect());
+    let mut count = |from: &str| -> usize {
+        let mut command = redis::cmd("ZCOUNT");
+        command.arg(&leases).arg(from).arg("+inf");
+        command.query(&mut connection).expect("ZCOUNT")
+    };
+    eventually(SOON, || count("-inf") == 1);
+    let full = Instant::now();
+    while full.elapsed() < Duration::from_secs(2) {
+        let now_us = world.redis.run::<(u64, u64)>("TIME", &[]);
+        let now_ms = now_us.0 * 1_000 + now_us.1 / 1_000;
+        assert_eq!(count(&now_ms.to_string()), 1, "after {:?}", full.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    drop(kept);
+    eventually(SOON, || count("-inf") == 0);
+    assert_eq!(world.counter("pipe.lost"), 0);
+    config_set(&world.redis, "maxmemory", "0");
+    world.assert_serves();
+    world.assert_all_free();
+}
+
 /// Nobody waits longer than the acquire's timeout and one tick.
 #[test]
 fn a_hanging_redis_costs_the_acquire_timeout() {
     let world = World::start(config(&[("a", 50)]).plugin(|plugin| {
-        plugin["redis"] = json!({"acquire_timeout_ms": 50});
+        plugin["redis"] = json!({"acquire_timeout_ms": 50, "command_timeout_ms": 60_000});
     }));
     time_until_atomic(&world);
     world.redis.sigstop();
@@ -149,6 +186,7 @@ fn a_hanging_redis_costs_the_acquire_timeout() {
         assert_eq!(way(&world.get("/")), (200, "traditional"));
         start.elapsed()
     });
+    world.eventually_counts("traditional.timed_out", 1);
     world.redis.sigcont();
     assert!(time_until_atomic(&world) <= RECOVERY);
     world.assert_all_free();
@@ -160,6 +198,8 @@ enum Way {
     Through,
     ByteByByte,
     Instead(&'static [u8]),
+    /// The connection stays open, and nothing comes back on it any more.
+    Never,
 }
 
 /// A server before Redis that may answer in its place; commands always reach Redis.
@@ -200,6 +240,7 @@ async fn carry(client: TcpStream, to: std::net::SocketAddr, ways: Arc<Mutex<Way>
         let sent = match way {
             Way::Through => to_client.write_all(&buffer[..length]).await,
             Way::Instead(bytes) => to_client.write_all(bytes).await,
+            Way::Never => std::future::pending().await,
             Way::ByteByByte => {
                 for byte in &buffer[..length] {
                     if to_client.write_all(&[*byte]).await.is_err() {
@@ -237,7 +278,7 @@ fn behind_middle(config: EnvoyConfig) -> (World, Middle) {
 #[test]
 fn garbage_in_place_of_replies() {
     let (world, middle) = behind_middle(hasty(&[("a", 5)]));
-    world.assert_serves();
+    time_until_atomic(&world);
     for garbage in [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
         b"\0\xff\x16\x03\x01",
@@ -297,6 +338,23 @@ fn garbage_for_as_long_as_it_lasts() {
     assert!(warnings <= 2, "{warnings}: {}", world.envoy.log_tail(40));
     middle.set(Way::Through);
     assert!(time_until_atomic(&world) <= RECOVERY);
+    world.assert_all_free();
+}
+
+/// As when a host on the way was taken away without a word: only its age tells that the connection is dead.
+#[test]
+fn a_connection_that_went_dead() {
+    let (world, middle) = behind_middle(hasty(&[("a", 5)]));
+    time_until_atomic(&world);
+    middle.set(Way::Never);
+    assert_eq!(way(&world.get("/")), (200, "traditional"));
+    middle.set(Way::Through);
+    assert!(time_until_atomic(&world) <= RECOVERY);
+    assert!(
+        world
+            .envoy
+            .log_contains("no reply within redis.command_timeout_ms")
+    );
     world.assert_all_free();
 }
 

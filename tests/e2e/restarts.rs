@@ -150,18 +150,76 @@ fn streams_that_end_while_redis_is_gone() {
     world.assert_all_free();
 }
 
-/// A key taken away by hand: the books are put right as far as scripts can, and no request is lost for it.
+/// Acquires that nobody waits for any more, on connections that are gone, in a Redis that runs them nevertheless.
 #[test]
-fn one_key_deleted_by_hand() {
-    for name in ["accounts", "free", "used", "leases", "owner", "cooldown"] {
-        let world = World::start(renewing(&[("a", 50)]));
-        let streams = open(&world, 2);
-        world.redis.run::<()>("DEL", &[&world.ledger.key(name)]);
-        for _ in 0..5 {
-            assert!([200, 429].contains(&world.get("/").status), "{name}");
+fn redis_stands_still_while_clients_come_and_go() {
+    // The pipe is given up in the same moment as the acquires on it.
+    let world = World::start(config(&[("a", 50)]).workers(2).plugin(|plugin| {
+        plugin["redis"] = json!({"acquire_timeout_ms": 300, "command_timeout_ms": 300});
+    }));
+    eventually(SOON, || way(&world.get("/")) == (200, "atomic"));
+    for round in 0..3 {
+        world.redis.sigstop();
+        let client = world.client();
+        let staying: Vec<_> = (0..10)
+            .map(|_| spawn(client.sending(Request::get("/"))))
+            .collect();
+        let leaving: Vec<_> = (0..10).map(|_| client.start("/hang", &[])).collect();
+        eventually(SOON, || {
+            world.envoy.stat("http.http.downstream_rq_total") >= Some(20 * (round + 1))
+        });
+        drop(leaving);
+        for reply in staying {
+            let reply = wait(reply).expect("a task").expect("a response");
+            assert_eq!(way(&reply), (200, "traditional"));
         }
-        drop(streams);
-        assert!([200, 429].contains(&world.get("/").status), "{name}");
-        assert_eq!(world.counter("pipe.lost"), 0, "{name}");
+        world.redis.sigcont();
+        eventually(SOON, || way(&world.get("/")) == (200, "atomic"));
+        world.assert_all_free();
     }
+}
+
+/// Everything at once: clients that leave, connections that break, and a Redis that is killed but keeps its data.
+#[test]
+fn clients_that_leave_while_redis_comes_and_goes() {
+    let redis = Redis::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let world = World::with_redis(redis, renewing(&[("a", 50), ("b", 50)]).workers(2));
+    let client = world.client();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let lanes: Vec<_> = (0..10_u64)
+        .map(|lane| {
+            let stopped = stopped.clone();
+            spawn(async move {
+                let mut round = lane;
+                while !*stopped.borrow() {
+                    round += 1;
+                    let path = ["/delay?ms=3", "/sse?events=3&interval_ms=1", "/hang"];
+                    let request = client.sending(Request::get(path[round as usize % 3]));
+                    let patience = Duration::from_micros((lane * 977 + round * 1_511) % 20_000);
+                    let _ = tokio::time::timeout(patience, request).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        for _ in 0..10 {
+            std::thread::sleep(Duration::from_millis(50));
+            world
+                .redis
+                .run::<u64>("CLIENT", &["KILL", "TYPE", "normal"]);
+        }
+        world.redis.kill();
+        std::thread::sleep(Duration::from_millis(100));
+        world.redis.start_again();
+    }
+    stop.send(true).expect("the lanes run");
+    wait(async move {
+        for lane in lanes {
+            lane.await.expect("a lane panicked");
+        }
+    });
+    world.assert_all_free();
+    assert_eq!(world.counter("lease.release_dropped"), 0);
+    eventually(SOON, || way(&world.get("/")) == (200, "atomic"));
+    world.assert_all_free();
 }

@@ -474,21 +474,20 @@ fn drained_accounts_stay_drained_through_a_sync() {
 fn malformed_arguments_are_named_and_write_nothing() {
     let mut rig = Rig::new();
     let keys: Vec<String> = [
-        "accounts", "free", "used", "leases", "owner", "cooldown", "control",
+        "accounts", "free", "used", "leases", "owner", "cooldown", "control", "pass",
     ]
     .map(|k| rig.ledger.key(k))
     .into();
     let before = format!("{:?}", rig.ledger.state().accounts);
     let mut eval = |script: Script, arguments: &[&str]| {
         let source = source(script);
-        let seven = matches!(script, Script::Sync | Script::Control | Script::Reconcile);
-        let mut command: Vec<&[u8]> =
-            vec![b"EVAL", source.as_bytes(), if seven { b"7" } else { b"6" }];
-        command.extend(
-            keys.iter()
-                .take(if seven { 7 } else { 6 })
-                .map(|key| key.as_bytes()),
-        );
+        let extra = match script {
+            Script::Sync | Script::Control => 1,
+            Script::Reconcile => 2,
+            _ => 0,
+        };
+        let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), [b"6", b"7", b"8"][extra]];
+        command.extend(keys.iter().take(6 + extra).map(|key| key.as_bytes()));
         command.extend(arguments.iter().map(|argument| argument.as_bytes()));
         text(&rig.pipe.command(&command))
     };
@@ -653,9 +652,9 @@ fn every_key_is_declared_and_no_more_is_allowed() {
     let redis = Redis::start();
     let mut admin = Pipe::open(&redis, "p");
     // Only this pool's keys; in cluster mode all of them in one slot by their hash tag.
-    let rule = "user slot on >pw ~slotgate:{p}:* -@all +evalsha +script|load +time +hget +hset +hsetnx +hdel +hmget \
-                +hgetall +hexists +hincrby +hscan +zadd +zrem +zrange +zrangebyscore +zscore +zmscore +zcount +zcard \
-                +zscan +pexpire +get +set";
+    let rule = "user slot on >pw ~slotgate:{p}:* -@all +evalsha +script|load +time +hget +hset +hdel +hmget \
+                +hgetall +hexists +hincrby +hscan +zadd +zrem +zrange +zrangebyscore +zremrangebyscore +zscore \
+                +zmscore +zcount +zcard +zscan +get +set +del +pexpire +pexpireat";
     let mut command: Vec<&[u8]> = vec![b"ACL", b"SETUSER"];
     command.extend(rule.split_whitespace().skip(1).map(str::as_bytes));
     assert_eq!(text(&admin.command(&command)), "+OK\r\n");
@@ -672,6 +671,26 @@ fn every_key_is_declared_and_no_more_is_allowed() {
     let epoch = pipe.epoch;
     pipe.renew(&[(lease, "a", epoch)]).unwrap();
     assert_eq!(pipe.release(&[lease]), Ok(1));
+    let scope = [2; 16];
+    pipe.cooldown_in("a", 10, Some(&scope)).unwrap();
+    pipe.acquire_in(
+        ids.mint(),
+        Mode::Dry,
+        Some((&session, 1000)),
+        Some(&scope),
+        4,
+    )
+    .unwrap();
+    pipe.inspect().unwrap();
+    for verb in ["drain", "undrain", "thaw"] {
+        pipe.control(verb, "a", None).unwrap();
+    }
+    pipe.control("unbind", "", Some(&session)).unwrap();
+    while matches!(
+        pipe.reconcile("one", 1000, 10).unwrap(),
+        Reconciled::Working(_)
+    ) {}
+    assert!(pipe.sync(2, 2, Some(&[account("b", 1)])).is_ok());
     let mut other = Pipe::open(&redis, "other");
     other.command(&[b"AUTH", b"slot", b"pw"]);
     assert_eq!(
@@ -977,4 +996,93 @@ fn a_lease_taken_during_a_pass_and_broken_by_hand_is_not_counted() {
     assert!(matches!(end, Some(Ok(Reconciled::Done(1..)))), "{end:?}");
     rig.ledger.assert_consistent();
     assert_eq!(rig.ledger.owner().into_keys().collect::<Vec<_>>(), leases);
+}
+
+/// A pool far beyond what a scan answers at once, busy while the pass runs.
+#[test]
+fn a_pass_over_a_large_busy_pool_finds_nothing() {
+    const ACCOUNTS: usize = 1_500;
+    let mut rig = Rig::bare(&[]);
+    let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("a{n}")).collect();
+    let list: Vec<SyncAccount> = names.iter().map(|id| account(id, 1)).collect();
+    rig.pipe.sync(1, 1, Some(&list)).unwrap();
+    rig.set_time_to_live(600_000);
+    let mut held: std::collections::VecDeque<LeaseId> = (0..1_000).map(|_| rig.take().0).collect();
+    let mut steps = 0;
+    let end = loop {
+        match rig.pipe.reconcile("one", 60_000, 100).unwrap() {
+            Reconciled::Working(0) => steps += 1,
+            other => break other,
+        }
+        for _ in 0..20 {
+            held.push_back(rig.take().0);
+            let over = held.pop_front().unwrap();
+            rig.pipe.release(&[over]).unwrap();
+        }
+    };
+    assert_eq!(end, Reconciled::Done(0));
+    assert!(steps > 50, "in bounded steps: {steps}");
+    rig.ledger.assert_consistent();
+    assert!(
+        rig.ledger.state().used.values().all(|used| *used <= 1),
+        "never above a limit"
+    );
+}
+
+#[test]
+fn a_pass_mends_flags_that_say_what_is_not_so() {
+    let mut rig = Rig::new();
+    rig.pipe.cooldown("a", 60_000).unwrap();
+    rig.pipe.control("drain", "b", None).unwrap();
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("cooldown")]);
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("control")]);
+    assert_eq!(rig.free(), "c");
+    let pass = |rig: &mut Rig| {
+        (0..1000)
+            .map(|_| rig.pipe.reconcile("one", 60_000, 10))
+            .find(|step| !matches!(step, Ok(Reconciled::Working(_))))
+    };
+    assert_eq!(pass(&mut rig), Some(Ok(Reconciled::Done(2))));
+    assert_eq!(rig.free(), "a b c");
+    assert!(!rig.ledger.state().meta.contains_key("#wake"));
+    assert_eq!(pass(&mut rig), Some(Ok(Reconciled::Done(0))));
+}
+
+#[test]
+fn a_lease_that_lost_its_expiry_gets_a_new_one() {
+    let mut rig = Rig::new();
+    let (lease, account) = rig.take();
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("leases")]);
+    let epoch = rig.pipe.epoch;
+    assert_eq!(
+        rig.pipe.renew(&[(lease, &account, epoch)]),
+        Ok(vec![Renewed::Readopted])
+    );
+    assert_eq!(rig.ledger.live(), 1);
+    rig.ledger.assert_consistent();
+}
+
+#[test]
+fn a_running_stream_is_counted_even_on_an_account_that_takes_no_more() {
+    let mut rig = Rig::new();
+    rig.pipe.control("drain", "b", None).unwrap();
+    let lease = rig.mint();
+    let epoch = rig
+        .pipe
+        .sync(1, 1, None)
+        .map(|_| rig.ledger.state().meta["#epoch"].parse().unwrap())
+        .unwrap();
+    assert_eq!(
+        rig.pipe.renew(&[(lease, "b", epoch)]),
+        Ok(vec![Renewed::Readopted])
+    );
+    assert_eq!((rig.ledger.used("b"), rig.free().as_str()), (1, "a c"));
+}
+
+#[test]
+fn a_lost_pool_leaves_no_ghosts_behind() {
+    let mut rig = Rig::new();
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
+    rig.pipe.sync(1, 1, Some(&[account("b", 2)])).unwrap();
+    assert_eq!(rig.free(), "b");
 }

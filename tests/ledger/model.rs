@@ -335,7 +335,7 @@ impl Model {
             } else if self.leases.contains_key(lease) {
                 answers.push(Renewed::Readopted);
             } else if self.accounts.contains_key(account)
-                && (*claimed != epoch || self.free().contains_key(account))
+                && (*claimed != epoch || self.used(account) < self.accounts[account].max)
             {
                 self.leases.insert(lease.clone(), (account.clone(), expiry));
                 answers.push(Renewed::Readopted);
@@ -481,7 +481,14 @@ struct Pair {
 impl Pair {
     fn new() -> Self {
         let clock = Clock::new(START_MS);
-        let redis = Redis::start_at(&clock, &[]);
+        // Small collections answer a scan whole, whatever is asked for: none may be small, or no cursor is ever seen.
+        let spread = [
+            "--hash-max-listpack-entries",
+            "1",
+            "--zset-max-listpack-entries",
+            "1",
+        ];
+        let redis = Redis::start_at(&clock, &spread);
         let pipe = Pipe::open(&redis, "p");
         let mut ids = LeaseIds::new(0xabc);
         let ids = (0..LEASES).map(|_| ids.mint()).collect();
