@@ -434,6 +434,10 @@ fn gray_override(mut f: Fields<'_, '_>) -> Option<GrayOverride> {
         .at("header")
         .and_then(|mut at| at.header())
         .unwrap_or_else(|| "x-slotgate-gray".into());
+    // It is taken off every request, which can't do without these.
+    if header.starts_with(':') {
+        f.error("header", format!("{header:?} is a pseudo header"));
+    }
     let token = f.secret("token_env");
     f.done();
     token.map(|token| GrayOverride { header, token })

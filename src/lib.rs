@@ -16,7 +16,3 @@ pub mod ledger;
 pub mod pool;
 pub mod structpb;
 pub mod worker;
-
-mod entry {
-    proxy_wasm::main! {{ crate::host::start() }}
-}

@@ -2,51 +2,50 @@
 
 use super::calls::{self, Buffer};
 use crate::bridge::{Deframer, frame_header};
-use proxy_wasm::traits::{Context, StreamContext};
-use proxy_wasm::types::Action;
+use std::cell::RefCell;
 
 /// One connection of the internal listener.
 #[derive(Debug, Default)]
 pub struct Bridge {
-    deframer: Deframer,
-    out: Vec<u8>,
+    deframer: RefCell<Deframer>,
 }
 
-impl Context for Bridge {}
-
-impl StreamContext for Bridge {
-    fn on_downstream_data(&mut self, size: usize, _end: bool) -> Action {
+impl Bridge {
+    /// Towards Redis. Answers whether the bytes go on.
+    pub fn on_downstream_data(&self, size: usize) -> bool {
         if size == 0 {
-            return Action::Continue;
+            return true;
         }
         let framed = calls::buffer(Buffer::Downstream, size);
-        self.out.clear();
-        if self.deframer.strip(&framed, &mut self.out).is_err() {
+        let mut bytes = Vec::with_capacity(framed.len());
+        let stripped = self.deframer.borrow_mut().strip(&framed, &mut bytes);
+        if stripped.is_err() {
             log::error!(
                 "bridge: not a stream of gRPC frames; is something else using the internal listener?"
             );
             calls::close_downstream();
-            return Action::Pause;
+            return false;
         }
-        if let Err(error) = calls::set_buffer(Buffer::Downstream, framed.len(), &self.out) {
+        if let Err(error) = calls::set_buffer(Buffer::Downstream, framed.len(), &bytes) {
             log::error!("bridge: towards Redis: {error:?}");
             calls::close_downstream();
-            return Action::Pause;
+            return false;
         }
-        Action::Continue
+        true
     }
 
-    fn on_upstream_data(&mut self, size: usize, _end: bool) -> Action {
+    /// From Redis. Answers whether the bytes go on.
+    pub fn on_upstream_data(&self, size: usize) -> bool {
         if size == 0 {
-            return Action::Continue;
+            return true;
         }
         let framed =
             frame_header(size).map(|header| calls::set_buffer(Buffer::Upstream, 0, &header));
         if !matches!(framed, Some(Ok(()))) {
             log::error!("bridge: from Redis: {size} bytes can't be framed: {framed:?}");
             calls::close_downstream();
-            return Action::Pause;
+            return false;
         }
-        Action::Continue
+        true
     }
 }

@@ -3,8 +3,12 @@
 //! The SDK's own wrappers panic on any status they don't expect, and on header bytes that aren't UTF-8; a panic here strands
 //! every paused request of the worker. Signatures are those of the proxy-wasm ABI 0.2.1.
 
-use proxy_wasm::types::LogLevel;
+use crate::headers::Headers;
+use log::LevelFilter;
 use std::ptr::null_mut;
+
+/// The level of last words.
+pub const CRITICAL: u32 = 5;
 
 /// A status other than OK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,7 @@ pub enum Buffer {
 
 #[link(wasm_import_module = "env")]
 unsafe extern "C" {
+    fn proxy_log(level: u32, message: *const u8, size: usize) -> u32;
     fn proxy_get_log_level(level: *mut u32) -> u32;
     fn proxy_set_tick_period_milliseconds(period: u32) -> u32;
     fn proxy_get_buffer_bytes(
@@ -84,6 +89,17 @@ unsafe extern "C" {
         headers_size: usize,
         grpc_status: i32,
     ) -> u32;
+    fn proxy_grpc_stream(
+        service: *const u8,
+        service_size: usize,
+        name: *const u8,
+        name_size: usize,
+        method: *const u8,
+        method_size: usize,
+        metadata: *const u8,
+        metadata_size: usize,
+        token: *mut u32,
+    ) -> u32;
     fn proxy_grpc_send(token: u32, message: *const u8, size: usize, end: u32) -> u32;
     fn proxy_grpc_cancel(token: u32) -> u32;
     fn proxy_set_effective_context(context: u32) -> u32;
@@ -106,22 +122,28 @@ fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Vec<u8> {
     if call(&mut data, &mut size) != 0 || data.is_null() {
         return Vec::new();
     }
-    // SAFETY: the SDK's allocator hands out boxed slices of exactly the size asked for.
+    // SAFETY: `proxy_on_memory_allocate` hands out boxed slices of exactly the size asked for, and the host has filled it.
     unsafe { Vec::from_raw_parts(data, size, size) }
 }
 
+/// One line of Envoy's log; 0: trace, 5: critical.
+pub fn log(level: u32, message: &str) {
+    // SAFETY: the pointer lives across the call.
+    let _ = unsafe { proxy_log(level, message.as_ptr(), message.len()) };
+}
+
 /// The level Envoy logs this plugin at.
-pub fn log_level() -> LogLevel {
+pub fn log_level() -> LevelFilter {
     let mut level = 2;
     // SAFETY: `level` lives across the call.
     let status = unsafe { proxy_get_log_level(&mut level) };
     match (status, level) {
-        (0, 0) => LogLevel::Trace,
-        (0, 1) => LogLevel::Debug,
-        (0, 3) => LogLevel::Warn,
-        (0, 4) => LogLevel::Error,
-        (0, 5) => LogLevel::Critical,
-        _ => LogLevel::Info,
+        (0, 0) => LevelFilter::Trace,
+        (0, 1) => LevelFilter::Debug,
+        (0, 3) => LevelFilter::Warn,
+        (0, 4) => LevelFilter::Error,
+        (0, CRITICAL) => LevelFilter::Off,
+        _ => LevelFilter::Info,
     }
 }
 
@@ -210,6 +232,28 @@ pub fn respond(status: u32, headers: &[u8], body: &[u8], details: &str) {
             -1,
         )
     };
+}
+
+/// Opens a gRPC stream to what a serialized `GrpcService` names. It belongs to the context that is called now, whose
+/// callbacks its messages and its end come to.
+pub fn grpc_stream(service: &[u8]) -> Result<u32, HostError> {
+    let (name, method, metadata) = ("slotgate", "pipe", Headers::serialize(&[]));
+    let mut token = 0;
+    // SAFETY: all pointers live across the call.
+    ok(unsafe {
+        proxy_grpc_stream(
+            service.as_ptr(),
+            service.len(),
+            name.as_ptr(),
+            name.len(),
+            method.as_ptr(),
+            method.len(),
+            metadata.as_ptr(),
+            metadata.len(),
+            &mut token,
+        )
+    })?;
+    Ok(token)
 }
 
 /// Sends one message on a gRPC stream.

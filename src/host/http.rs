@@ -3,8 +3,7 @@
 use super::calls::{self, Map};
 use super::root::{Shared, apply, unix_time};
 use crate::headers::Headers;
-use proxy_wasm::traits::{Context, HttpContext};
-use proxy_wasm::types::Action;
+use std::cell::Cell;
 use std::rc::Rc;
 
 /// One HTTP stream.
@@ -12,7 +11,7 @@ pub struct Http {
     id: u32,
     shared: Rc<Shared>,
     /// The request's slot in the worker, once its headers were seen.
-    slot: Option<usize>,
+    slot: Cell<Option<usize>>,
 }
 
 impl Http {
@@ -21,37 +20,12 @@ impl Http {
         Self {
             id,
             shared,
-            slot: None,
+            slot: Cell::new(None),
         }
     }
 
-    /// With `allow_on_headers_stop_iteration` a pause in the headers stops the headers alone.
-    fn pause_while_acquiring(&self) -> Action {
-        let acquiring = self.slot.is_some_and(|slot| {
-            self.shared
-                .with(self.id, |worker, _| worker.is_acquiring((slot, self.id)))
-        });
-        if acquiring {
-            Action::Pause
-        } else {
-            Action::Continue
-        }
-    }
-}
-
-impl Context for Http {
-    fn on_done(&mut self) -> bool {
-        if let Some(slot) = self.slot.take() {
-            self.shared.with(self.id, |worker, now_ms| {
-                worker.on_end(now_ms, (slot, self.id))
-            });
-        }
-        true
-    }
-}
-
-impl HttpContext for Http {
-    fn on_http_request_headers(&mut self, _count: usize, _end: bool) -> Action {
+    /// Answers whether the request goes on at once.
+    pub fn on_request_headers(&self) -> bool {
         let serialized = calls::headers(Map::Request);
         let headers = Headers::new(&serialized);
         let id = self.id;
@@ -73,24 +47,14 @@ impl HttpContext for Http {
                 verdict.map(|verdict| apply(worker.config(), id, &verdict)),
             )
         });
-        self.slot = Some(slot);
-        match forward {
-            Some(true) => Action::Continue,
-            Some(false) | None => Action::Pause,
-        }
+        self.slot.set(Some(slot));
+        forward.unwrap_or(false)
     }
 
-    fn on_http_request_body(&mut self, _size: usize, _end: bool) -> Action {
-        self.pause_while_acquiring()
-    }
-
-    fn on_http_request_trailers(&mut self, _count: usize) -> Action {
-        self.pause_while_acquiring()
-    }
-
-    fn on_http_response_headers(&mut self, _count: usize, _end: bool) -> Action {
-        let Some(slot) = self.slot else {
-            return Action::Continue;
+    /// The upstream's answer, or Envoy's own, is on its way to the client.
+    pub fn on_response_headers(&self) {
+        let Some(slot) = self.slot.get() else {
+            return;
         };
         let request = (slot, self.id);
         self.shared.with(self.id, |worker, now_ms| {
@@ -122,6 +86,14 @@ impl HttpContext for Http {
                 );
             }
         });
-        Action::Continue
+    }
+
+    /// The stream is over, however it ended.
+    pub fn on_done(&self) {
+        if let Some(slot) = self.slot.take() {
+            self.shared.with(self.id, |worker, now_ms| {
+                worker.on_end(now_ms, (slot, self.id))
+            });
+        }
     }
 }

@@ -1,15 +1,11 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
-use super::bridge::Bridge;
 use super::calls::{self, Buffer, Map};
-use super::http::Http;
+use super::logger;
 use super::metrics::Metrics;
 use crate::config::{Config, Role, parse};
 use crate::headers::Headers;
 use crate::worker::{Notice, PipeOrder, Verdict, Worker};
-use proxy_wasm::hostcalls;
-use proxy_wasm::traits::{Context, HttpContext, RootContext, StreamContext};
-use proxy_wasm::types::ContextType;
 use std::cell::{Cell, RefCell};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
@@ -94,11 +90,11 @@ impl Shared {
         result
     }
 
-    /// Opens the stream. Only in a root callback: the SDK sends replies to the context that is active now.
+    /// Opens the stream. Only in a root callback: Envoy calls back the context that it calls now.
     fn open(&self, now_ms: u64) {
         let mut worker = self.worker.borrow_mut();
         let service = grpc_service(&worker.config().redis.pipe_cluster);
-        match hostcalls::open_grpc_stream(&service, "slotgate", "pipe", Vec::new()) {
+        match calls::grpc_stream(&service) {
             Ok(token) => {
                 self.token.set(Some(token));
                 worker.on_pipe_open(now_ms);
@@ -266,13 +262,11 @@ fn say(notice: &Notice) {
 
 /// A `GrpcService` message that names an Envoy cluster. The host first reads the name it is given as such a message, and
 /// some plain names (`email`) are one by accident, which ends Envoy. Names are at most 125 bytes of ASCII by configuration.
-fn grpc_service(cluster: &str) -> String {
+fn grpc_service(cluster: &str) -> Vec<u8> {
     let length = u8::try_from(cluster.len()).unwrap_or(0);
-    format!(
-        "\n{}\n{}{cluster}",
-        char::from(length.saturating_add(2)),
-        char::from(length)
-    )
+    let mut message = vec![0x0a, length.saturating_add(2), 0x0a, length];
+    message.extend_from_slice(cluster.as_bytes());
+    message
 }
 
 /// The wall clock.
@@ -283,16 +277,20 @@ pub fn unix_time() -> std::time::Duration {
 }
 
 /// What a root context was told to be.
-enum Told {
+#[derive(Clone)]
+pub enum Told {
+    /// Not configured.
     Nothing,
+    /// Role `bridge`.
     Bridge,
+    /// Role `scheduler`.
     Scheduler(Rc<Shared>),
 }
 
 /// The root context of one plugin configuration.
 pub struct Root {
     id: u32,
-    told: Told,
+    told: RefCell<Told>,
 }
 
 impl Root {
@@ -300,20 +298,53 @@ impl Root {
     pub fn new(id: u32) -> Self {
         Self {
             id,
-            told: Told::Nothing,
+            told: RefCell::new(Told::Nothing),
         }
     }
 
-    fn shared(&self) -> Option<&Rc<Shared>> {
-        match &self.told {
+    /// What it was told to be.
+    pub fn told(&self) -> Told {
+        self.told.borrow().clone()
+    }
+
+    fn shared(&self) -> Option<Rc<Shared>> {
+        match self.told() {
             Told::Scheduler(shared) => Some(shared),
             Told::Nothing | Told::Bridge => None,
         }
     }
-}
 
-impl Context for Root {
-    fn on_grpc_stream_message(&mut self, token: u32, size: usize) {
+    /// Answers whether the configuration is accepted.
+    pub fn on_configure(&self, size: usize) -> bool {
+        logger::start();
+        let json = calls::buffer(Buffer::Configuration, size);
+        let told = match parse(&json, &|name| std::env::var(name).ok()) {
+            Ok(Role::Bridge) => Told::Bridge,
+            Ok(Role::Scheduler(config)) => Told::Scheduler(Rc::new(Shared::new(self.id, *config))),
+            Err(errors) => {
+                for error in errors.0.iter().take(MOST_ERRORS) {
+                    log::error!("configuration: {error}");
+                }
+                let more = errors.0.len().saturating_sub(MOST_ERRORS);
+                if more > 0 {
+                    log::error!("configuration: and {more} errors more");
+                }
+                return false;
+            }
+        };
+        self.told.replace(told);
+        true
+    }
+
+    /// The time asked for has passed.
+    pub fn on_tick(&self) {
+        if let Some(shared) = self.shared() {
+            shared.tick();
+        }
+    }
+
+    /// Bytes from Redis.
+    pub fn on_pipe_message(&self, token: u32, size: usize) {
         if let Some(shared) = self
             .shared()
             .filter(|shared| shared.token.get() == Some(token))
@@ -325,7 +356,8 @@ impl Context for Root {
         }
     }
 
-    fn on_grpc_stream_close(&mut self, token: u32, status: u32) {
+    /// The pipe is closed, or could not be opened.
+    pub fn on_pipe_close(&self, token: u32, status: u32) {
         calls::grpc_cancel(token);
         if let Some(shared) = self
             .shared()
@@ -337,58 +369,12 @@ impl Context for Root {
         }
     }
 
-    fn on_done(&mut self) -> bool {
+    /// The host wants it gone. Answers whether it may go at once.
+    pub fn on_done(&self) -> bool {
         self.shared().is_none_or(|shared| {
             let idle = shared.worker.borrow().is_idle();
             shared.leaving.set(!idle);
             idle
         })
-    }
-}
-
-impl RootContext for Root {
-    fn on_configure(&mut self, size: usize) -> bool {
-        // Not earlier: no host call is allowed while the module initializes.
-        proxy_wasm::set_log_level(calls::log_level());
-        let json = calls::buffer(Buffer::Configuration, size);
-        match parse(&json, &|name| std::env::var(name).ok()) {
-            Ok(Role::Bridge) => self.told = Told::Bridge,
-            Ok(Role::Scheduler(config)) => {
-                self.told = Told::Scheduler(Rc::new(Shared::new(self.id, *config)))
-            }
-            Err(errors) => {
-                for error in errors.0.iter().take(MOST_ERRORS) {
-                    log::error!("configuration: {error}");
-                }
-                let more = errors.0.len().saturating_sub(MOST_ERRORS);
-                if more > 0 {
-                    log::error!("configuration: and {more} errors more");
-                }
-                return false;
-            }
-        }
-        true
-    }
-
-    fn on_tick(&mut self) {
-        if let Some(shared) = self.shared() {
-            shared.tick();
-        }
-    }
-
-    fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        self.shared()
-            .map(|shared| -> Box<dyn HttpContext> { Box::new(Http::new(id, Rc::clone(shared))) })
-    }
-
-    fn create_stream_context(&self, _id: u32) -> Option<Box<dyn StreamContext>> {
-        Some(Box::new(Bridge::default()))
-    }
-
-    fn get_type(&self) -> Option<ContextType> {
-        match self.told {
-            Told::Scheduler(_) => Some(ContextType::HttpContext),
-            Told::Bridge | Told::Nothing => Some(ContextType::StreamContext),
-        }
     }
 }

@@ -416,7 +416,7 @@ fn a_password_from_the_environment() {
 #[test]
 fn an_acl_user_with_the_least_rights() {
     let redis = Redis::start();
-    let rules = "on >5ecret ~slotgate:* -@all +@hash +@sortedset +get +set +time +client|setname \
+    let rules = "on >5ecret ~slotgate:* -@all +@hash +@sortedset +get +set +del +pexpire +pexpireat +time +client|setname \
                  +script|load +evalsha +select";
     let words: Vec<_> = ["SETUSER", "app"]
         .into_iter()

@@ -74,7 +74,7 @@ fn redis_killed_and_started_again_empty_under_load() {
         stream.events(3);
     }
     let ways = assert_none_failed(load);
-    assert!(ways["atomic"] > 50, "{ways:?}");
+    assert!(ways["atomic"] > 10, "{ways:?}");
     eventually(SOON, || leases(&world) == held);
     world.ledger.assert_consistent();
     drop(streams);
@@ -124,12 +124,13 @@ fn every_connection_killed_again_and_again_under_load() {
         std::thread::sleep(Duration::from_millis(75));
     }
     let ways = assert_none_failed(load);
-    assert!(ways["atomic"] > 50, "{ways:?}");
+    assert!(ways["atomic"] > 10, "{ways:?}");
     eventually(SOON, || leases(&world) == held);
     for stream in &mut streams {
         stream.events(3);
     }
-    world.eventually_counts("pipe.lost", 20);
+    // Not each time: after a few in a row the pipe is opened again less eagerly.
+    assert!(world.counter("pipe.lost") >= 10);
     assert_eq!(world.counter("lease.lost"), 0);
     drop(streams);
     world.assert_all_free();

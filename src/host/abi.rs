@@ -1,0 +1,176 @@
+//! The functions Envoy calls: proxy-wasm ABI 0.2.1, as far as slotgate needs it.
+//!
+//! They are not the Rust SDK's. Envoy may call back while one of them runs: a send that finds the pipe closed reports its
+//! trailing metadata at once. The SDK takes part in every callback and keeps its maps borrowed meanwhile, so that ends in a
+//! panic, and with it every paused request. What isn't exported is never called; what is looks its context up and lets the
+//! map go before it runs.
+//!
+//! And a pause is [`STOP_ALL`], which the SDK can't say: it holds the body back as well, of any size, whatever
+//! `allow_on_headers_stop_iteration` says. So no callback for bodies is needed.
+
+use super::bridge::Bridge;
+use super::http::Http;
+use super::root::{Root, Told};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::mem::MaybeUninit;
+use std::rc::Rc;
+
+/// Envoy goes on.
+const CONTINUE: u32 = 0;
+/// A network filter's data stays where it is.
+const STOP: u32 = 1;
+/// `FilterHeadersStatus::StopAllIterationAndWatermark`: headers, body and trailers wait, and the client is slowed down.
+const STOP_ALL: u32 = 4;
+/// Done; 0: `proxy_done` is called later.
+const DONE: u32 = 1;
+
+/// What Envoy calls a context: a plugin configuration, or one stream of it.
+#[derive(Clone)]
+enum Context {
+    Root(Rc<Root>),
+    Http(Rc<Http>),
+    Bridge(Rc<Bridge>),
+}
+
+thread_local! {
+    /// Those that Envoy has created and not deleted.
+    static CONTEXTS: RefCell<BTreeMap<u32, Context>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+fn context(id: u32) -> Option<Context> {
+    CONTEXTS.with_borrow(|contexts| contexts.get(&id).cloned())
+}
+
+fn root(id: u32) -> Option<Rc<Root>> {
+    match context(id)? {
+        Context::Root(root) => Some(root),
+        Context::Http(_) | Context::Bridge(_) => None,
+    }
+}
+
+fn http(id: u32) -> Option<Rc<Http>> {
+    match context(id)? {
+        Context::Http(http) => Some(http),
+        Context::Root(_) | Context::Bridge(_) => None,
+    }
+}
+
+fn bridge(id: u32) -> Option<Rc<Bridge>> {
+    match context(id)? {
+        Context::Bridge(bridge) => Some(bridge),
+        Context::Root(_) | Context::Http(_) => None,
+    }
+}
+
+#[cfg(target_os = "wasi")]
+unsafe extern "C" {
+    fn __wasm_call_ctors();
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _initialize() {
+    // SAFETY: the host calls it once, before anything else.
+    #[cfg(target_os = "wasi")]
+    unsafe {
+        __wasm_call_ctors();
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_abi_version_0_2_1() {}
+
+/// Memory for what a host call returns; `calls::returned` takes it over.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut MaybeUninit<u8> {
+    Box::into_raw(Box::<[u8]>::new_uninit_slice(size)).cast()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
+    let created = match root(root_id).map(|root| root.told()) {
+        None => Some(Context::Root(Rc::new(Root::new(id)))),
+        Some(Told::Scheduler(shared)) => Some(Context::Http(Rc::new(Http::new(id, shared)))),
+        Some(Told::Bridge) => Some(Context::Bridge(Rc::default())),
+        Some(Told::Nothing) => None,
+    };
+    if let Some(created) = created {
+        CONTEXTS.with_borrow_mut(|contexts| contexts.insert(id, created));
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_configure(id: u32, size: usize) -> u32 {
+    root(id).is_some_and(|root| root.on_configure(size)).into()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_tick(id: u32) {
+    if let Some(root) = root(id) {
+        root.on_tick();
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_headers(id: u32, _count: u32, _end: u32) -> u32 {
+    match http(id).is_none_or(|http| http.on_request_headers()) {
+        true => CONTINUE,
+        false => STOP_ALL,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_headers(id: u32, _count: u32, _end: u32) -> u32 {
+    if let Some(http) = http(id) {
+        http.on_response_headers();
+    }
+    CONTINUE
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_receive(id: u32, token: u32, size: usize) {
+    if let Some(root) = root(id) {
+        root.on_pipe_message(token, size);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_grpc_close(id: u32, token: u32, status: u32) {
+    if let Some(root) = root(id) {
+        root.on_pipe_close(token, status);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_downstream_data(id: u32, size: usize, _end: u32) -> u32 {
+    match bridge(id).is_none_or(|bridge| bridge.on_downstream_data(size)) {
+        true => CONTINUE,
+        false => STOP,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_upstream_data(id: u32, size: usize, _end: u32) -> u32 {
+    match bridge(id).is_none_or(|bridge| bridge.on_upstream_data(size)) {
+        true => CONTINUE,
+        false => STOP,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_done(id: u32) -> u32 {
+    match context(id) {
+        Some(Context::Root(root)) => root.on_done().into(),
+        Some(Context::Http(http)) => {
+            http.on_done();
+            DONE
+        }
+        Some(Context::Bridge(_)) | None => DONE,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_delete(id: u32) {
+    // Dropped only when the map is free again.
+    let _gone = CONTEXTS.with_borrow_mut(|contexts| contexts.remove(&id));
+}
