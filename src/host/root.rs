@@ -28,6 +28,9 @@ pub struct Shared {
     armed_ms: Cell<Option<u64>>,
     /// The host wants this root gone as soon as nothing is under way.
     leaving: Cell<bool>,
+    /// Envoy still works on what it read from the pipe. A send that fails then, a cancel, or the root's end would free
+    /// that under its hands, so they wait until an event of another kind shows that Envoy is done, a tick at the latest.
+    reading: Cell<bool>,
 }
 
 impl Shared {
@@ -42,6 +45,7 @@ impl Shared {
             token: Cell::new(None),
             armed_ms: Cell::new(None),
             leaving: Cell::new(false),
+            reading: Cell::new(false),
         }
     }
 
@@ -49,45 +53,66 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Envoy's event loop has begun something new: what it read before has been worked on.
+    pub fn done_reading(&self) {
+        self.reading.set(false);
+        self.reset();
+    }
+
     /// Gives an event to the worker, then does what it wants done. `context` is the one the host is calling.
     pub fn with<R>(&self, context: u32, event: impl FnOnce(&mut Worker, u64) -> R) -> R {
         let now_ms = self.now_ms();
-        let mut worker = self.worker.borrow_mut();
-        let result = event(&mut worker, now_ms);
-        let output = worker.output();
-        let order = output.pipe.take();
-        let mut bytes = std::mem::take(&mut output.bytes);
-        drop(worker);
-        if order == Some(PipeOrder::Reset)
-            && let Some(token) = self.token.take()
-        {
-            calls::grpc_cancel(token);
-        }
-        if order == Some(PipeOrder::Open) {
-            self.open(now_ms);
-        }
-        if !bytes.is_empty() {
-            let sent = self
-                .token
-                .get()
-                .is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
-            bytes.clear();
-            let mut worker = self.worker.borrow_mut();
-            if sent {
-                // The buffer is used again.
-                worker.output().bytes = bytes;
-            } else {
-                worker.on_pipe_closed(now_ms);
-            }
+        let result = event(&mut self.worker.borrow_mut(), now_ms);
+        if !self.reading.get() {
+            self.reset();
+            self.send(now_ms);
         }
         let mut worker = self.worker.borrow_mut();
         self.answer(context, &mut worker);
-        self.arm(now_ms, &worker);
-        if self.leaving.get() && worker.is_idle() {
+        self.arm(now_ms, &mut worker);
+        if self.leaving.get() && !self.reading.get() && worker.is_idle() {
             self.leaving.set(false);
             calls::done();
         }
         result
+    }
+
+    /// Drops the stream if the worker wants that.
+    fn reset(&self) {
+        let mut worker = self.worker.borrow_mut();
+        let order = &mut worker.output().pipe;
+        if *order == Some(PipeOrder::Reset) {
+            *order = None;
+            if let Some(token) = self.token.take() {
+                calls::grpc_cancel(token);
+            }
+        }
+    }
+
+    /// Opens the stream if the worker wants that, and sends what it wrote.
+    fn send(&self, now_ms: u64) {
+        let mut worker = self.worker.borrow_mut();
+        let order = worker.output().pipe.take();
+        let mut bytes = std::mem::take(&mut worker.output().bytes);
+        drop(worker);
+        if order == Some(PipeOrder::Open) {
+            self.open(now_ms);
+        }
+        if bytes.is_empty() {
+            return;
+        }
+        let sent = self
+            .token
+            .get()
+            .is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
+        bytes.clear();
+        let mut worker = self.worker.borrow_mut();
+        if sent {
+            // The buffer is used again.
+            worker.output().bytes = bytes;
+        } else {
+            worker.on_pipe_closed(now_ms);
+        }
     }
 
     /// Opens the stream. Only in a root callback: Envoy calls back the context that it calls now.
@@ -137,10 +162,13 @@ impl Shared {
     }
 
     /// Sees to it that a tick comes when the worker wants one.
-    fn arm(&self, now_ms: u64, worker: &Worker) {
+    fn arm(&self, now_ms: u64, worker: &mut Worker) {
+        let output = worker.output();
+        let kept = output.pipe.is_some() || !output.bytes.is_empty();
+        let kept_ms = (kept || self.leaving.get() && worker.is_idle()).then_some(now_ms);
         let behind = self.metrics.borrow().is_behind(worker.counters());
         let metrics_ms = behind.then(|| now_ms.saturating_add(METRICS_MS));
-        let Some(wake_ms) = [worker.next_wake_ms(), metrics_ms]
+        let Some(wake_ms) = [worker.next_wake_ms(), metrics_ms, kept_ms]
             .into_iter()
             .flatten()
             .min()
@@ -161,6 +189,7 @@ impl Shared {
 
     fn tick(&self) {
         self.armed_ms.set(None);
+        self.done_reading();
         self.metrics
             .borrow_mut()
             .send(self.worker.borrow().counters());
@@ -350,6 +379,7 @@ impl Root {
             .filter(|shared| shared.token.get() == Some(token))
         {
             let bytes = calls::buffer(Buffer::Grpc, size);
+            shared.reading.set(true);
             shared.with(self.id, |worker, now_ms| {
                 worker.on_pipe_bytes(now_ms, &bytes)
             });

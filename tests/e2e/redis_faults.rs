@@ -198,6 +198,8 @@ enum Way {
     Through,
     ByteByByte,
     Instead(&'static [u8]),
+    /// The same, and the connection ends with it.
+    LastWords(&'static [u8]),
     /// The connection stays open, and nothing comes back on it any more.
     Never,
 }
@@ -240,6 +242,10 @@ async fn carry(client: TcpStream, to: std::net::SocketAddr, ways: Arc<Mutex<Way>
         let sent = match way {
             Way::Through => to_client.write_all(&buffer[..length]).await,
             Way::Instead(bytes) => to_client.write_all(bytes).await,
+            Way::LastWords(bytes) => {
+                let _ = to_client.write_all(bytes).await;
+                break;
+            }
             Way::Never => std::future::pending().await,
             Way::ByteByByte => {
                 for byte in &buffer[..length] {
@@ -339,6 +345,35 @@ fn garbage_for_as_long_as_it_lasts() {
     middle.set(Way::Through);
     assert!(time_until_atomic(&world) <= RECOVERY);
     world.assert_all_free();
+}
+
+/// Redis' last reply and the end of its connection reach Envoy as one. What the reply asks for, another command or
+/// another connection, must wait: Envoy 1.36 crashes if the stream changes while it still works on its end.
+#[test]
+fn a_reply_that_is_the_last_one() {
+    let (world, middle) = behind_middle(hasty(&[("a", 50)]));
+    time_until_atomic(&world);
+    for words in [
+        &b"-NOSCRIPT No matching script. Please use EVAL.\r\n"[..],
+        b"-NOPOOL no accounts are synced for this pool\r\n",
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-ERR\r\n",
+        b"garbage\r\n",
+        b"*3\r\n$7\r\ngranted\r\n$4\r\nnone\r\n$1\r\n9\r\n",
+    ] {
+        for _ in 0..5 {
+            middle.set(Way::LastWords(words));
+            let replies = world.client().load(4, 4, |_| Request::get("/"));
+            for reply in replies {
+                assert_eq!(way(&reply.expect("a response")), (200, "traditional"));
+            }
+            middle.set(Way::Through);
+            let recovered = time_until_atomic(&world);
+            let text = String::from_utf8_lossy(words);
+            assert!(recovered <= RECOVERY, "{text:?}: {recovered:?}");
+        }
+        world.assert_all_free();
+    }
 }
 
 /// As when a host on the way was taken away without a word: only its age tells that the connection is dead.
