@@ -67,6 +67,8 @@ pub enum Reason {
     Shadow,
     /// The pipe to Redis is down.
     PipeDown,
+    /// Acquires failed too often in a row.
+    BreakerOpen,
     /// Too many commands wait already.
     QueueFull,
     /// No reply within `acquire_timeout_ms`.
@@ -83,11 +85,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OutOfPercentage,
         Self::NoPool,
         Self::Shadow,
         Self::PipeDown,
+        Self::BreakerOpen,
         Self::QueueFull,
         Self::TimedOut,
         Self::PipeLost,
@@ -104,6 +107,7 @@ impl Reason {
             Self::NoPool => "no_pool",
             Self::Shadow => "shadow",
             Self::PipeDown => "pipe_down",
+            Self::BreakerOpen => "breaker_open",
             Self::QueueFull => "queue_full",
             Self::TimedOut => "timed_out",
             Self::PipeLost => "pipe_lost",

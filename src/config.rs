@@ -47,6 +47,15 @@ pub struct Config {
     pub pools: Vec<Pool>,
 }
 
+/// `redis.breaker`: when acquires that fail are no longer sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Breaker {
+    /// So many failed in a row.
+    pub failures: u32,
+    /// How long until one is sent as a probe, in ms; up to half of it is cut off at random.
+    pub open_ms: u64,
+}
+
 /// `redis`: how to reach the ledger.
 #[derive(Debug)]
 pub struct Redis {
@@ -58,6 +67,8 @@ pub struct Redis {
     pub command_timeout_ms: u64,
     /// Greatest number of commands waiting for their reply, or for the pipe, at once.
     pub max_pending: usize,
+    /// When to stop asking.
+    pub breaker: Breaker,
     /// First part of every key; `[A-Za-z0-9._:-]{1,64}`.
     pub key_prefix: String,
     /// Logical database, 0..=15.
@@ -387,6 +398,7 @@ fn redis(mut f: Fields<'_, '_>) -> Redis {
         acquire_timeout_ms,
         command_timeout_ms,
         max_pending: f.int("max_pending", 4_096, 16..=1_000_000),
+        breaker: breaker(f.object("breaker")),
         key_prefix: f.text("key_prefix", "slotgate", KEY_PREFIX),
         database: f.int("database", 0, 0..=15),
         username,
@@ -394,6 +406,15 @@ fn redis(mut f: Fields<'_, '_>) -> Redis {
     };
     f.done();
     redis
+}
+
+fn breaker(mut f: Fields<'_, '_>) -> Breaker {
+    let breaker = Breaker {
+        failures: f.int("failures", 5, 1..=1_000),
+        open_ms: f.int("open_ms", 1_000, 1..=60_000),
+    };
+    f.done();
+    breaker
 }
 
 fn gray(mut f: Fields<'_, '_>) -> Gray {

@@ -39,13 +39,17 @@ pub enum Counter {
     PipeReady,
     /// Times the pipe broke, or could not be opened.
     PipeLost,
+    /// Times the breaker opened.
+    BreakerOpened,
+    /// Times it closed again.
+    BreakerClosed,
     /// Replies that were not the answer to what was asked.
     PipeMismatch,
     /// Error replies from Redis.
     RedisError,
 }
 
-const PLAIN: [(Counter, &str); 18] = [
+const PLAIN: [(Counter, &str); 20] = [
     (
         Counter::Forwarded(Path::Atomic),
         "slotgate.forwarded.atomic",
@@ -65,6 +69,8 @@ const PLAIN: [(Counter, &str); 18] = [
     (Counter::ShadowFailed, "slotgate.shadow.failed"),
     (Counter::PipeReady, "slotgate.pipe.ready"),
     (Counter::PipeLost, "slotgate.pipe.lost"),
+    (Counter::BreakerOpened, "slotgate.breaker.opened"),
+    (Counter::BreakerClosed, "slotgate.breaker.closed"),
     (Counter::PipeMismatch, "slotgate.pipe.mismatch"),
     (Counter::RedisError, "slotgate.redis_error"),
 ];

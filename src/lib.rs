@@ -4,6 +4,7 @@
 //! Everything outside [`host`] is pure: no host call, no clock, no randomness of its own.
 
 pub mod admission;
+pub mod breaker;
 pub mod bridge;
 pub mod config;
 pub mod cooldown;

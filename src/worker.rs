@@ -4,6 +4,7 @@
 //! be done is left in [`Output`].
 
 use crate::admission::{Effect, Event, Path, Phase, Policy, Reason};
+use crate::breaker::Breaker;
 use crate::config::{Config, GrayMode, Pool, Traditional};
 use crate::cooldown;
 use crate::counters::{Counter, Counters};
@@ -101,6 +102,10 @@ pub enum Notice {
     PipeReady,
     /// The pipe is down, and why.
     PipeDown(Down),
+    /// Acquires failed too often in a row, the last of them so.
+    BreakerOpened(Reason),
+    /// Acquires are answered again.
+    BreakerClosed,
     /// A pool's accounts were put in force.
     Replaced {
         /// The pool's name.
@@ -171,8 +176,9 @@ impl Notice {
     #[must_use]
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::PipeReady | Self::Replaced { .. } => false,
+            Self::PipeReady | Self::BreakerClosed | Self::Replaced { .. } => false,
             Self::PipeDown(_)
+            | Self::BreakerOpened(_)
             | Self::Newer { .. }
             | Self::Differs { .. }
             | Self::SyncFailed { .. }
@@ -200,6 +206,12 @@ impl fmt::Display for Notice {
                 };
                 write!(f, "pipe to Redis is down: {why}")
             }
+            Self::BreakerOpened(reason) => write!(
+                f,
+                "breaker is open: acquires fail ({}), from now on only a probe is sent",
+                reason.as_str()
+            ),
+            Self::BreakerClosed => f.write_str("breaker is closed: acquires are answered again"),
             Self::Replaced { pool, revision } => write!(
                 f,
                 "pool {pool}: accounts of revision {revision} are in force"
@@ -358,6 +370,7 @@ pub struct Worker {
     /// Failed attempts to open the pipe since it last served.
     failures: u32,
     down: Option<Down>,
+    breaker: Breaker,
     /// How often in a row the pipe was closed soon after it became ready.
     short_lived: u32,
     /// Sent, in order; the time each was sent, in ms.
@@ -413,6 +426,7 @@ impl Worker {
             state: PipeState::Closed,
             failures: 0,
             down: None,
+            breaker: Breaker::default(),
             short_lived: 0,
             pending: VecDeque::new(),
             queue: VecDeque::new(),
@@ -806,7 +820,32 @@ impl Worker {
         if self.pending.len().saturating_add(self.queue.len()) >= self.config.redis.max_pending {
             return Err(Reason::QueueFull);
         }
+        let settings = self.config.redis.breaker;
+        if !self.breaker.admits(now_ms, settings, &mut self.random) {
+            return Err(Reason::BreakerOpen);
+        }
         Ok(())
+    }
+
+    /// Redis answered an acquire in time, or a whole greeting.
+    fn acquires_work(&mut self) {
+        if self.breaker.succeeded() {
+            self.counters.add(Counter::BreakerClosed);
+            self.output.notices.push(Notice::BreakerClosed);
+        }
+    }
+
+    fn acquires_fail(&mut self, now_ms: u64, reason: Reason) {
+        let redis = &self.config.redis;
+        if self.breaker.failed(
+            now_ms,
+            redis.acquire_timeout_ms,
+            redis.breaker,
+            &mut self.random,
+        ) {
+            self.counters.add(Counter::BreakerOpened);
+            self.output.notices.push(Notice::BreakerOpened(reason));
+        }
     }
 
     /// Writes a command, or queues it until the pipe is ready.
@@ -1040,6 +1079,9 @@ impl Worker {
             if self.awaits(slot, lease) {
                 // One that never left the queue took nothing.
                 let in_doubt = self.state == PipeState::Ready;
+                if in_doubt {
+                    self.acquires_fail(now_ms, Reason::TimedOut);
+                }
                 self.answer(
                     now_ms,
                     slot,
@@ -1268,6 +1310,7 @@ impl Worker {
         self.state = PipeState::Ready;
         self.ready_ms = now_ms;
         self.counters.add(Counter::PipeReady);
+        self.acquires_work();
         if self.down.take().is_some() {
             self.output.notices.push(Notice::PipeReady);
         }
@@ -1317,7 +1360,13 @@ impl Worker {
 
     fn on_acquired(&mut self, now_ms: u64, sent_ms: u64, acquire: AcquireCommand, reply: &[u8]) {
         let wanted = self.is_wanted(&acquire);
-        match (acquire.kind, script::acquired(reply)) {
+        let answer = script::acquired(reply);
+        // One that came too late helps nobody, and must not keep the breaker closed.
+        let in_time = now_ms.saturating_sub(sent_ms) < self.config.redis.acquire_timeout_ms;
+        if answer.is_ok() && in_time {
+            self.acquires_work();
+        }
+        match (acquire.kind, answer) {
             (_, Err(Fault::Mismatch)) => {
                 self.pending
                     .push_front((sent_ms, Command::Acquire(acquire)));
@@ -1330,6 +1379,9 @@ impl Worker {
                 };
                 let retry = (wanted && acquire.tries < RETRIES).then_some(Command::Acquire(retry));
                 if !self.recover(now_ms, fault, acquire.pool, retry) {
+                    if self.is_open() {
+                        self.acquires_fail(now_ms, Reason::Refused);
+                    }
                     match kind {
                         AcquireKind::Take if wanted => {
                             let in_doubt = fault.may_have_run();

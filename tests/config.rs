@@ -150,6 +150,8 @@ fn minimal_has_every_default() {
     assert_eq!(config.redis.acquire_timeout_ms, 50);
     assert_eq!(config.redis.command_timeout_ms, 1_000);
     assert_eq!(config.redis.max_pending, 4_096);
+    assert_eq!(config.redis.breaker.failures, 5);
+    assert_eq!(config.redis.breaker.open_ms, 1_000);
     assert_eq!(config.redis.key_prefix, "slotgate");
     assert_eq!(config.redis.database, 0);
     assert_eq!(config.redis.username, "");
@@ -213,6 +215,8 @@ fn full_has_every_value() {
     assert_eq!(config.redis.acquire_timeout_ms, 40);
     assert_eq!(config.redis.command_timeout_ms, 2_000);
     assert_eq!(config.redis.max_pending, 64);
+    assert_eq!(config.redis.breaker.failures, 3);
+    assert_eq!(config.redis.breaker.open_ms, 500);
     assert_eq!(config.redis.key_prefix, "sg:v1");
     assert_eq!(config.redis.database, 3);
     assert_eq!(config.redis.username, "app");

@@ -274,15 +274,24 @@ pub fn set_effective_context(context: u32) -> Result<(), HostError> {
     ok(unsafe { proxy_set_effective_context(context) })
 }
 
-/// Defines a counter.
-pub fn define_counter(name: &str) -> Result<u32, HostError> {
+/// What a metric is to Envoy.
+#[derive(Debug, Clone, Copy)]
+pub enum Metric {
+    /// It only grows.
+    Counter = 0,
+    /// It goes up and down.
+    Gauge = 1,
+}
+
+/// Defines a metric.
+pub fn define_metric(kind: Metric, name: &str) -> Result<u32, HostError> {
     let mut id = 0;
     // SAFETY: all pointers live across the call.
-    ok(unsafe { proxy_define_metric(0, name.as_ptr(), name.len(), &mut id) })?;
+    ok(unsafe { proxy_define_metric(kind as u32, name.as_ptr(), name.len(), &mut id) })?;
     Ok(id)
 }
 
-/// Adds to a counter; `by` must not be 0.
+/// Adds to a metric, a counter takes no less than 1; `by` must not be 0.
 pub fn increment(id: u32, by: i64) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_increment_metric(id, by) };

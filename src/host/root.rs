@@ -72,6 +72,7 @@ impl Shared {
         self.arm(now_ms, &mut worker);
         if self.leaving.get() && !self.reading.get() && worker.is_idle() {
             self.leaving.set(false);
+            self.metrics.borrow_mut().end(worker.counters());
             calls::done();
         }
         result
@@ -402,8 +403,12 @@ impl Root {
     /// The host wants it gone. Answers whether it may go at once.
     pub fn on_done(&self) -> bool {
         self.shared().is_none_or(|shared| {
-            let idle = shared.worker.borrow().is_idle();
+            let worker = shared.worker.borrow();
+            let idle = worker.is_idle();
             shared.leaving.set(!idle);
+            if idle {
+                shared.metrics.borrow_mut().end(worker.counters());
+            }
             idle
         })
     }

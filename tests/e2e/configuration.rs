@@ -210,6 +210,27 @@ fn an_old_configuration_that_cannot_reach_redis() {
     world.assert_all_free();
 }
 
+/// A configuration that goes takes its open breaker along.
+#[test]
+fn an_open_breaker_ends_with_its_configuration() {
+    let started = revision(1, &[("a", 5)]).plugin(|plugin| {
+        plugin["redis"] = json!({"command_timeout_ms": 60_000, "breaker": {"failures": 1, "open_ms": 60_000}});
+    });
+    let world = World::start(started.args(&["--drain-time-s", "1"]));
+    eventually(SOON, || way(&world.get("/")) == (200, "atomic"));
+    world.redis.sigstop();
+    world.get("/");
+    eventually(SOON, || world.counter("breaker.open") == 1);
+    world.redis.sigcont();
+    world
+        .envoy
+        .reconfigure(placed(&world, revision(2, &[("a", 6)])))
+        .expect("a good one");
+    eventually(SOON, || world.counter("breaker.open") == 0);
+    world.assert_serves();
+    world.assert_all_free();
+}
+
 /// A graceful drain before a shutdown: what runs, runs on.
 #[test]
 fn a_drained_envoy_keeps_its_running_streams() {

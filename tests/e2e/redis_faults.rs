@@ -192,6 +192,44 @@ fn a_hanging_redis_costs_the_acquire_timeout() {
     world.assert_all_free();
 }
 
+/// Once it hangs nobody waits but for a probe now and then, and the first answer ends that.
+#[test]
+fn the_breaker_spares_the_wait() {
+    let world = World::start(config(&[("a", 50)]).plugin(|plugin| {
+        plugin["redis"] = json!({"acquire_timeout_ms": 50, "command_timeout_ms": 60_000,
+            "breaker": {"failures": 3, "open_ms": 1_000}});
+    }));
+    time_until_atomic(&world);
+    // The first ones may have waited too long for the pipe.
+    let timed_out = world.counter("traditional.timed_out");
+    assert_eq!(world.counter("breaker.open"), 0);
+    world.redis.sigstop();
+    eventually(SOON, || {
+        assert_eq!(way(&world.get("/")), (200, "traditional"));
+        world.counter("breaker.open") == 1
+    });
+    let log = world.envoy.log();
+    assert_eq!(
+        log.matches("breaker is open: acquires fail (timed_out)")
+            .count(),
+        1,
+        "{log}"
+    );
+    // Not one in ten of these waits: there is a probe in half a second at most.
+    for _ in 0..100 {
+        assert_eq!(way(&world.get("/")), (200, "traditional"));
+    }
+    world.eventually_counts("traditional.breaker_open", 90);
+    assert!(world.counter("traditional.timed_out") <= timed_out + 13);
+    world.redis.sigcont();
+    assert!(time_until_atomic(&world) <= RECOVERY);
+    eventually(SOON, || world.counter("breaker.open") == 0);
+    assert_eq!(world.counter("breaker.opened"), 1);
+    assert!(world.envoy.log().contains("breaker is closed"));
+    assert_eq!(world.counter("pipe.lost"), 0);
+    world.assert_all_free();
+}
+
 /// What stands in the way of the replies.
 #[derive(Clone, Copy)]
 enum Way {

@@ -8,7 +8,7 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::Script;
 use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 const CURRENT: &str = "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n";
 const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
@@ -18,6 +18,8 @@ struct Rig {
     worker: Worker,
     now_ms: u64,
     next_stream: u32,
+    /// For `reply_next`: what `commands` gave since `Rig::ready`.
+    asked: VecDeque<Sent>,
 }
 
 /// One request as the host knows it.
@@ -29,6 +31,7 @@ impl Rig {
             worker: Worker::new(config(change), 7),
             now_ms: 1_000,
             next_stream: 1,
+            asked: VecDeque::new(),
         }
     }
 
@@ -45,6 +48,7 @@ impl Rig {
         rig.worker.on_end(rig.now_ms, (0, stream));
         assert_eq!(rig.commands(), [Sent::release(&lease)]);
         rig.reply(":1\r\n");
+        rig.asked.clear();
         rig
     }
 
@@ -143,6 +147,17 @@ impl Rig {
         self.worker.on_pipe_bytes(self.now_ms, bytes.as_bytes());
     }
 
+    /// Answers the oldest command of those no `reply` has answered.
+    fn reply_next(&mut self) {
+        self.commands();
+        let command = self.asked.pop_front().expect("a command");
+        self.reply(&match command.arguments().len() {
+            1 => ":1\r\n".into(),
+            _ if command.is_acquire() => granted("a"),
+            _ => panic!("{command:?}"),
+        });
+    }
+
     fn answers(&mut self) -> Vec<(u32, Verdict)> {
         std::mem::take(&mut self.worker.output().answers)
     }
@@ -168,6 +183,7 @@ impl Rig {
             rest = &rest[length..];
         }
         assert!(rest.is_empty(), "half a command");
+        self.asked.extend(commands.iter().cloned());
         commands
     }
 
@@ -543,6 +559,128 @@ fn a_client_that_leaves_while_acquiring() {
     rig.reply(&granted("a"));
     assert!(rig.answers().is_empty());
     assert_eq!(rig.count(Counter::LateGrant), 1);
+}
+
+/// A request whose acquire goes unanswered until its deadline.
+fn times_out(rig: &mut Rig) {
+    let (id, lease) = rig.acquiring();
+    rig.wait(50);
+    let verdict = passed_on(Reason::TimedOut).unwrap();
+    assert_eq!(rig.answers(), [(id.1, verdict)]);
+    assert!(rig.commands().contains(&Sent::release(&lease)));
+}
+
+/// The breaker after three failures, for about a second.
+fn breaker(json: &mut serde_json::Value) {
+    json["redis"] = serde_json::json!({"breaker": {"failures": 3, "open_ms": 1_000}, "command_timeout_ms": 60_000});
+}
+
+#[test]
+fn the_breaker_opens_and_a_probe_that_is_answered_closes_it() {
+    let mut rig = Rig::ready(breaker);
+    for _ in 0..2 {
+        times_out(&mut rig);
+        assert!(rig.notices().is_empty());
+    }
+    times_out(&mut rig);
+    let opened = Notice::BreakerOpened(Reason::TimedOut);
+    assert!(opened.is_warning() && opened.to_string().contains("(timed_out)"));
+    assert_eq!(rig.notices(), [opened]);
+    assert_eq!(
+        rig.request(&[]).1,
+        passed_on(Reason::BreakerOpen),
+        "at once"
+    );
+    rig.wait(499);
+    rig.commands();
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::BreakerOpen));
+    // The probe fails too, and is the only one.
+    rig.wait(501);
+    rig.commands();
+    let (probe, _) = rig.acquiring();
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::BreakerOpen));
+    rig.wait(50);
+    assert_eq!(rig.answers().len(), 1, "{probe:?}");
+    rig.wait(449);
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::BreakerOpen));
+    assert!(rig.notices().is_empty(), "said once");
+    rig.wait(501);
+    rig.commands();
+    let (probe, verdict) = rig.request(&[]);
+    assert_eq!(verdict, None);
+    // Everything unanswered so far comes late, and proves nothing; the probe's own reply does.
+    while rig.worker.is_acquiring(probe) {
+        assert_eq!(rig.count(Counter::BreakerClosed), 0);
+        rig.reply_next();
+    }
+    assert_eq!(rig.notices(), [Notice::BreakerClosed]);
+    assert_eq!(
+        (
+            rig.count(Counter::BreakerOpened),
+            rig.count(Counter::BreakerClosed)
+        ),
+        (1, 1)
+    );
+    assert_eq!(rig.request(&[]).1, None, "open to all");
+}
+
+#[test]
+fn a_hiccup_that_fails_many_at_once_is_one_failure() {
+    let mut rig = Rig::ready(breaker);
+    let many: Vec<_> = (0..100).map(|_| rig.acquiring()).collect();
+    rig.wait(50);
+    assert_eq!(rig.answers().len(), many.len());
+    assert!(rig.notices().is_empty());
+    assert_eq!(rig.request(&[]).1, None, "still closed");
+}
+
+#[test]
+fn an_answer_in_time_starts_the_breakers_count_again() {
+    let mut rig = Rig::ready(breaker);
+    for _ in 0..4 {
+        for _ in 0..2 {
+            times_out(&mut rig);
+        }
+        let (id, _) = rig.request(&[]);
+        while rig.worker.is_acquiring(id) {
+            rig.reply_next();
+        }
+        rig.answers();
+    }
+    assert!(rig.notices().is_empty());
+}
+
+#[test]
+fn error_replies_open_the_breaker_and_a_pipe_that_serves_again_closes_it() {
+    let mut rig = Rig::ready(breaker);
+    for _ in 0..3 {
+        rig.acquiring();
+        rig.reply("-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+        rig.answers();
+        rig.now_ms += 50;
+    }
+    assert_eq!(rig.notices(), [Notice::BreakerOpened(Reason::Refused)]);
+    assert_eq!(rig.request(&[]).1, passed_on(Reason::BreakerOpen));
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.reopen();
+    assert_eq!(rig.notices(), [Notice::BreakerClosed]);
+}
+
+#[test]
+fn acquires_that_wait_for_the_pipe_do_not_open_the_breaker() {
+    let mut rig = Rig::new(breaker);
+    for _ in 0..4 {
+        let (id, verdict) = rig.request(&[]);
+        assert_eq!(verdict, None);
+        rig.wait(0);
+        rig.worker.output().pipe = None; // ordered, and slow to come
+        rig.wait(50);
+        assert_eq!(
+            rig.answers(),
+            [(id.1, passed_on(Reason::TimedOut).unwrap())]
+        );
+    }
+    assert!(rig.notices().is_empty());
 }
 
 #[test]
