@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test soak mutate bench-ledger demo up down clean distclean
+.PHONY: help setup setup-rust wasm check test soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,12 @@ mutate: setup ## invert and take out each guard of each Lua file: the tests must
 
 bench-ledger: setup ## what the scripts cost Redis, beside what others do
 	$(CARGO) run --example bench-ledger
+
+bench-streams: setup wasm ## what 20,000 streams in flight cost (four minutes)
+	$(CARGO) run --release --example bench-streams
+
+bench-memory: setup wasm ## memory over five million requests (fifteen minutes)
+	$(CARGO) run --release --example bench-memory
 
 demo: setup wasm ## run the demo in the foreground
 	$(CARGO) run --example demo -- run

@@ -1,5 +1,6 @@
-//! Whether the ledger's tests notice: each guard (an `if` or `elseif`) of each script is inverted, then taken out, and the
-//! tests must fail. `make mutate`; some minutes. Arguments choose scripts: `acquire.lua release.lua`.
+//! Whether the ledger's tests notice: each guard (the condition of an `if`, `elseif`, `while` or `until`) of each script is
+//! inverted, then taken out, and the tests must fail. `make mutate`; some minutes. Arguments choose scripts:
+//! `acquire.lua release.lua`.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -13,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// Longer than this, and a mutant counts as noticed: it made a script run for ever.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Longer than this, and a mutant counts as noticed: it made a script run for ever. The tests take a tenth of it.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Mutant {
     file: String,
@@ -23,7 +24,7 @@ struct Mutant {
     source: String,
 }
 
-/// The condition of every `if … then` and `elseif … then`, as byte ranges.
+/// The condition of every `if … then`, `elseif … then`, `while … do` and `until …`, as byte ranges.
 fn guards(source: &str) -> Vec<std::ops::Range<usize>> {
     let code: String = source
         .split_inclusive('\n')
@@ -34,12 +35,15 @@ fn guards(source: &str) -> Vec<std::ops::Range<usize>> {
         })
         .collect();
     let mut found = Vec::new();
-    for (at, _) in code.match_indices("if ") {
-        let before = &code[..at];
-        let word =
-            before.ends_with("else") || before.ends_with(char::is_whitespace) || before.is_empty();
-        if let (true, Some(length)) = (word, code[at..].find(" then")) {
-            found.push(at + 3..at + length);
+    for (begin, end) in [("if ", " then"), ("while ", " do\n"), ("until ", "\n")] {
+        for (at, _) in code.match_indices(begin) {
+            let before = &code[..at];
+            let word = before.ends_with("else")
+                || before.ends_with(char::is_whitespace)
+                || before.is_empty();
+            if let (true, Some(length)) = (word, code[at..].find(end)) {
+                found.push(at + begin.len()..at + length);
+            }
         }
     }
     found

@@ -98,6 +98,11 @@ pub fn spawn<T: Send + 'static>(
     RUNTIME.spawn(task)
 }
 
+/// The runtime, for a `JoinSet`.
+pub fn runtime() -> tokio::runtime::Handle {
+    RUNTIME.handle().clone()
+}
+
 /// Runs a task to its end. Not `block_on`: that panics inside another runtime.
 pub fn wait<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -> T {
     let (send, receive) = mpsc::sync_channel(1);
