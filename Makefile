@@ -36,8 +36,8 @@ test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test
 
 soak: setup ## the ledger against its model for a million random steps; every choice account by account (half an hour)
-	MODEL_SEQUENCES=10000 $(CARGO) test --test ledger model -- --nocapture
-	$(CARGO) test --test ledger choice -- --ignored --nocapture
+	MODEL_SEQUENCES=10000 $(CARGO) test --release --test ledger model -- --nocapture
+	$(CARGO) test --release --test ledger choice -- --ignored --nocapture
 
 mutate: setup ## invert and take out each guard of each Lua file: the tests must notice (half an hour)
 	$(CARGO) run --example mutate

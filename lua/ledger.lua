@@ -44,13 +44,19 @@ local function drop(lease)
   end
   local account, mark = string.match(owner, '^([^:]*):?(.*)$')
   local got = call('HMGET', ACCOUNTS, account, '#pass')
-  call('ZREM', LEASES, lease)
+  -- A key of the wrong type shows before anything is lost: those of `owner` and `accounts` were read by now.
+  local used = call('HINCRBY', USED, account, '-1')
+  local gone = redis.pcall('ZREM', LEASES, lease)
+  if type(gone) == 'table' then
+    call('HINCRBY', USED, account, '1')
+    error(gone)
+  end
   call('HDEL', OWNER, lease)
   -- The pass under way has counted it.
   if got[2] == mark then
     call('HINCRBY', USED, '#' .. account, '-1')
   end
-  settle(account, got[1], call('HINCRBY', USED, account, '-1'))
+  settle(account, got[1], used)
   return true
 end
 
@@ -148,12 +154,14 @@ local function tools()
   -- Takes a lease that must be new.
   function self.adopt(lease, account, record, expires_ms)
     local pass = call('HGET', ACCOUNTS, '#pass')
+    -- The one key that nobody has read before comes first.
+    local used = call('HINCRBY', USED, account, '1')
     call('ZADD', LEASES, expires_ms, lease)
     call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
     if pass then
       call('HINCRBY', USED, '#' .. account, '1')
     end
-    settle(account, record, call('HINCRBY', USED, account, '1'))
+    settle(account, record, used)
   end
 
   return self

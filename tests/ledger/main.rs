@@ -8,6 +8,7 @@
 )]
 
 mod choice;
+mod cluster;
 mod contract;
 mod model;
 mod pipe;

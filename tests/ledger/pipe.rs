@@ -12,7 +12,7 @@ use slotgate::ledger::script::{
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 pub const PREFIX: &str = "slotgate";
@@ -55,7 +55,12 @@ pub struct Pipe {
 
 impl Pipe {
     pub fn open(redis: &Redis, pool: &str) -> Self {
-        let stream = TcpStream::connect(redis.addr()).unwrap();
+        Self::open_at(redis.addr(), pool)
+    }
+
+    /// To Redis, or to what stands in front of it.
+    pub fn open_at(addr: SocketAddr, pool: &str) -> Self {
+        let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
         let keys = PoolKeys::new(PREFIX, pool);
         let mut pipe = Self {
