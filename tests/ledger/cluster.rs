@@ -169,11 +169,10 @@ fn redis_proxy_takes_every_script_to_its_shard() {
         assert!(served());
     }
     eventually(PATIENCE, || counter("redis_error") > errors);
-    let owner = nodes.iter().find_map(|node| {
-        let key = "slotgate:{demo}:accounts";
-        let has = node.run::<Vec<String>>("KEYS", &[key]).len() == 1;
-        has.then_some(node)
-    });
+    let key = "slotgate:{demo}:accounts";
+    let owner = nodes
+        .iter()
+        .find(|node| node.run::<Vec<String>>("KEYS", &[key]).len() == 1);
     let ledger = Ledger::new(owner.expect("a shard has it"), "slotgate", "demo");
     eventually(PATIENCE, || ledger.is_empty());
     assert_eq!(counter("pipe.lost"), Some(0));
