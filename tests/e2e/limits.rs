@@ -160,6 +160,7 @@ fn the_higher_revision_wins_and_nothing_flaps() {
     let new = old.another(revision(2, 2));
     assert_eq!(way(&new.client().get("/", &[])), (200, "atomic"));
     assert_eq!(old.ledger.state().meta["#revision"], "2");
+    old.time_until_free();
 
     let held: Vec<_> = (0..2)
         .map(|_| old.client().open("/sse?events=100000", &[]))

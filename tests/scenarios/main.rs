@@ -10,6 +10,7 @@
 mod admission;
 mod gray;
 mod pool;
+mod simulator;
 mod worker;
 
 /// A checked scheduler configuration from what differs from the smallest one.
