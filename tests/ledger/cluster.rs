@@ -2,7 +2,7 @@
 //! for one pool's keys, on a cluster's node, and through Envoy's `redis_proxy` on a cluster of three masters.
 
 use crate::pipe::{Answer, Pipe, account, text};
-use crate::support::{Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, Upstream, eventually};
+use crate::support::{Envoy, EnvoyConfig, Ledger, PATIENCE, Port, Redis, Upstream, eventually};
 use serde_json::json;
 use slotgate::lease::LeaseIds;
 use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, Synced};
@@ -73,11 +73,21 @@ fn every_key_is_declared_and_no_more_is_allowed() {
     );
 }
 
-/// So many masters that share all slots.
-fn cluster(masters: u16) -> Vec<Redis> {
-    let start =
-        |_| Redis::start_with(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]);
-    let nodes: Vec<Redis> = (0..masters).map(start).collect();
+/// So many masters that share all slots, and the ports they talk to each other on.
+fn cluster(masters: u16) -> (Vec<Redis>, Vec<Port>) {
+    let buses: Vec<Port> = (0..masters).map(|_| Port::free()).collect();
+    let start = |bus: &Port| {
+        let bus = bus.number().to_string();
+        let timeout = ["--cluster-node-timeout", "2000"];
+        Redis::start_with(
+            &[
+                &["--cluster-enabled", "yes", "--cluster-port", &bus],
+                &timeout[..],
+            ]
+            .concat(),
+        )
+    };
+    let nodes: Vec<Redis> = buses.iter().map(start).collect();
     for (place, node) in (0..).zip(&nodes) {
         let first = 16_384_u32 * place / u32::from(masters);
         let last = 16_384_u32 * (place + 1) / u32::from(masters) - 1;
@@ -85,10 +95,8 @@ fn cluster(masters: u16) -> Vec<Redis> {
             "CLUSTER",
             &["ADDSLOTSRANGE", &first.to_string(), &last.to_string()],
         );
-        node.run::<()>(
-            "CLUSTER",
-            &["MEET", "127.0.0.1", &nodes[0].port().to_string()],
-        );
+        let (port, bus) = (nodes[0].port().to_string(), buses[0].number().to_string());
+        node.run::<()>("CLUSTER", &["MEET", "127.0.0.1", &port, &bus]);
     }
     for node in &nodes {
         eventually(PATIENCE, || {
@@ -96,12 +104,12 @@ fn cluster(masters: u16) -> Vec<Redis> {
             info.contains("cluster_state:ok") && info.contains(&format!("cluster_size:{masters}\r"))
         });
     }
-    nodes
+    (nodes, buses)
 }
 
 #[test]
 fn a_cluster_node_takes_every_script() {
-    let nodes = cluster(1);
+    let (nodes, _buses) = cluster(1);
     for pool in ["p", "other"] {
         exercise(&mut Pipe::open(&nodes[0], pool));
     }
@@ -144,7 +152,7 @@ fn through_redis_proxy(nodes: &[Redis]) -> EnvoyConfig {
 
 #[test]
 fn redis_proxy_takes_every_script_to_its_shard() {
-    let nodes = cluster(3);
+    let (nodes, _buses) = cluster(3);
     let upstream = Upstream::start();
     let envoy = Envoy::start(through_redis_proxy(&nodes).upstream(upstream.addr()));
     for pool in ["p", "q", "r", "s", "t", "u"] {
