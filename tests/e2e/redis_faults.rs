@@ -1,11 +1,8 @@
 //! Redis in every kind of trouble: requests go the failure's way, slots stay right, and it recovers by itself.
 
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::*;
 use crate::world::{SOON, World, best_within, config, way};
@@ -230,84 +227,11 @@ fn the_breaker_spares_the_wait() {
     world.assert_all_free();
 }
 
-/// What stands in the way of the replies.
-#[derive(Clone, Copy)]
-enum Way {
-    Through,
-    ByteByByte,
-    Instead(&'static [u8]),
-    /// The same, and the connection ends with it.
-    LastWords(&'static [u8]),
-    /// The connection stays open, and nothing comes back on it any more.
-    Never,
-}
-
-/// A server before Redis that may answer in its place; commands always reach Redis.
-struct Middle {
-    port: Port,
-    way: Arc<Mutex<Way>>,
-}
-
-impl Middle {
-    fn start(redis: &Redis) -> Middle {
-        let (port, way) = (Port::free(), Arc::new(Mutex::new(Way::Through)));
-        let (addr, to, ways) = (port.addr(), redis.addr(), Arc::clone(&way));
-        let listener = wait(async move { TcpListener::bind(addr).await }).expect("a listener");
-        spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                spawn(carry(client, to, Arc::clone(&ways)));
-            }
-        });
-        Middle { port, way }
-    }
-
-    fn set(&self, way: Way) {
-        *self.way.lock().unwrap() = way;
-    }
-}
-
-async fn carry(client: TcpStream, to: std::net::SocketAddr, ways: Arc<Mutex<Way>>) {
-    let Ok(redis) = TcpStream::connect(to).await else {
-        return;
-    };
-    let _ = (client.set_nodelay(true), redis.set_nodelay(true));
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_redis, mut to_redis) = redis.into_split();
-    let up = spawn(async move { tokio::io::copy(&mut from_client, &mut to_redis).await });
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = from_redis.read(&mut buffer).await {
-        let way = *ways.lock().unwrap();
-        let sent = match way {
-            Way::Through => to_client.write_all(&buffer[..length]).await,
-            Way::Instead(bytes) => to_client.write_all(bytes).await,
-            Way::LastWords(bytes) => {
-                let _ = to_client.write_all(bytes).await;
-                break;
-            }
-            Way::Never => std::future::pending().await,
-            Way::ByteByByte => {
-                for byte in &buffer[..length] {
-                    if to_client.write_all(&[*byte]).await.is_err() {
-                        return;
-                    }
-                    tokio::task::yield_now().await;
-                }
-                Ok(())
-            }
-        };
-        if sent.is_err() {
-            break;
-        }
-    }
-    up.abort();
-}
-
-fn behind_middle(config: EnvoyConfig) -> (World, Middle) {
+fn behind_proxy(config: EnvoyConfig) -> (World, FaultProxy) {
     let redis = Redis::start();
-    let middle = Middle::start(&redis);
-    let addr = middle.port.addr();
+    let proxy = FaultProxy::start(redis.addr());
     let upstream = Upstream::start();
-    let envoy = Envoy::start(config.redis(addr).upstream(upstream.addr()));
+    let envoy = Envoy::start(config.redis(proxy.addr()).upstream(upstream.addr()));
     let ledger = Ledger::new(&redis, "slotgate", "demo");
     let world = World {
         envoy,
@@ -315,13 +239,13 @@ fn behind_middle(config: EnvoyConfig) -> (World, Middle) {
         upstream,
         ledger,
     };
-    (world, middle)
+    (world, proxy)
 }
 
 /// Replies that are not the answers to what was asked: the slot that Redis did give is given back.
 #[test]
 fn garbage_in_place_of_replies() {
-    let (world, middle) = behind_middle(hasty(&[("a", 5)]));
+    let (world, proxy) = behind_proxy(hasty(&[("a", 5)]));
     time_until_atomic(&world);
     for garbage in [
         &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
@@ -343,7 +267,7 @@ fn garbage_in_place_of_replies() {
         let text = String::from_utf8_lossy(&garbage[..garbage.len().min(40)]).into_owned();
         let noticed = || world.counter("pipe.lost") + world.counter("redis_error");
         let before = noticed();
-        middle.set(Way::Instead(garbage));
+        proxy.set(Way::Instead(garbage));
         for _ in 0..5 {
             let start = Instant::now();
             let reply = world.get("/");
@@ -354,7 +278,7 @@ fn garbage_in_place_of_replies() {
                 start.elapsed()
             );
         }
-        middle.set(Way::Through);
+        proxy.set(Way::Through);
         let recovered = time_until_atomic(&world);
         assert!(recovered <= RECOVERY, "{text:?}: {recovered:?}");
         world.assert_all_free();
@@ -366,8 +290,8 @@ fn garbage_in_place_of_replies() {
 /// The connection stays up while every reply after its greeting is wrong: no flood of reconnects and warnings.
 #[test]
 fn garbage_for_as_long_as_it_lasts() {
-    let (world, middle) = behind_middle(hasty(&[("a", 5)]));
-    middle.set(Way::Instead(b"nobody here speaks RESP\r\n"));
+    let (world, proxy) = behind_proxy(hasty(&[("a", 5)]));
+    proxy.set(Way::Instead(b"nobody here speaks RESP\r\n"));
     let until = Instant::now() + Duration::from_secs(2);
     let mut requests = 0;
     while Instant::now() < until {
@@ -380,7 +304,7 @@ fn garbage_for_as_long_as_it_lasts() {
     assert!(opened <= 20, "opened {opened} times in 2 s");
     let warnings = world.envoy.log().matches("pipe to Redis is down").count();
     assert!(warnings <= 2, "{warnings}: {}", world.envoy.log_tail(40));
-    middle.set(Way::Through);
+    proxy.set(Way::Through);
     assert!(time_until_atomic(&world) <= RECOVERY);
     world.assert_all_free();
 }
@@ -389,7 +313,7 @@ fn garbage_for_as_long_as_it_lasts() {
 /// another connection, must wait: Envoy 1.36 crashes if the stream changes while it still works on its end.
 #[test]
 fn a_reply_that_is_the_last_one() {
-    let (world, middle) = behind_middle(hasty(&[("a", 50)]));
+    let (world, proxy) = behind_proxy(hasty(&[("a", 50)]));
     time_until_atomic(&world);
     for words in [
         &b"-NOSCRIPT No matching script. Please use EVAL.\r\n"[..],
@@ -400,12 +324,12 @@ fn a_reply_that_is_the_last_one() {
         b"*3\r\n$7\r\ngranted\r\n$4\r\nnone\r\n$1\r\n9\r\n",
     ] {
         for _ in 0..5 {
-            middle.set(Way::LastWords(words));
+            proxy.set(Way::LastWords(words));
             let replies = world.client().load(4, 4, |_| Request::get("/"));
             for reply in replies {
                 assert_eq!(way(&reply.expect("a response")), (200, "traditional"));
             }
-            middle.set(Way::Through);
+            proxy.set(Way::Through);
             let recovered = time_until_atomic(&world);
             let text = String::from_utf8_lossy(words);
             assert!(recovered <= RECOVERY, "{text:?}: {recovered:?}");
@@ -417,11 +341,11 @@ fn a_reply_that_is_the_last_one() {
 /// As when a host on the way was taken away without a word: only its age tells that the connection is dead.
 #[test]
 fn a_connection_that_went_dead() {
-    let (world, middle) = behind_middle(hasty(&[("a", 5)]));
+    let (world, proxy) = behind_proxy(hasty(&[("a", 5)]));
     time_until_atomic(&world);
-    middle.set(Way::Never);
+    proxy.set(Way::Never);
     assert_eq!(way(&world.get("/")), (200, "traditional"));
-    middle.set(Way::Through);
+    proxy.set(Way::Through);
     assert!(time_until_atomic(&world) <= RECOVERY);
     assert!(
         world
@@ -433,8 +357,8 @@ fn a_connection_that_went_dead() {
 
 #[test]
 fn replies_byte_by_byte() {
-    let (world, middle) = behind_middle(config(&[("a", 50)]));
-    middle.set(Way::ByteByByte);
+    let (world, proxy) = behind_proxy(config(&[("a", 50)]));
+    proxy.set(Way::ByteByByte);
     let replies = world
         .client()
         .load(100, 10, |_| Request::get("/delay?ms=1"));
