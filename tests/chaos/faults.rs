@@ -1,0 +1,245 @@
+//! The faults: each begins, lasts and ends under load.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+use crate::world::{Accounts, ENVOYS, LEASE_TTL_MS, RENEW_INTERVAL_MS, World};
+
+/// The Envoy that is hit when only one is.
+pub const VICTIM: usize = 0;
+/// How long most faults last.
+const LASTS: Duration = Duration::from_secs(2);
+/// A stream's length in the load, and some.
+const STREAM_MS: u64 = 1_000;
+/// From here on a test process needs more open files than it gets unasked.
+const CROWD: usize = 10_000;
+
+/// Fewer slots than clients, so that every slot that is free is taken at once.
+const ACCOUNTS: Accounts = &[("a", 8), ("b", 8), ("c", 8)];
+const MANY: Accounts = &[("a", 4_000), ("b", 4_000), ("c", 4_000)];
+const APPEND_ONLY: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+pub struct Fault {
+    pub name: &'static str,
+    pub redis: &'static [&'static str],
+    pub accounts: Accounts,
+    /// Begins, waits and ends.
+    pub cause: fn(&mut World),
+    /// What the cause itself does to requests.
+    pub toll: Toll,
+    /// For so long after the cause, in ms, an account may be used above its limit: Redis lost the leases of streams that
+    /// live on, until they are renewed, or end.
+    pub window_ms: u64,
+}
+
+/// Requests that the cause itself fails, so that nothing in Envoy could serve them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Toll {
+    None,
+    /// Nobody listens on the victim's port for a while.
+    Refused,
+    /// The victim dies with its requests.
+    Killed,
+}
+
+const LOST_LEASES_MS: u64 = RENEW_INTERVAL_MS + STREAM_MS;
+
+const fn fault(name: &'static str, cause: fn(&mut World)) -> Fault {
+    Fault {
+        name,
+        redis: &[],
+        accounts: ACCOUNTS,
+        cause,
+        toll: Toll::None,
+        window_ms: 0,
+    }
+}
+
+const fn forgetful(name: &'static str, cause: fn(&mut World)) -> Fault {
+    Fault {
+        window_ms: LOST_LEASES_MS,
+        ..fault(name, cause)
+    }
+}
+
+pub const FAULTS: &[Fault] = &[
+    forgetful("Redis restarted empty", killed),
+    Fault {
+        redis: APPEND_ONLY,
+        ..fault("Redis restarted with its data", killed)
+    },
+    fault("Redis frozen", |world| {
+        world.redis.sigstop();
+        sleep(LASTS);
+        world.redis.sigcont();
+    }),
+    fault("SCRIPT FLUSH, ten times", |world| {
+        again(world, 10, 200, |redis| redis.run("SCRIPT", &["FLUSH"]));
+    }),
+    forgetful("FLUSHALL, ten times", |world| {
+        again(world, 10, 200, |redis| redis.run("FLUSHALL", &[]));
+    }),
+    fault("connections killed at 20 Hz", |world| {
+        again(world, 40, 50, |redis| {
+            redis.run::<u64>("CLIENT", &["KILL", "TYPE", "normal"]);
+        });
+    }),
+    fault("CLIENT PAUSE", |world| {
+        world.redis.pause(LASTS);
+        sleep(LASTS);
+    }),
+    fault("out of memory", |world| {
+        world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "1"]);
+        sleep(LASTS);
+        world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "0"]);
+    }),
+    fault("a script that runs too long", busy),
+    forgetful("made a replica of an empty one", |world| {
+        let empty = Redis::start();
+        let port = empty.port().to_string();
+        world.redis.run::<()>("REPLICAOF", &["127.0.0.1", &port]);
+        sleep(LASTS);
+        world.redis.run::<()>("REPLICAOF", &["NO", "ONE"]);
+    }),
+    fault("50 ms late", |world| {
+        broken(world, Way::Late(Duration::from_millis(50)));
+    }),
+    fault("500 ms late", |world| {
+        broken(world, Way::Late(Duration::from_millis(500)));
+    }),
+    fault("replies cut by a reset", |world| {
+        broken(world, Way::ResetMidway(20));
+    }),
+    fault("garbage for replies", |world| {
+        broken(world, Way::Instead(b"nobody here speaks RESP\r\n"));
+    }),
+    fault("replies that never come", |world| {
+        broken(world, Way::Never);
+    }),
+    Fault {
+        toll: Toll::Killed,
+        ..fault("Envoy killed", |world| {
+            world.envoy(VICTIM).kill();
+            sleep(LASTS);
+            world.start_envoy(VICTIM);
+        })
+    },
+    Fault {
+        // Its leases expire while the upstream still serves its streams.
+        window_ms: LOST_LEASES_MS,
+        ..fault("Envoy stopped for longer than a lease", |world| {
+            world.envoy(VICTIM).signal(libc::SIGSTOP);
+            sleep(Duration::from_millis(LEASE_TTL_MS + 1_000));
+            world.envoy(VICTIM).signal(libc::SIGCONT);
+        })
+    },
+    Fault {
+        toll: Toll::Refused,
+        ..fault("Envoy drained and replaced", |world| {
+            world.envoy(VICTIM).admin_post("/drain_listeners?graceful");
+            sleep(LASTS);
+            world.envoy(VICTIM).terminate();
+            let ended = world.envoy(VICTIM).wait_exit(PATIENCE);
+            assert!(ended.is_some(), "Envoy does not end");
+            world.start_envoy(VICTIM);
+        })
+    },
+    fault("reconfigured, one after the other", reconfigured),
+    fault("clients that leave at every phase", leaving),
+    Fault {
+        accounts: MANY,
+        ..fault("ten thousand clients leave at once", crowd)
+    },
+];
+
+fn killed(world: &mut World) {
+    world.redis.kill();
+    sleep(LASTS);
+    world.redis.start_again();
+}
+
+fn again(world: &World, times: u32, every_ms: u64, act: fn(&Redis)) {
+    for _ in 0..times {
+        act(&world.redis);
+        sleep(Duration::from_millis(every_ms));
+    }
+}
+
+fn broken(world: &World, way: Way) {
+    world.proxy.set(way);
+    sleep(LASTS);
+    world.proxy.set(Way::Through);
+}
+
+/// Redis answers BUSY after a while, and the script can be killed.
+fn busy(world: &mut World) {
+    world
+        .redis
+        .run::<()>("CONFIG", &["SET", "busy-reply-threshold", "200"]);
+    let mut other = world.redis.connect();
+    let endless = std::thread::spawn(move || {
+        let ended = redis::cmd("EVAL")
+            .arg("while true do end")
+            .arg(0)
+            .query::<()>(&mut other);
+        assert!(ended.is_err(), "it was killed");
+    });
+    sleep(LASTS);
+    world.redis.run::<()>("SCRIPT", &["KILL"]);
+    endless.join().expect("the script was killed");
+}
+
+/// An account goes, another comes, one gets fewer slots, the percentage changes: one Envoy after the other, as rolled out.
+fn reconfigured(world: &mut World) {
+    const FEWER: Accounts = &[("a", 4), ("b", 8), ("d", 8)];
+    for (revision, percent, accounts) in [(2, 100, FEWER), (3, 50, FEWER), (4, 100, ACCOUNTS)] {
+        for node in 0..ENVOYS {
+            let config = world.config(revision, percent, accounts);
+            let pushed = world.envoy(node).reconfigure(config);
+            pushed.unwrap_or_else(|log| panic!("revision {revision} was refused: {log}"));
+            sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+const PHASES: [&str; 6] = [
+    "",
+    "GET /hang HTTP/1.1\r\nhost: te",
+    "GET /hang HTTP/1.1\r\nhost: test\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: test\r\ncontent-length: 100000\r\n\r\nonly the beginning",
+    "POST /echo HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    "GET /sse?events=100000 HTTP/1.1\r\nhost: test\r\n\r\n",
+];
+
+fn leaving(world: &mut World) {
+    let clients: Vec<_> = world.addrs().into_iter().map(Client::new).collect();
+    let until = Instant::now() + LASTS;
+    let mut round = 0;
+    while Instant::now() < until {
+        let mut connections = Vec::new();
+        for (number, phase) in PHASES.iter().enumerate() {
+            let mut connection = clients[(round + number) % clients.len()].raw();
+            connection.send(phase.as_bytes());
+            connections.push(connection);
+        }
+        // 0 to 24 ms later: before, while and after the slot is taken.
+        sleep(Duration::from_micros((round as u64 * 1_511) % 24_000));
+        for (number, connection) in connections.into_iter().enumerate() {
+            if number % 2 == 0 {
+                connection.reset();
+            }
+        }
+        round += 1;
+    }
+}
+
+/// Some still acquire when all of them leave, most hold a slot, some never got one.
+fn crowd(world: &mut World) {
+    let addrs = world.addrs();
+    let mut connections = Vec::with_capacity(CROWD);
+    for number in 0..CROWD {
+        connections.push(Client::new(addrs[number % addrs.len()]).start("/hang", &[]));
+    }
+    connections.into_iter().for_each(RawConnection::reset);
+}

@@ -1,0 +1,57 @@
+//! Faults under load: several Envoys, one Redis behind a proxy that can break replies, an upstream that counts.
+//!
+//! Each fault is one row of a table: what it cost, and what was left of it. `make chaos` runs them all, `make test` a
+//! few; `CHAOS=frozen make chaos` those whose name contains that word.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod faults;
+mod load;
+mod row;
+mod world;
+
+use faults::FAULTS;
+use row::Row;
+
+/// Those that break most in the shortest time.
+const SHORT: [&str; 5] = [
+    "Redis restarted empty",
+    "Redis frozen",
+    "connections killed at 20 Hz",
+    "replies cut by a reset",
+    "Envoy killed",
+];
+
+#[test]
+fn a_few_faults() {
+    run(|name| SHORT.contains(&name));
+}
+
+#[test]
+#[ignore = "minutes: make chaos"]
+fn every_fault() {
+    let wanted = std::env::var("CHAOS").unwrap_or_default();
+    run(|name| name.contains(&wanted));
+}
+
+fn run(wanted: impl Fn(&str) -> bool) {
+    println!("{}", Row::HEAD);
+    let mut broken = Vec::new();
+    for fault in FAULTS.iter().filter(|fault| wanted(fault.name)) {
+        let row = row::measure(fault);
+        println!("{row}");
+        broken.extend(row.broken_promises());
+    }
+    println!("{}", Row::FOOT);
+    assert!(broken.is_empty(), "{broken:#?}");
+}
