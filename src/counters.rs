@@ -1,12 +1,16 @@
 //! What a worker counts. Plain numbers here; `host::metrics` carries them to Envoy's stats.
 
-use crate::admission::{Path, Reason};
+use crate::admission::Reason;
+use crate::ledger::script::Fault;
+use crate::worker::Down;
 
 /// One thing counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Counter {
-    /// Requests sent on, by path; those of [`Path::Traditional`] are counted by reason instead.
-    Forwarded(Path),
+    /// Requests sent on with a slot that the ledger gave.
+    Atomic,
+    /// Requests sent on with a slot chosen here.
+    Local,
     /// Requests sent on as they were, by reason.
     Traditional(Reason),
     /// Requests answered by us, by reason.
@@ -37,47 +41,42 @@ pub enum Counter {
     ShadowFailed,
     /// Times the pipe became ready.
     PipeReady,
-    /// Times the pipe broke, or could not be opened.
-    PipeLost,
+    /// Times the pipe broke, or could not be opened, by why.
+    PipeLost(Down),
     /// Times the breaker opened.
     BreakerOpened,
     /// Times it closed again.
     BreakerClosed,
-    /// Replies that were not the answer to what was asked.
-    PipeMismatch,
-    /// Error replies from Redis.
-    RedisError,
+    /// Error replies from Redis, by kind.
+    RedisError(Fault),
 }
 
-const PLAIN: [(Counter, &str); 20] = [
-    (
-        Counter::Forwarded(Path::Atomic),
-        "slotgate.forwarded.atomic",
-    ),
-    (Counter::Forwarded(Path::Local), "slotgate.forwarded.local"),
-    (Counter::Released, "slotgate.lease.released"),
-    (Counter::Renewed, "slotgate.lease.renewed"),
-    (Counter::Readopted, "slotgate.lease.readopted"),
-    (Counter::Lost, "slotgate.lease.lost"),
-    (Counter::InDoubt, "slotgate.lease.in_doubt"),
-    (Counter::LateGrant, "slotgate.lease.late_grant"),
-    (Counter::Dropped, "slotgate.lease.release_dropped"),
-    (Counter::Drift, "slotgate.drift"),
-    (Counter::Cooldown, "slotgate.cooldown"),
-    (Counter::ShadowGranted, "slotgate.shadow.granted"),
-    (Counter::ShadowSaturated, "slotgate.shadow.saturated"),
-    (Counter::ShadowFailed, "slotgate.shadow.failed"),
-    (Counter::PipeReady, "slotgate.pipe.ready"),
-    (Counter::PipeLost, "slotgate.pipe.lost"),
-    (Counter::BreakerOpened, "slotgate.breaker.opened"),
-    (Counter::BreakerClosed, "slotgate.breaker.closed"),
-    (Counter::PipeMismatch, "slotgate.pipe.mismatch"),
-    (Counter::RedisError, "slotgate.redis_error"),
+/// Those without a reason, in the order of [`index`].
+const PLAIN: [&str; 17] = [
+    "forwarded.atomic",
+    "forwarded.local",
+    "lease.released",
+    "lease.renewed",
+    "lease.readopted",
+    "lease.lost",
+    "lease.in_doubt",
+    "lease.late_grant",
+    "lease.release_dropped",
+    "drift",
+    "cooldown",
+    "shadow.granted",
+    "shadow.saturated",
+    "shadow.failed",
+    "pipe.ready",
+    "breaker.opened",
+    "breaker.closed",
 ];
-
-const REASONS: usize = Reason::ALL.len();
+const TRADITIONAL: usize = PLAIN.len();
+const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
+const PIPE_LOST: usize = REJECTED + Reason::ALL.len();
+const REDIS_ERROR: usize = PIPE_LOST + Down::NAMES.len();
 /// How many counters there are.
-pub const COUNT: usize = PLAIN.len() + 2 * REASONS;
+pub const COUNT: usize = REDIS_ERROR + Fault::ALL.len();
 
 /// The counters of one worker, since it began.
 #[derive(Debug, Clone)]
@@ -117,33 +116,43 @@ impl Counters {
 
 /// The counters' names in Envoy's stats, in order.
 pub fn names() -> impl Iterator<Item = String> {
-    let by_reason = |way: &'static str| {
-        Reason::ALL.map(move |reason| format!("slotgate.{way}.{}", reason.as_str()))
+    let by_reason = |family: &'static str| {
+        Reason::ALL.map(move |reason| format!("{family}.{}", reason.as_str()))
     };
-    PLAIN
-        .iter()
-        .map(|(_, name)| (*name).to_string())
+    let plain = PLAIN.iter().map(|name| (*name).to_string());
+    plain
         .chain(by_reason("traditional"))
         .chain(by_reason("rejected"))
+        .chain(Down::NAMES.map(|why| format!("pipe.lost.{why}")))
+        .chain(Fault::ALL.map(|fault| format!("redis_error.{}", fault.as_str())))
+        .map(|name| format!("slotgate.{name}"))
 }
 
+/// A counter's place.
 fn index(counter: Counter) -> usize {
-    let reason = |reason: Reason| {
-        Reason::ALL
-            .iter()
-            .position(|other| *other == reason)
-            .unwrap_or(0)
-    };
+    let of = |first: usize, place: usize| first.saturating_add(place);
     match counter {
-        Counter::Traditional(why) => PLAIN.len().saturating_add(reason(why)),
-        Counter::Rejected(why) => PLAIN
-            .len()
-            .saturating_add(REASONS)
-            .saturating_add(reason(why)),
-        plain => PLAIN
-            .iter()
-            .position(|(other, _)| *other == plain)
-            .unwrap_or(COUNT),
+        Counter::Atomic => 0,
+        Counter::Local => 1,
+        Counter::Released => 2,
+        Counter::Renewed => 3,
+        Counter::Readopted => 4,
+        Counter::Lost => 5,
+        Counter::InDoubt => 6,
+        Counter::LateGrant => 7,
+        Counter::Dropped => 8,
+        Counter::Drift => 9,
+        Counter::Cooldown => 10,
+        Counter::ShadowGranted => 11,
+        Counter::ShadowSaturated => 12,
+        Counter::ShadowFailed => 13,
+        Counter::PipeReady => 14,
+        Counter::BreakerOpened => 15,
+        Counter::BreakerClosed => 16,
+        Counter::Traditional(why) => of(TRADITIONAL, why as usize),
+        Counter::Rejected(why) => of(REJECTED, why as usize),
+        Counter::PipeLost(why) => of(PIPE_LOST, why.place()),
+        Counter::RedisError(fault) => of(REDIS_ERROR, fault as usize),
     }
 }
 
@@ -152,18 +161,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_counter_has_its_own_place_and_name() {
-        let mut counters = Counters::default();
-        let reasons = Reason::ALL
-            .into_iter()
-            .flat_map(|why| [Counter::Traditional(why), Counter::Rejected(why)]);
-        for counter in PLAIN.iter().map(|(counter, _)| *counter).chain(reasons) {
-            assert_eq!(counters.get(counter), 0, "{counter:?}");
-            counters.add(counter);
+    fn each_counter_has_a_place_and_a_name_of_its_own() {
+        let names: Vec<_> = names().collect();
+        let distinct: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!((names.len(), distinct.len()), (COUNT, COUNT));
+        let is = |counter, name: &str| assert_eq!(names[index(counter)], name);
+        is(Counter::Local, "slotgate.forwarded.local");
+        is(Counter::Dropped, "slotgate.lease.release_dropped");
+        is(Counter::BreakerClosed, "slotgate.breaker.closed");
+        for reason in Reason::ALL {
+            let why = reason.as_str();
+            is(
+                Counter::Traditional(reason),
+                &format!("slotgate.traditional.{why}"),
+            );
+            is(
+                Counter::Rejected(reason),
+                &format!("slotgate.rejected.{why}"),
+            );
         }
-        assert_eq!(counters.all(), &[1; COUNT]);
-        let names: std::collections::HashSet<_> = names().collect();
-        assert_eq!(names.len(), COUNT);
-        assert!(names.contains("slotgate.traditional.pipe_down"));
+        for fault in Fault::ALL {
+            let name = format!("slotgate.redis_error.{}", fault.as_str());
+            is(Counter::RedisError(fault), &name);
+        }
+        is(Counter::PipeLost(Down::Closed), "slotgate.pipe.lost.closed");
+        let wrong = Down::WrongServer(Fault::ReadOnly);
+        is(Counter::PipeLost(wrong), "slotgate.pipe.lost.wrong_server");
+    }
+
+    #[test]
+    fn counting() {
+        let mut counters = Counters::default();
+        counters.add(Counter::Lost);
+        counters.add_many(Counter::Lost, 2);
+        assert_eq!(counters.get(Counter::Lost), 3);
+        assert_eq!(counters.all().iter().sum::<u64>(), 3);
     }
 }

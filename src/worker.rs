@@ -102,8 +102,8 @@ pub enum Notice {
     PipeReady,
     /// The pipe is down, and why.
     PipeDown(Down),
-    /// Acquires failed too often in a row, the last of them so.
-    BreakerOpened(Reason),
+    /// Acquires failed too often in a row, the last of them so, with this error of Redis.
+    BreakerOpened(Reason, Option<Fault>),
     /// Acquires are answered again.
     BreakerClosed,
     /// A pool's accounts were put in force.
@@ -167,8 +167,35 @@ pub enum Down {
     Select,
     /// Redis would not load the scripts.
     Load,
-    /// This Redis can't serve us now: a replica, still loading, or without the rights.
-    WrongServer,
+    /// This Redis can't serve us now.
+    WrongServer(Fault),
+}
+
+impl Down {
+    /// As they stand in metrics.
+    pub const NAMES: [&str; 7] = [
+        "closed",
+        "stuck",
+        "mismatch",
+        "auth",
+        "select",
+        "load",
+        "wrong_server",
+    ];
+
+    /// Its place among the names.
+    #[must_use]
+    pub fn place(self) -> usize {
+        match self {
+            Self::Closed => 0,
+            Self::Stuck => 1,
+            Self::Mismatch => 2,
+            Self::Auth => 3,
+            Self::Select => 4,
+            Self::Load => 5,
+            Self::WrongServer(_) => 6,
+        }
+    }
 }
 
 impl Notice {
@@ -178,7 +205,7 @@ impl Notice {
         match self {
             Self::PipeReady | Self::BreakerClosed | Self::Replaced { .. } => false,
             Self::PipeDown(_)
-            | Self::BreakerOpened(_)
+            | Self::BreakerOpened(..)
             | Self::Newer { .. }
             | Self::Differs { .. }
             | Self::SyncFailed { .. }
@@ -193,24 +220,26 @@ impl fmt::Display for Notice {
         match self {
             Self::PipeReady => f.write_str("pipe to Redis is ready"),
             Self::PipeDown(why) => {
-                let why = match why {
+                f.write_str("pipe to Redis is down: ")?;
+                f.write_str(match why {
                     Down::Closed => "the connection was closed or refused",
                     Down::Stuck => "no reply within redis.command_timeout_ms",
                     Down::Mismatch => "a reply was not the answer to what was asked",
                     Down::Auth => "AUTH was refused: see redis.username and redis.password_env",
                     Down::Select => "SELECT was refused: see redis.database",
                     Down::Load => "SCRIPT LOAD was refused",
-                    Down::WrongServer => {
-                        "this Redis is a replica, still loading, or denies a command"
+                    Down::WrongServer(fault) => {
+                        return write!(f, "this Redis can't serve us ({})", fault.as_str());
                     }
-                };
-                write!(f, "pipe to Redis is down: {why}")
+                })
             }
-            Self::BreakerOpened(reason) => write!(
-                f,
-                "breaker is open: acquires fail ({}), from now on only a probe is sent",
-                reason.as_str()
-            ),
+            Self::BreakerOpened(reason, fault) => {
+                write!(f, "breaker is open: acquires fail ({}", reason.as_str())?;
+                if let Some(fault) = fault {
+                    write!(f, ": {}", fault.as_str())?;
+                }
+                f.write_str("), from now on only a probe is sent")
+            }
             Self::BreakerClosed => f.write_str("breaker is closed: acquires are answered again"),
             Self::Replaced { pool, revision } => write!(
                 f,
@@ -229,7 +258,8 @@ impl fmt::Display for Notice {
                 "pool {pool}: Redis holds other accounts under revision {revision}; raise pools[].revision to replace them"
             ),
             Self::SyncFailed { pool, fault } => {
-                write!(f, "pool {pool}: Redis did not take the accounts: {fault:?}")
+                let fault = fault.as_str();
+                write!(f, "pool {pool}: Redis did not take the accounts ({fault})")
             }
             Self::Drift { pool, entries } => {
                 write!(
@@ -634,8 +664,11 @@ impl Worker {
             match effect {
                 Effect::Forward { path, holds } => {
                     let reason = phase.reason();
-                    self.counters
-                        .add(reason.map_or(Counter::Forwarded(path), Counter::Traditional));
+                    self.counters.add(match (reason, path) {
+                        (Some(reason), _) => Counter::Traditional(reason),
+                        (None, Path::Local) => Counter::Local,
+                        (None, Path::Atomic | Path::Traditional) => Counter::Atomic,
+                    });
                     verdict = Some(Verdict::Forward {
                         path,
                         reason,
@@ -835,7 +868,7 @@ impl Worker {
         }
     }
 
-    fn acquires_fail(&mut self, now_ms: u64, reason: Reason) {
+    fn acquires_fail(&mut self, now_ms: u64, reason: Reason, fault: Option<Fault>) {
         let redis = &self.config.redis;
         if self.breaker.failed(
             now_ms,
@@ -844,7 +877,8 @@ impl Worker {
             &mut self.random,
         ) {
             self.counters.add(Counter::BreakerOpened);
-            self.output.notices.push(Notice::BreakerOpened(reason));
+            let notice = Notice::BreakerOpened(reason, fault);
+            self.output.notices.push(notice);
         }
     }
 
@@ -1080,7 +1114,7 @@ impl Worker {
                 // One that never left the queue took nothing.
                 let in_doubt = self.state == PipeState::Ready;
                 if in_doubt {
-                    self.acquires_fail(now_ms, Reason::TimedOut);
+                    self.acquires_fail(now_ms, Reason::TimedOut, None);
                 }
                 self.answer(
                     now_ms,
@@ -1228,8 +1262,8 @@ impl Worker {
                 }
                 let down = match Values::new(reply).value() {
                     Some(Value::Error(error)) if error.starts_with(b"NOAUTH") => Down::Auth,
-                    Some(Value::Error(error)) if Fault::of(error) == Fault::WrongServer => {
-                        Down::WrongServer
+                    Some(Value::Error(error)) if Fault::of(error).is_wrong_server() => {
+                        Down::WrongServer(Fault::of(error))
                     }
                     Some(_) | None => Down::Load,
                 };
@@ -1380,7 +1414,7 @@ impl Worker {
                 let retry = (wanted && acquire.tries < RETRIES).then_some(Command::Acquire(retry));
                 if !self.recover(now_ms, fault, acquire.pool, retry) {
                     if self.is_open() {
-                        self.acquires_fail(now_ms, Reason::Refused);
+                        self.acquires_fail(now_ms, Reason::Refused, Some(fault));
                     }
                     match kind {
                         AcquireKind::Take if wanted => {
@@ -1629,7 +1663,15 @@ impl Worker {
 
     /// What any command's fault asks for. Answers whether the command is on its way again.
     fn recover(&mut self, now_ms: u64, fault: Fault, pool: usize, retry: Option<Command>) -> bool {
-        self.counters.add(Counter::RedisError);
+        if fault == Fault::Mismatch {
+            self.mismatch(now_ms);
+            return false;
+        }
+        self.counters.add(Counter::RedisError(fault));
+        if fault.is_wrong_server() {
+            self.lose_pipe(now_ms, Down::WrongServer(fault));
+            return false;
+        }
         match (fault, retry) {
             (Fault::NoScript, Some(command)) => {
                 self.write(now_ms, command, true);
@@ -1640,21 +1682,11 @@ impl Worker {
                 self.write(now_ms, command, false);
                 true
             }
-            (Fault::WrongServer, _) => {
-                self.lose_pipe(now_ms, Down::WrongServer);
-                false
-            }
-            (Fault::Mismatch, _) => {
-                self.mismatch(now_ms);
-                false
-            }
-            (Fault::NoScript | Fault::NoPool, None)
-            | (Fault::NoAccount | Fault::Refused | Fault::Unknown, _) => false,
+            (_, _) => false,
         }
     }
 
     fn mismatch(&mut self, now_ms: u64) {
-        self.counters.add(Counter::PipeMismatch);
         self.lose_pipe(now_ms, Down::Mismatch);
     }
 
@@ -1668,7 +1700,7 @@ impl Worker {
         // One that a reply took down as soon as it served has not recovered.
         let lasted = now_ms.saturating_sub(self.ready_ms) >= longest_ms;
         if served && lasted {
-            self.failures = u32::from(why == Down::WrongServer);
+            self.failures = u32::from(matches!(why, Down::WrongServer(_)));
             self.short_lived = 0;
         } else if served && why == Down::Closed {
             // A few times in a row is bad luck, and worth waiting for; then it is a server that does not want us.
@@ -1682,7 +1714,7 @@ impl Worker {
             .min(longest_ms);
         let until_ms = now_ms.saturating_add(self.random.u64(wait_ms / 2..=wait_ms));
         self.state = PipeState::Waiting { until_ms };
-        self.counters.add(Counter::PipeLost);
+        self.counters.add(Counter::PipeLost(why));
         if self.down != Some(why) && !(served && why == Down::Closed) {
             self.output.notices.push(Notice::PipeDown(why));
             self.down = Some(why);

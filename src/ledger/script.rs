@@ -373,7 +373,7 @@ fn push_hashed(out: &mut Vec<u8>, prefix: &str, hash: &[u8; 16]) {
     push_bulk_of(out, prefix.as_bytes(), &digits);
 }
 
-/// Why a command has no answer of its own. The question to ask of it: [`Fault::may_have_run`].
+/// Why a command has no answer of its own. The questions to ask of it: [`Fault::may_have_run`], [`Fault::is_wrong_server`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The server has no such script: send its source.
@@ -382,10 +382,28 @@ pub enum Fault {
     NoPool,
     /// The account is not in the pool.
     NoAccount,
-    /// This server, or this connection, can't serve us now; another one may: reopen the pipe.
-    WrongServer,
-    /// The server is alive and won't run it: out of memory, busy, a failing disk.
-    Refused,
+    /// A replica.
+    ReadOnly,
+    /// A replica that may not answer while it has no master.
+    MasterDown,
+    /// It still reads its data.
+    Loading,
+    /// Another node of the cluster has the pool, or none.
+    Moved,
+    /// The user may not run it.
+    Denied,
+    /// `maxmemory` is reached.
+    OutOfMemory,
+    /// A script has been running for too long.
+    Busy,
+    /// It can't write its data to disk.
+    Disk,
+    /// Too few replicas are in step.
+    NoReplicas,
+    /// The cluster is moving the pool's keys.
+    TryAgain,
+    /// The script would not take an argument.
+    BadArgument,
     /// An error from within the script, or one nobody expects.
     Unknown,
     /// Not the answer to what was asked: replies and commands no longer match.
@@ -393,6 +411,26 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// All of them, in order.
+    pub const ALL: [Self; 16] = [
+        Self::NoScript,
+        Self::NoPool,
+        Self::NoAccount,
+        Self::ReadOnly,
+        Self::MasterDown,
+        Self::Loading,
+        Self::Moved,
+        Self::Denied,
+        Self::OutOfMemory,
+        Self::Busy,
+        Self::Disk,
+        Self::NoReplicas,
+        Self::TryAgain,
+        Self::BadArgument,
+        Self::Unknown,
+        Self::Mismatch,
+    ];
+
     /// Sorts an error reply by its first word.
     #[must_use]
     pub fn of(error: &[u8]) -> Self {
@@ -400,12 +438,60 @@ impl Fault {
             b"NOSCRIPT" => Self::NoScript,
             b"NOPOOL" => Self::NoPool,
             b"NOACCOUNT" => Self::NoAccount,
-            b"READONLY" | b"LOADING" | b"MASTERDOWN" | b"MOVED" | b"ASK" | b"CLUSTERDOWN"
-            | b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => Self::WrongServer,
-            b"OOM" | b"BUSY" | b"MISCONF" | b"NOREPLICAS" | b"TRYAGAIN" | b"BADARG" => {
-                Self::Refused
-            }
+            b"READONLY" => Self::ReadOnly,
+            b"MASTERDOWN" => Self::MasterDown,
+            b"LOADING" => Self::Loading,
+            b"MOVED" | b"ASK" | b"CLUSTERDOWN" => Self::Moved,
+            b"NOAUTH" | b"WRONGPASS" | b"NOPERM" => Self::Denied,
+            b"OOM" => Self::OutOfMemory,
+            b"BUSY" => Self::Busy,
+            b"MISCONF" => Self::Disk,
+            b"NOREPLICAS" => Self::NoReplicas,
+            b"TRYAGAIN" => Self::TryAgain,
+            b"BADARG" => Self::BadArgument,
             _ => Self::Unknown,
+        }
+    }
+
+    /// As it stands in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoScript => "no_script",
+            Self::NoPool => "no_pool",
+            Self::NoAccount => "no_account",
+            Self::ReadOnly => "read_only",
+            Self::MasterDown => "master_down",
+            Self::Loading => "loading",
+            Self::Moved => "moved",
+            Self::Denied => "denied",
+            Self::OutOfMemory => "out_of_memory",
+            Self::Busy => "busy",
+            Self::Disk => "disk",
+            Self::NoReplicas => "no_replicas",
+            Self::TryAgain => "try_again",
+            Self::BadArgument => "bad_argument",
+            Self::Unknown => "unknown",
+            Self::Mismatch => "mismatch",
+        }
+    }
+
+    /// Whether this server, or this connection, can't serve us now and another one may: reopen the pipe.
+    #[must_use]
+    pub fn is_wrong_server(self) -> bool {
+        match self {
+            Self::ReadOnly | Self::MasterDown | Self::Loading | Self::Moved | Self::Denied => true,
+            Self::NoScript
+            | Self::NoPool
+            | Self::NoAccount
+            | Self::OutOfMemory
+            | Self::Busy
+            | Self::Disk
+            | Self::NoReplicas
+            | Self::TryAgain
+            | Self::BadArgument
+            | Self::Unknown
+            | Self::Mismatch => false,
         }
     }
 
@@ -413,9 +499,23 @@ impl Fault {
     #[must_use]
     pub fn may_have_run(self) -> bool {
         match self {
-            Self::NoScript | Self::NoPool | Self::NoAccount | Self::Refused => false,
+            Self::NoScript
+            | Self::NoPool
+            | Self::NoAccount
+            | Self::OutOfMemory
+            | Self::Busy
+            | Self::Disk
+            | Self::NoReplicas
+            | Self::TryAgain
+            | Self::BadArgument => false,
             // Newer servers use the same words for a command denied in the middle of a script.
-            Self::WrongServer | Self::Unknown | Self::Mismatch => true,
+            Self::ReadOnly
+            | Self::MasterDown
+            | Self::Loading
+            | Self::Moved
+            | Self::Denied
+            | Self::Unknown
+            | Self::Mismatch => true,
         }
     }
 }

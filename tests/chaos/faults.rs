@@ -12,7 +12,6 @@ pub const VICTIM: usize = 0;
 const LASTS: Duration = Duration::from_secs(2);
 /// A stream's length in the load, and some.
 const STREAM_MS: u64 = 1_000;
-/// From here on a test process needs more open files than it gets unasked.
 const CROWD: usize = 10_000;
 
 /// Fewer slots than clients, so that every slot that is free is taken at once.
@@ -28,6 +27,8 @@ pub struct Fault {
     pub cause: fn(&mut World),
     /// What the cause itself does to requests.
     pub toll: Toll,
+    /// Counters that tell of it.
+    pub counted: &'static [&'static str],
     /// For so long after the cause, in ms, an account may be used above its limit: Redis lost the leases of streams that
     /// live on, until they are renewed, or end.
     pub window_ms: u64,
@@ -45,81 +46,138 @@ pub enum Toll {
 
 const LOST_LEASES_MS: u64 = RENEW_INTERVAL_MS + STREAM_MS;
 
-const fn fault(name: &'static str, cause: fn(&mut World)) -> Fault {
+const fn fault(
+    name: &'static str,
+    counted: &'static [&'static str],
+    cause: fn(&mut World),
+) -> Fault {
     Fault {
         name,
         redis: &[],
         accounts: ACCOUNTS,
         cause,
+        counted,
         toll: Toll::None,
         window_ms: 0,
     }
 }
 
-const fn forgetful(name: &'static str, cause: fn(&mut World)) -> Fault {
+const fn forgetful(
+    name: &'static str,
+    counted: &'static [&'static str],
+    cause: fn(&mut World),
+) -> Fault {
     Fault {
         window_ms: LOST_LEASES_MS,
-        ..fault(name, cause)
+        ..fault(name, counted, cause)
     }
 }
 
 pub const FAULTS: &[Fault] = &[
-    forgetful("Redis restarted empty", killed),
+    forgetful("Redis restarted empty", &["pipe.lost.closed"], killed),
     Fault {
         redis: APPEND_ONLY,
-        ..fault("Redis restarted with its data", killed)
+        ..fault(
+            "Redis restarted with its data",
+            &["pipe.lost.closed"],
+            killed,
+        )
     },
-    fault("Redis frozen", |world| {
-        world.redis.sigstop();
-        sleep(LASTS);
-        world.redis.sigcont();
-    }),
-    fault("SCRIPT FLUSH, ten times", |world| {
-        again(world, 10, 200, |redis| redis.run("SCRIPT", &["FLUSH"]));
-    }),
-    forgetful("FLUSHALL, ten times", |world| {
-        again(world, 10, 200, |redis| redis.run("FLUSHALL", &[]));
-    }),
-    fault("connections killed at 20 Hz", |world| {
-        again(world, 40, 50, |redis| {
-            redis.run::<u64>("CLIENT", &["KILL", "TYPE", "normal"]);
-        });
-    }),
-    fault("CLIENT PAUSE", |world| {
-        world.redis.pause(LASTS);
-        sleep(LASTS);
-    }),
-    fault("out of memory", |world| {
-        world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "1"]);
-        sleep(LASTS);
-        world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "0"]);
-    }),
-    fault("a script that runs too long", busy),
-    forgetful("made a replica of an empty one", |world| {
-        let empty = Redis::start();
-        let port = empty.port().to_string();
-        world.redis.run::<()>("REPLICAOF", &["127.0.0.1", &port]);
-        sleep(LASTS);
-        world.redis.run::<()>("REPLICAOF", &["NO", "ONE"]);
-    }),
-    fault("50 ms late", |world| {
-        broken(world, Way::Late(Duration::from_millis(50)));
-    }),
-    fault("500 ms late", |world| {
-        broken(world, Way::Late(Duration::from_millis(500)));
-    }),
-    fault("replies cut by a reset", |world| {
+    fault(
+        "Redis frozen",
+        &["traditional.timed_out", "breaker.opened"],
+        |world| {
+            world.redis.sigstop();
+            sleep(LASTS);
+            world.redis.sigcont();
+        },
+    ),
+    fault(
+        "SCRIPT FLUSH, ten times",
+        &["redis_error.no_script"],
+        |world| {
+            again(world, 10, 200, |redis| redis.run("SCRIPT", &["FLUSH"]));
+        },
+    ),
+    forgetful(
+        "FLUSHALL, ten times",
+        &["redis_error.no_pool", "lease.readopted"],
+        |world| {
+            again(world, 10, 200, |redis| redis.run("FLUSHALL", &[]));
+        },
+    ),
+    fault(
+        "connections killed at 20 Hz",
+        &["pipe.lost.closed"],
+        |world| {
+            again(world, 40, 50, |redis| {
+                redis.run::<u64>("CLIENT", &["KILL", "TYPE", "normal"]);
+            });
+        },
+    ),
+    fault(
+        "CLIENT PAUSE",
+        &["traditional.timed_out", "breaker.opened"],
+        |world| {
+            world.redis.pause(LASTS);
+            sleep(LASTS);
+        },
+    ),
+    fault(
+        "out of memory",
+        &["redis_error.out_of_memory", "breaker.opened"],
+        |world| {
+            world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "1"]);
+            sleep(LASTS);
+            world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "0"]);
+        },
+    ),
+    fault(
+        "a script that runs too long",
+        &["redis_error.busy", "breaker.opened"],
+        busy,
+    ),
+    forgetful(
+        "made a replica of an empty one",
+        &["redis_error.read_only", "pipe.lost.wrong_server"],
+        |world| {
+            let empty = Redis::start();
+            let port = empty.port().to_string();
+            world.redis.run::<()>("REPLICAOF", &["127.0.0.1", &port]);
+            sleep(LASTS);
+            world.redis.run::<()>("REPLICAOF", &["NO", "ONE"]);
+        },
+    ),
+    fault(
+        "50 ms late",
+        &["traditional.timed_out", "breaker.opened"],
+        |world| {
+            broken(world, Way::Late(Duration::from_millis(50)));
+        },
+    ),
+    fault(
+        "500 ms late",
+        &["traditional.timed_out", "breaker.opened"],
+        |world| {
+            broken(world, Way::Late(Duration::from_millis(500)));
+        },
+    ),
+    fault("replies cut by a reset", &["pipe.lost.closed"], |world| {
         broken(world, Way::ResetMidway(20));
     }),
-    fault("garbage for replies", |world| {
+    fault("garbage for replies", &["pipe.lost.mismatch"], |world| {
         broken(world, Way::Instead(b"nobody here speaks RESP\r\n"));
     }),
-    fault("replies that never come", |world| {
-        broken(world, Way::Never);
-    }),
+    fault(
+        "replies that never come",
+        &["pipe.lost.stuck", "breaker.opened"],
+        |world| {
+            broken(world, Way::Never);
+        },
+    ),
     Fault {
         toll: Toll::Killed,
-        ..fault("Envoy killed", |world| {
+        ..fault("Envoy killed", &[], |world| {
             world.envoy(VICTIM).kill();
             sleep(LASTS);
             world.start_envoy(VICTIM);
@@ -128,7 +186,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         // Its leases expire while the upstream still serves its streams.
         window_ms: LOST_LEASES_MS,
-        ..fault("Envoy stopped for longer than a lease", |world| {
+        ..fault("Envoy stopped for longer than a lease", &[], |world| {
             world.envoy(VICTIM).signal(libc::SIGSTOP);
             sleep(Duration::from_millis(LEASE_TTL_MS + 1_000));
             world.envoy(VICTIM).signal(libc::SIGCONT);
@@ -136,7 +194,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         toll: Toll::Refused,
-        ..fault("Envoy drained and replaced", |world| {
+        ..fault("Envoy drained and replaced", &[], |world| {
             world.envoy(VICTIM).admin_post("/drain_listeners?graceful");
             sleep(LASTS);
             world.envoy(VICTIM).terminate();
@@ -145,11 +203,26 @@ pub const FAULTS: &[Fault] = &[
             world.start_envoy(VICTIM);
         })
     },
-    fault("reconfigured, one after the other", reconfigured),
-    fault("clients that leave at every phase", leaving),
+    fault(
+        "reconfigured, one after the other",
+        &[
+            "traditional.out_of_percentage",
+            "traditional.unknown_account",
+        ],
+        reconfigured,
+    ),
+    fault(
+        "clients that leave at every phase",
+        &["lease.in_doubt", "lease.late_grant"],
+        leaving,
+    ),
     Fault {
         accounts: MANY,
-        ..fault("ten thousand clients leave at once", crowd)
+        ..fault(
+            "ten thousand clients leave at once",
+            &["lease.in_doubt", "lease.late_grant"],
+            crowd,
+        )
     },
 ];
 

@@ -31,6 +31,7 @@ pub struct Row {
     traditional: usize,
     warnings: usize,
     counters: BTreeMap<String, u64>,
+    expected: &'static [&'static str],
 }
 
 pub fn measure(fault: &Fault) -> Row {
@@ -70,6 +71,7 @@ pub fn measure(fault: &Fault) -> Row {
         traditional: 0,
         warnings: world.warnings().saturating_sub(warned),
         counters: moved(&before, &world.counters()),
+        expected: fault.counted,
     };
     for record in during {
         row.requests += 1;
@@ -182,6 +184,12 @@ impl Row {
             format!("recovered after {:?}", self.recovered),
         );
         expect(self.warnings <= FEW, format!("{} warnings", self.warnings));
+        for name in self.expected {
+            expect(
+                self.counters.contains_key(*name),
+                format!("{name} does not tell of it"),
+            );
+        }
         broken
     }
 }

@@ -334,7 +334,7 @@ fn a_pool_of_20_000_accounts() {
         assert_eq!(way(&reply.expect("a response")), (200, "atomic"));
     }
     assert_eq!(world.ledger.state().accounts.len(), 20_000);
-    assert_eq!(world.counter("pipe.lost"), 0);
+    assert_eq!(world.counters("pipe.lost"), 0);
     world.assert_all_free();
 }
 
@@ -373,7 +373,7 @@ fn the_bridge_refuses_what_is_no_pipe() {
             .log_contains("bridge: not a stream of gRPC frames")
     );
     assert_eq!(
-        (world.counter("pipe.ready"), world.counter("pipe.lost")),
+        (world.counter("pipe.ready"), world.counters("pipe.lost")),
         (1, 0)
     );
     world.assert_all_free();

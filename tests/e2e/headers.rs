@@ -30,7 +30,7 @@ fn curious() -> EnvoyConfig {
 fn assert_pipe_never_broke(world: &World) {
     world.eventually_counts("pipe.ready", 1);
     assert_eq!(
-        (world.counter("pipe.ready"), world.counter("pipe.lost")),
+        (world.counter("pipe.ready"), world.counters("pipe.lost")),
         (1, 0)
     );
 }

@@ -164,7 +164,7 @@ fn a_full_redis_still_renews_and_frees() {
     }
     drop(kept);
     eventually(SOON, || count("-inf") == 0);
-    assert_eq!(world.counter("pipe.lost"), 0);
+    assert_eq!(world.counters("pipe.lost"), 0);
     config_set(&world.redis, "maxmemory", "0");
     world.assert_serves();
     world.assert_all_free();
@@ -223,7 +223,7 @@ fn the_breaker_spares_the_wait() {
     eventually(SOON, || world.counter("breaker.open") == 0);
     assert_eq!(world.counter("breaker.opened"), 1);
     assert!(world.envoy.log().contains("breaker is closed"));
-    assert_eq!(world.counter("pipe.lost"), 0);
+    assert_eq!(world.counters("pipe.lost"), 0);
     world.assert_all_free();
 }
 
@@ -265,7 +265,7 @@ fn garbage_in_place_of_replies() {
         &[b'*'; 100_000],
     ] {
         let text = String::from_utf8_lossy(&garbage[..garbage.len().min(40)]).into_owned();
-        let noticed = || world.counter("pipe.lost") + world.counter("redis_error");
+        let noticed = || world.counters("pipe.lost") + world.counters("redis_error");
         let before = noticed();
         proxy.set(Way::Instead(garbage));
         for _ in 0..5 {
@@ -284,7 +284,7 @@ fn garbage_in_place_of_replies() {
         world.assert_all_free();
         eventually(SOON, || noticed() > before);
     }
-    world.eventually_counts("pipe.mismatch", 10);
+    world.eventually_counts("pipe.lost.mismatch", 10);
 }
 
 /// The connection stays up while every reply after its greeting is wrong: no flood of reconnects and warnings.
@@ -299,8 +299,8 @@ fn garbage_for_as_long_as_it_lasts() {
         requests += 1;
     }
     assert!(requests > 20, "{requests}");
-    world.eventually_counts("pipe.mismatch", 1);
-    let opened = world.counter("pipe.lost");
+    world.eventually_counts("pipe.lost.mismatch", 1);
+    let opened = world.counters("pipe.lost");
     assert!(opened <= 20, "opened {opened} times in 2 s");
     let warnings = world.envoy.log().matches("pipe to Redis is down").count();
     assert!(warnings <= 2, "{warnings}: {}", world.envoy.log_tail(40));
@@ -365,7 +365,7 @@ fn replies_byte_by_byte() {
     for reply in replies {
         assert_eq!(way(&reply.expect("a response")), (200, "atomic"));
     }
-    assert_eq!(world.counter("pipe.lost"), 0);
+    assert_eq!(world.counters("pipe.lost"), 0);
     world.assert_all_free();
 }
 

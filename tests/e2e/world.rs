@@ -75,6 +75,19 @@ impl World {
             .unwrap_or_else(|| panic!("no counter {name}"))
     }
 
+    /// The same for a family of counters, over all its reasons.
+    #[track_caller]
+    pub fn counters(&self, family: &str) -> u64 {
+        let prefix = format!("wasmcustom.slotgate.{family}.");
+        let stats = self.envoy.stats();
+        let counts: Vec<_> = stats
+            .iter()
+            .filter(|(name, _)| name.starts_with(&prefix))
+            .collect();
+        assert!(!counts.is_empty(), "no counters {family}");
+        counts.iter().map(|(_, count)| **count).sum()
+    }
+
     #[track_caller]
     pub fn eventually_counts(&self, name: &str, least: u64) {
         let seen = poll(SOON, || (self.counter(name) >= least).then_some(()));

@@ -68,7 +68,7 @@ fn every_key_is_declared_and_no_more_is_allowed() {
     other.command(&[b"AUTH", b"slot", b"pw"]);
     assert_eq!(
         other.sync(1, 1, None),
-        Err(Fault::WrongServer),
+        Err(Fault::Denied),
         "another pool's keys are denied"
     );
 }
@@ -172,16 +172,16 @@ fn redis_proxy_takes_every_script_to_its_shard() {
     for node in &nodes {
         node.run::<()>("SCRIPT", &["FLUSH"]);
     }
-    let errors = counter("redis_error");
+    let errors = counter("redis_error.no_script");
     for _ in 0..20 {
         assert!(served());
     }
-    eventually(PATIENCE, || counter("redis_error") > errors);
+    eventually(PATIENCE, || counter("redis_error.no_script") > errors);
     let key = "slotgate:{demo}:accounts";
     let owner = nodes
         .iter()
         .find(|node| node.run::<Vec<String>>("KEYS", &[key]).len() == 1);
     let ledger = Ledger::new(owner.expect("a shard has it"), "slotgate", "demo");
     eventually(PATIENCE, || ledger.is_empty());
-    assert_eq!(counter("pipe.lost"), Some(0));
+    assert_eq!(counter("pipe.lost.closed"), Some(0));
 }

@@ -673,7 +673,7 @@ fn inspect_runs_on_a_replica() {
         pipe.inspect().is_ok_and(|seen| seen[&account].0 == 1)
     });
     assert_eq!(pipe.inspect(), rig.pipe.inspect());
-    assert_eq!(pipe.release(&[rig.ids.mint()]), Err(Fault::WrongServer));
+    assert_eq!(pipe.release(&[rig.ids.mint()]), Err(Fault::ReadOnly));
 }
 
 #[test]
@@ -685,7 +685,7 @@ fn freeing_works_when_memory_is_full_and_acquire_is_refused() {
     let other = rig.mint();
     assert_eq!(
         rig.pipe.acquire(other, Mode::Take, None),
-        Err(Fault::Refused)
+        Err(Fault::OutOfMemory)
     );
     assert_eq!(
         rig.pipe.renew(&[(lease, &account, epoch)]),
@@ -900,7 +900,7 @@ fn an_operators_changes_are_checked_and_tell_old_and_new() {
     ] {
         assert_eq!(
             rig.pipe.control(verb, subject, None),
-            Err(Fault::Refused),
+            Err(Fault::BadArgument),
             "{verb} {subject}"
         );
     }

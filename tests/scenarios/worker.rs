@@ -6,7 +6,7 @@ use slotgate::counters::Counter;
 use slotgate::headers::Headers;
 use slotgate::lease::LeaseId;
 use slotgate::ledger::resp::{Value, Values, reply_length};
-use slotgate::ledger::script::Script;
+use slotgate::ledger::script::{Fault, Script};
 use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -355,7 +355,7 @@ fn a_server_that_takes_no_script_is_said_once_and_left_alone() {
     for (reply, down) in [
         (
             "-READONLY You can't write against a read only replica.\r\n",
-            Down::WrongServer,
+            Down::WrongServer(Fault::ReadOnly),
         ),
         ("+PONG\r\n", Down::Mismatch),
     ] {
@@ -583,7 +583,7 @@ fn the_breaker_opens_and_a_probe_that_is_answered_closes_it() {
         assert!(rig.notices().is_empty());
     }
     times_out(&mut rig);
-    let opened = Notice::BreakerOpened(Reason::TimedOut);
+    let opened = Notice::BreakerOpened(Reason::TimedOut, None);
     assert!(opened.is_warning() && opened.to_string().contains("(timed_out)"));
     assert_eq!(rig.notices(), [opened]);
     assert_eq!(
@@ -659,7 +659,9 @@ fn error_replies_open_the_breaker_and_a_pipe_that_serves_again_closes_it() {
         rig.answers();
         rig.now_ms += 50;
     }
-    assert_eq!(rig.notices(), [Notice::BreakerOpened(Reason::Refused)]);
+    let opened = Notice::BreakerOpened(Reason::Refused, Some(Fault::OutOfMemory));
+    assert_eq!(rig.notices(), [opened]);
+    assert_eq!(rig.count(Counter::RedisError(Fault::OutOfMemory)), 3);
     assert_eq!(rig.request(&[]).1, passed_on(Reason::BreakerOpen));
     rig.worker.on_pipe_closed(rig.now_ms);
     rig.reopen();
@@ -775,7 +777,7 @@ fn what_was_not_asked_for_resets_the_pipe() {
             "{reply:?}"
         );
         assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
-        assert_eq!(rig.count(Counter::PipeMismatch), 1);
+        assert_eq!(rig.count(Counter::PipeLost(Down::Mismatch)), 1);
         assert_eq!(rig.notices(), [Notice::PipeDown(Down::Mismatch)]);
         assert!(rig.commands().is_empty(), "nothing for a pipe that is gone");
         rig.reopen();
@@ -929,7 +931,7 @@ fn a_refused_greeting() {
         (
             3,
             "-LOADING Redis is loading the dataset in memory\r\n",
-            Down::WrongServer,
+            Down::WrongServer(Fault::Loading),
         ),
     ] {
         let mut rig = Rig::new(|json| {
