@@ -403,6 +403,8 @@ pub struct Worker {
     breaker: Breaker,
     /// How often in a row the pipe was closed soon after it became ready.
     short_lived: u32,
+    /// At the last tick the oldest command had waited for too long.
+    stuck: bool,
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
     /// Acquires that wait for the pipe to be ready.
@@ -458,6 +460,7 @@ impl Worker {
             down: None,
             breaker: Breaker::default(),
             short_lived: 0,
+            stuck: false,
             pending: VecDeque::new(),
             queue: VecDeque::new(),
             doubts: VecDeque::new(),
@@ -1126,10 +1129,13 @@ impl Worker {
                 );
             }
         }
-        let stuck = self.pending.front().is_some_and(|(sent_ms, _)| {
-            now_ms.saturating_sub(*sent_ms) >= self.config.redis.command_timeout_ms
-        });
-        if stuck && self.is_open() {
+        let stuck = self.is_open()
+            && self.pending.front().is_some_and(|(sent_ms, _)| {
+                now_ms.saturating_sub(*sent_ms) >= self.config.redis.command_timeout_ms
+            });
+        // After this worker stood still itself, replies may lie unread: they get in before a second tick.
+        if std::mem::replace(&mut self.stuck, stuck) && stuck {
+            self.stuck = false;
             self.lose_pipe(now_ms, Down::Stuck);
         }
         match self.state {

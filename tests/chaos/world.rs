@@ -66,6 +66,15 @@ impl World {
                 plugin["pools"][0]["revision"] = json!(revision);
                 plugin["pools"][0]["accounts"] = accounts.clone();
             })
+            // Envoy's own limits would refuse a crowd: 1,024 requests for each cluster.
+            .edit(|document| {
+                let most = 1_000_000;
+                let threshold = json!({"max_connections": most, "max_pending_requests": most, "max_requests": most});
+                let clusters = document["static_resources"]["clusters"].as_array_mut();
+                for cluster in clusters.expect("clusters") {
+                    cluster["circuit_breakers"] = json!({"thresholds": [threshold]});
+                }
+            })
             .redis(self.proxy.addr())
             .upstream(self.upstream.addr())
             .log_levels("warning", "wasm:info")

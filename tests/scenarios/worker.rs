@@ -950,6 +950,21 @@ fn a_refused_greeting() {
     }
 }
 
+/// Envoy was stopped, or so busy that its own clock ran ahead of what it had read.
+#[test]
+fn a_worker_that_stood_still_reads_before_it_gives_the_pipe_up() {
+    let mut rig = Rig::ready(|_| {});
+    rig.acquiring();
+    rig.now_ms += 5_000;
+    rig.worker.on_tick(rig.now_ms);
+    assert_eq!(rig.worker.output().pipe, None);
+    rig.reply(&granted("a"));
+    rig.wait(1);
+    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.count(Counter::LateGrant), 1);
+    assert_eq!(rig.count(Counter::PipeLost(Down::Stuck)), 0);
+}
+
 #[test]
 fn a_stuck_head_resets_the_pipe() {
     let mut rig = Rig::ready(|_| {});
