@@ -99,4 +99,5 @@ rust
 [ "${1:-}" = rust ] && exit
 envoy
 redis
+have openssl || apt openssl || say "no openssl: the tests with TLS need it"
 have wrk || apt wrk || say "no wrk: the load tests need it, the others do not"

@@ -69,9 +69,14 @@ impl Envoy {
         }
         config.document["admin"] = json!({"address": socket_address(admin.addr())});
         let mut listener = listener;
-        let count = config.outer_listeners().count();
-        let listeners: Vec<Port> = (0..count)
-            .map(|_| listener.take().unwrap_or_else(Port::free))
+        let listeners: Vec<Port> = config
+            .outer_listeners()
+            .map(|outer| match listener.take() {
+                Some(port) => port,
+                // A claim is a UDP socket.
+                None if is_udp(outer) => Port::fixed(Port::free().number()),
+                None => Port::free(),
+            })
             .collect();
         place_listeners(&mut config, &listeners);
         if config.dynamic_listeners {
@@ -253,8 +258,16 @@ impl Drop for Envoy {
 
 fn place_listeners(config: &mut EnvoyConfig, ports: &[Port]) {
     for (listener, port) in config.outer_listeners().zip(ports) {
+        let is_udp = is_udp(listener);
         listener["address"] = socket_address(port.addr());
+        if is_udp {
+            listener["address"]["socket_address"]["protocol"] = json!("UDP");
+        }
     }
+}
+
+fn is_udp(listener: &Value) -> bool {
+    listener["address"]["socket_address"]["protocol"] == "UDP"
 }
 
 /// Moves the listeners with an address into a file. Internal ones stay: whatever leads to them refers to them by name.

@@ -1,10 +1,12 @@
-//! An HTTP/1.1 upstream that counts how many requests each account has at once.
+//! An upstream, HTTP/1.1 or HTTP/2 as the client likes, that counts how many requests each account has at once.
 //!
 //! | path | does |
 //! |---|---|
 //! | `/` | 200, `ok` |
 //! | `/echo` | JSON: method, path, headers (a repeated one joined by `, `), length of the body |
 //! | `/sse?events=N&interval_ms=M` | N server-sent events like a token stream, M ms apart, then `data: [DONE]` |
+//! | `/bytes?length=N` | N bytes |
+//! | `/grpc?messages=N&status=S` | N gRPC messages, then the trailer `grpc-status: S`; over HTTP/2 |
 //! | `/delay?ms=M` | 200 after M ms |
 //! | `/status/429?retry-after=3` | that status; each query parameter is a response header |
 //! | `/reset` | the connection is reset instead of an answer |
@@ -35,7 +37,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -333,17 +335,30 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
+    let is_http2 = starts_as_http2(&stream).await;
     let (io, line) = Io::new(stream);
     let service = hyper::service::service_fn(move |request| {
         answer(Arc::clone(&shared), Arc::clone(&line), request)
     });
     // Errors are clients that left, or resets that were asked for.
+    if is_http2 {
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(io), service)
+            .await;
+        return;
+    }
     let _ = hyper::server::conn::http1::Builder::new()
         .header_read_timeout(None)
         .max_headers(10_000)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades()
         .await;
+}
+
+/// RFC 9113, 3.4: no HTTP/1.1 request begins with this method.
+async fn starts_as_http2(stream: &TcpStream) -> bool {
+    let mut preface = [0; 4];
+    matches!(stream.peek(&mut preface).await, Ok(1..)) && preface.starts_with(b"PRI")
 }
 
 async fn answer(
@@ -395,6 +410,22 @@ async fn answer(
             whole(StatusCode::OK, seen.to_string(), Some(hold))
         }
         "/sse" => events(number("events", 10), interval, None, hold)?,
+        "/bytes" => {
+            let left = number("length", 1 << 20);
+            Response::new(Counted {
+                kind: Kind::Bytes { left },
+                _hold: Some(hold),
+            })
+        }
+        "/grpc" => Response::builder()
+            .header("content-type", "application/grpc")
+            .body(Counted {
+                kind: Kind::Grpc {
+                    messages: number("messages", 1),
+                    status: Some(number("status", 0)),
+                },
+                _hold: Some(hold),
+            })?,
         "/reset-mid" => events(number("events", 3), interval, Some(line), hold)?,
         "/delay" => {
             tokio::time::sleep(Duration::from_millis(number("ms", 100))).await;
@@ -476,6 +507,13 @@ struct Counted {
 
 enum Kind {
     Whole(Option<Bytes>),
+    Bytes {
+        left: u64,
+    },
+    Grpc {
+        messages: u64,
+        status: Option<u64>,
+    },
     Events {
         next: u64,
         count: u64,
@@ -496,6 +534,27 @@ impl Body for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = match &mut self.kind {
             Kind::Whole(bytes) => bytes.take(),
+            Kind::Bytes { left: 0 } => None,
+            Kind::Bytes { left } => {
+                let part = (*left).min(64 << 10);
+                *left -= part;
+                Some(vec![7; part as usize].into())
+            }
+            Kind::Grpc {
+                messages: 0,
+                status,
+            } => {
+                let trailers = status.take().map(|status| {
+                    let value = HeaderValue::from(status);
+                    HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), value)])
+                });
+                return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            }
+            Kind::Grpc { messages, .. } => {
+                *messages -= 1;
+                // Not compressed, five bytes.
+                Some(Bytes::from_static(b"\0\0\0\0\x05hello"))
+            }
             Kind::Events {
                 next,
                 count,
@@ -525,6 +584,8 @@ impl Body for Counted {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Bytes { left } => *left == 0,
+            Kind::Grpc { messages, status } => *messages == 0 && status.is_none(),
             Kind::Events {
                 next, count, reset, ..
             } => reset.is_none() && next > count,
@@ -536,7 +597,8 @@ impl Body for Counted {
             Kind::Whole(bytes) => {
                 hyper::body::SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
-            Kind::Events { .. } => hyper::body::SizeHint::default(),
+            Kind::Bytes { left } => hyper::body::SizeHint::with_exact(*left),
+            Kind::Grpc { .. } | Kind::Events { .. } => hyper::body::SizeHint::default(),
         }
     }
 }
