@@ -144,6 +144,92 @@ fn a_good_update_mid_stream() {
     assert_eq!(world.upstream.snapshot().path("traditional"), 0);
 }
 
+/// ECDS: another configuration for the filter alone. Its connections stay, and streams of the old one for as long as they
+/// like: their leases are renewed long after, and released.
+#[test]
+fn a_filter_replaced_under_its_streams() {
+    let filter = |number, percent, accounts| {
+        revision(number, accounts)
+            .plugin(|plugin| {
+                plugin["lease"] = json!({"ttl_ms": 1_500, "renew_interval_ms": 500});
+                plugin["gray"]["percent"] = json!(percent);
+            })
+            .filter_from_file()
+    };
+    let world = World::start(filter(1, 100, &[("a", 5), ("gone", 5)]).workers(2));
+    let push = |config| {
+        world
+            .envoy
+            .reconfigure(placed(&world, config))
+            .expect("a good one")
+    };
+    let open = |count| -> Vec<_> {
+        let open = |_| {
+            world
+                .client()
+                .open("/sse?events=100000&interval_ms=50", &[])
+        };
+        (0..count).map(open).collect()
+    };
+    let mut old = open(10);
+    let held = world.ledger.owner();
+    assert_eq!((held.len(), world.get("/").status), (10, 429));
+
+    push(filter(2, 100, &[("a", 6), ("b", 2)]));
+    eventually(SOON, || world.get("/").status == 200);
+    let mut new = open(3);
+    assert!(new.iter().all(|stream| stream.status == 200));
+    assert_eq!(world.get("/").status, 429);
+    // Three lifetimes of a lease.
+    std::thread::sleep(Duration::from_millis(4_500));
+    let state = world.ledger.state();
+    state.assert_consistent();
+    assert_eq!(state.live(), 13);
+    assert!(
+        held.iter()
+            .all(|(lease, account)| state.owner.get(lease) == Some(account))
+    );
+    assert_eq!(
+        world.counter("lease.lost") + world.counter("lease.readopted"),
+        0
+    );
+    for stream in old.iter_mut().chain(&mut new) {
+        stream.events(3);
+    }
+    old.truncate(5);
+    eventually(SOON, || world.ledger.live() == 8);
+
+    push(filter(3, 0, &[("a", 6)]));
+    eventually(SOON, || way(&world.get("/")) == (200, "traditional"));
+    std::thread::sleep(Duration::from_millis(3_000));
+    assert_eq!(world.ledger.live(), 8);
+    drop((old, new));
+    eventually(SOON, || world.ledger.live() == 0);
+
+    push(filter(4, 100, &[("c", 2)]));
+    eventually(SOON, || world.get("/").header("x-slotgate-account") == "c");
+    world.assert_all_free();
+    // Configurations without streams are gone, and their pipes with them.
+    eventually(SOON, || pipes(&world) <= 2);
+    assert_eq!(world.counter("lease.lost"), 0);
+}
+
+#[test]
+fn a_bad_filter_leaves_the_old_one_serving() {
+    let filter = |number, accounts| revision(number, accounts).filter_from_file();
+    let world = World::start(filter(1, &[("a", 2)]));
+    let refused = world.envoy.reconfigure(filter(2, &[("a", 0)]));
+    let log = refused.expect_err("it must be refused");
+    assert!(
+        log.contains("pools[0].accounts[0].max_concurrency: 0 is not in"),
+        "{log}"
+    );
+    for _ in 0..5 {
+        assert_eq!(way(&world.get("/")), (200, "atomic"));
+    }
+    world.assert_all_free();
+}
+
 /// Accounts under new names: whoever asks first finds them in force already.
 #[test]
 fn the_first_requests_of_a_new_configuration_use_its_accounts() {

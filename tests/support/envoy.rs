@@ -7,10 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::envoy_config::socket_address;
-use super::{
-    Client, Dir, EnvoyConfig, LISTENERS_FILE, PATIENCE, Port, Process, Reply, Request, poll, root,
-};
+use super::envoy_config::{Watched, socket_address};
+use super::{Client, Dir, EnvoyConfig, PATIENCE, Port, Process, Reply, Request, poll, root};
 
 const LOG: &str = "envoy.log";
 const STDOUT: &str = "stdout.log";
@@ -20,6 +18,7 @@ pub struct Envoy {
     process: Process,
     listeners: Vec<Port>,
     admin: Port,
+    watched: Option<Watched>,
     dir: Dir,
 }
 
@@ -79,11 +78,8 @@ impl Envoy {
             })
             .collect();
         place_listeners(&mut config, &listeners);
-        if config.dynamic_listeners {
-            write_listeners(&dir, &mut config);
-            let source = json!({"path": dir.join(LISTENERS_FILE), "watched_directory": {"path": dir.path()}});
-            config.document["dynamic_resources"] =
-                json!({"lds_config": {"path_config_source": source}});
+        if let Some(watched) = config.watched {
+            write_watched(&dir, &mut config, watched);
         }
         let path = dir.join("envoy.json");
         std::fs::write(&path, format!("{:#}", config.document))
@@ -119,21 +115,20 @@ impl Envoy {
             process: Process::start(command),
             listeners,
             admin,
+            watched: config.watched,
             dir,
         }
     }
 
-    /// Pushes another configuration's listeners into the running Envoy, which was started from one with
-    /// `listeners_from_file`. Says whether Envoy took it, or else the end of its log.
+    /// Pushes another configuration's listeners or filter into the running Envoy, which was started from one with
+    /// `listeners_from_file` or `filter_from_file`. Says whether Envoy took it, or else the end of its log.
     pub fn reconfigure(&self, mut config: EnvoyConfig) -> Result<(), String> {
         place_listeners(&mut config, &self.listeners);
         let seen = |name: &str| self.stat(name).unwrap_or_default();
-        let (success, rejected) = (
-            "listener_manager.lds.update_success",
-            "listener_manager.lds.update_rejected",
-        );
+        let watched = self.watched.expect("it was started so");
+        let [success, rejected] = watched.stats();
         let before = (seen(success), seen(rejected));
-        write_listeners(&self.dir, &mut config);
+        write_watched(&self.dir, &mut config, watched);
         let taken = poll(PATIENCE, || match (seen(success), seen(rejected)) {
             (now, _) if now > before.0 => Some(true),
             (_, now) if now > before.1 => Some(false),
@@ -270,24 +265,13 @@ fn is_udp(listener: &Value) -> bool {
     listener["address"]["socket_address"]["protocol"] == "UDP"
 }
 
-/// Moves the listeners with an address into a file. Internal ones stay: whatever leads to them refers to them by name.
-fn write_listeners(dir: &Dir, config: &mut EnvoyConfig) {
-    let mut resources: Vec<Value> = config
-        .outer_listeners()
-        .map(|listener| listener.take())
-        .collect();
-    for listener in &mut resources {
-        listener["@type"] = json!("type.googleapis.com/envoy.config.listener.v3.Listener");
-    }
-    if let Some(listeners) = config.document["static_resources"]["listeners"].as_array_mut() {
-        listeners.retain(|listener| !listener.is_null());
-    }
+fn write_watched(dir: &Dir, config: &mut EnvoyConfig, watched: Watched) {
+    let resources = config.take_watched(watched, dir.path());
     // Envoy watches for a file moved into place: one being written would be read half.
-    let fresh = dir.join("listeners.new");
+    let fresh = dir.join("fresh.json");
     std::fs::write(&fresh, json!({"resources": resources}).to_string())
-        .expect("the listeners can be written");
-    std::fs::rename(fresh, dir.join(LISTENERS_FILE))
-        .expect("the listeners can be moved into place");
+        .expect("the resources can be written");
+    std::fs::rename(fresh, dir.join(watched.file())).expect("they can be moved into place");
 }
 
 fn read(path: PathBuf) -> String {

@@ -16,8 +16,37 @@ const INTERNAL_UPSTREAM: &str = "envoy.transport_sockets.internal_upstream";
 /// The cluster that leads to Redis; every other one with real addresses leads to upstreams.
 const REDIS_CLUSTER: &str = "redis";
 
-/// Where listeners are read from after `listeners_from_file`.
-pub const LISTENERS_FILE: &str = "listeners.json";
+/// What a running Envoy can be given anew, from a file that it watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// LDS: all listeners with an address; the old ones drain.
+    Listeners,
+    /// ECDS: the filter alone; its listener and the connections stay.
+    Filter,
+}
+
+impl Watched {
+    pub(super) fn file(self) -> &'static str {
+        match self {
+            Watched::Listeners => "listeners.json",
+            Watched::Filter => "filter.json",
+        }
+    }
+
+    /// Stats that count updates taken and refused.
+    pub(super) fn stats(self) -> [&'static str; 2] {
+        match self {
+            Watched::Listeners => [
+                "listener_manager.lds.update_success",
+                "listener_manager.lds.update_rejected",
+            ],
+            Watched::Filter => [
+                "extension_config_discovery.http_filter.slotgate.update_success",
+                "extension_config_discovery.http_filter.slotgate.update_rejected",
+            ],
+        }
+    }
+}
 
 /// An Envoy bootstrap as JSON, and how to run it. Ports and addresses are filled in when it is started.
 #[derive(Clone, Debug)]
@@ -26,7 +55,7 @@ pub struct EnvoyConfig {
     pub(super) workers: u32,
     pub(super) log_level: String,
     pub(super) component_log_level: String,
-    pub(super) dynamic_listeners: bool,
+    pub(super) watched: Option<Watched>,
     pub(super) args: Vec<String>,
 }
 
@@ -82,7 +111,7 @@ impl EnvoyConfig {
             workers: 1,
             log_level: "warning".into(),
             component_log_level: "wasm:debug".into(),
-            dynamic_listeners: false,
+            watched: None,
             args: Vec::new(),
         }
     }
@@ -214,8 +243,62 @@ impl EnvoyConfig {
     /// Envoy watches a file for its listeners, so that `Envoy::reconfigure` can push another configuration. A bad one
     /// at the start doesn't end Envoy then.
     pub fn listeners_from_file(mut self) -> EnvoyConfig {
-        self.dynamic_listeners = true;
+        self.watched = Some(Watched::Listeners);
         self
+    }
+
+    /// The same for slotgate's filter alone.
+    pub fn filter_from_file(mut self) -> EnvoyConfig {
+        self.watched = Some(Watched::Filter);
+        self
+    }
+
+    /// Takes out what is watched, as the resources of its file, and puts a reference to the file in its place.
+    pub(super) fn take_watched(&mut self, watched: Watched, dir: &Path) -> Vec<Value> {
+        let source = json!({"path_config_source": {
+            "path": dir.join(watched.file()),
+            "watched_directory": {"path": dir},
+        }});
+        match watched {
+            Watched::Listeners => {
+                let mut resources: Vec<Value> = self
+                    .outer_listeners()
+                    .map(|listener| listener.take())
+                    .collect();
+                for listener in &mut resources {
+                    listener["@type"] =
+                        json!("type.googleapis.com/envoy.config.listener.v3.Listener");
+                }
+                // Internal ones stay: whatever leads to them refers to them by name.
+                if let Some(listeners) =
+                    self.document["static_resources"]["listeners"].as_array_mut()
+                {
+                    listeners.retain(|listener| !listener.is_null());
+                }
+                self.document["dynamic_resources"] = json!({"lds_config": source});
+                resources
+            }
+            Watched::Filter => {
+                let mut resources = Vec::new();
+                each(&mut self.document, MANAGER, &mut |manager| {
+                    let filters = manager["http_filters"].as_array_mut().expect("filters");
+                    for filter in filters {
+                        if filter["typed_config"]["@type"] == HTTP_WASM {
+                            resources.push(json!({
+                                "@type": "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+                                "name": filter["name"],
+                                "typed_config": filter["typed_config"].take(),
+                            }));
+                            *filter = json!({
+                                "name": filter["name"],
+                                "config_discovery": {"config_source": source, "type_urls": [HTTP_WASM]},
+                            });
+                        }
+                    }
+                });
+                resources
+            }
+        }
     }
 
     /// Paths of the wasm files it needs.

@@ -33,7 +33,7 @@ pub use client::{Client, EventStream, RawConnection, Reply, Request, count_statu
 pub use clock::Clock;
 pub use dir::Dir;
 pub use envoy::Envoy;
-pub use envoy_config::{EnvoyConfig, LISTENERS_FILE};
+pub use envoy_config::EnvoyConfig;
 pub use fault_proxy::{FaultProxy, Way};
 pub use ledger::{Ledger, LedgerState};
 pub use port::Port;
