@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test chaos soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm check test chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ test: setup wasm ## all tests, against a real Redis and a real Envoy
 
 chaos: setup wasm ## every fault under load on three Envoys, a table (three minutes); CHAOS=frozen runs those named so
 	$(CARGO) test --test chaos every_fault -- --ignored --nocapture
+
+fuzz: ## every fuzz target for FUZZ_SECONDS each (60), with what `cargo fuzz` finds
+	@tests/setup.sh fuzz
+	@tests/fuzz.sh
 
 soak: setup ## the ledger against its model for a million random steps; every choice account by account (half an hour)
 	MODEL_SEQUENCES=10000 $(CARGO) test --release --test ledger model -- --nocapture

@@ -53,9 +53,10 @@ impl LeaseIds {
     /// The next id.
     pub fn mint(&mut self) -> LeaseId {
         let mut id = [0; LeaseId::LEN];
-        let (worker, count) = id.split_at_mut(16);
-        hex(self.worker, worker);
-        hex(u64::from(self.next), count);
+        if let Some((worker, count)) = id.split_first_chunk_mut::<16>() {
+            hex(self.worker, worker);
+            hex(u64::from(self.next), count);
+        }
         self.next = self.next.wrapping_add(1);
         if self.next == 0 {
             self.worker = self.worker.wrapping_add(1);

@@ -2,6 +2,14 @@
 //! holds it as a renewed lease until the stream completes, and releases it.
 //!
 //! Everything outside [`host`] is pure: no host call, no clock, no randomness of its own.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::disallowed_macros,
+        clippy::disallowed_methods,
+        clippy::string_slice
+    )
+)]
 
 pub mod admission;
 pub mod breaker;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only.
+# Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
+# and the fuzzer.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -95,8 +96,18 @@ redis() {
     .venv/redis-server --version | grep -q server || die "redis-tools holds no server here; give REDIS_SERVER=/path"
 }
 
+fuzzer() {
+    have cargo-fuzz || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-fuzz" ] && return
+    have c++ || apt g++ || die "no C++ compiler for the fuzzer's runtime: install g++"
+    say "installing cargo-fuzz"
+    "$CARGO" install --quiet --locked cargo-fuzz
+}
+
 rust
-[ "${1:-}" = rust ] && exit
+case ${1:-} in
+rust) exit ;;
+fuzz) fuzzer && exit ;;
+esac
 envoy
 redis
 have openssl || apt openssl || say "no openssl: the tests with TLS need it"

@@ -38,8 +38,15 @@ thread_local! {
     static CONTEXTS: RefCell<BTreeMap<u32, Context>> = const { RefCell::new(BTreeMap::new()) };
 }
 
+/// Nothing is called while the map is borrowed, so it is always there.
+fn contexts<R>(act: impl FnOnce(&mut BTreeMap<u32, Context>) -> R) -> Option<R> {
+    CONTEXTS
+        .try_with(|contexts| Some(act(&mut *contexts.try_borrow_mut().ok()?)))
+        .ok()?
+}
+
 fn context(id: u32) -> Option<Context> {
-    CONTEXTS.with_borrow(|contexts| contexts.get(&id).cloned())
+    contexts(|contexts| contexts.get(&id).cloned())?
 }
 
 fn root(id: u32) -> Option<Rc<Root>> {
@@ -95,7 +102,7 @@ extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
         Some(Told::Nothing) => None,
     };
     if let Some(created) = created {
-        CONTEXTS.with_borrow_mut(|contexts| contexts.insert(id, created));
+        contexts(|contexts| contexts.insert(id, created));
     }
 }
 
@@ -172,5 +179,5 @@ extern "C" fn proxy_on_done(id: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     // Dropped only when the map is free again.
-    let _gone = CONTEXTS.with_borrow_mut(|contexts| contexts.remove(&id));
+    let _gone = contexts(|contexts| contexts.remove(&id));
 }

@@ -18,8 +18,11 @@ impl Bridge {
         }
         let framed = calls::buffer(Buffer::Downstream, size);
         let mut bytes = Vec::with_capacity(framed.len());
-        let stripped = self.deframer.borrow_mut().strip(&framed, &mut bytes);
-        if stripped.is_err() {
+        let stripped = self
+            .deframer
+            .try_borrow_mut()
+            .is_ok_and(|mut deframer| deframer.strip(&framed, &mut bytes).is_ok());
+        if !stripped {
             log::error!(
                 "bridge: not a stream of gRPC frames; is something else using the internal listener?"
             );

@@ -30,7 +30,7 @@ impl Http {
         let serialized = calls::headers(Map::Request);
         let headers = Headers::new(&serialized);
         let id = self.id;
-        let (slot, forward) = self.shared.with(id, |worker, now_ms| {
+        let event = self.shared.with(id, |worker, now_ms| {
             let own = worker
                 .config()
                 .gray
@@ -48,6 +48,9 @@ impl Http {
                 verdict.map(|verdict| apply(worker.config(), id, &verdict)),
             )
         });
+        let Some((slot, forward)) = event else {
+            return true;
+        };
         self.slot.set(Some(slot));
         forward.unwrap_or(false)
     }

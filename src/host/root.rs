@@ -6,7 +6,7 @@ use super::metrics::Metrics;
 use crate::config::{Config, Role, parse};
 use crate::headers::Headers;
 use crate::worker::{Notice, PipeOrder, Verdict, Worker};
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -59,28 +59,45 @@ impl Shared {
         self.reset();
     }
 
+    /// `None`, and said aloud, if the host called back where it never does: an event less is better than a trap.
+    fn worker(&self) -> Option<RefMut<'_, Worker>> {
+        let worker = self.worker.try_borrow_mut().ok();
+        if worker.is_none() {
+            log::error!("called back in the middle of an event");
+        }
+        worker
+    }
+
     /// Gives an event to the worker, then does what it wants done. `context` is the one the host is calling.
-    pub fn with<R>(&self, context: u32, event: impl FnOnce(&mut Worker, u64) -> R) -> R {
+    pub fn with<R>(&self, context: u32, event: impl FnOnce(&mut Worker, u64) -> R) -> Option<R> {
         let now_ms = self.now_ms();
-        let result = event(&mut self.worker.borrow_mut(), now_ms);
+        let result = event(&mut *self.worker()?, now_ms);
         if !self.reading.get() {
             self.reset();
             self.send(now_ms);
         }
-        let mut worker = self.worker.borrow_mut();
+        let mut worker = self.worker()?;
         self.answer(context, &mut worker);
         self.arm(now_ms, &mut worker);
         if self.leaving.get() && !self.reading.get() && worker.is_idle() {
             self.leaving.set(false);
-            self.metrics.borrow_mut().end(worker.counters());
+            self.end_metrics(&worker);
             calls::done();
         }
-        result
+        Some(result)
+    }
+
+    fn end_metrics(&self, worker: &Worker) {
+        if let Ok(mut metrics) = self.metrics.try_borrow_mut() {
+            metrics.end(worker.counters());
+        }
     }
 
     /// Drops the stream if the worker wants that.
     fn reset(&self) {
-        let mut worker = self.worker.borrow_mut();
+        let Some(mut worker) = self.worker() else {
+            return;
+        };
         let order = &mut worker.output().pipe;
         if *order == Some(PipeOrder::Reset) {
             *order = None;
@@ -92,7 +109,9 @@ impl Shared {
 
     /// Opens the stream if the worker wants that, and sends what it wrote.
     fn send(&self, now_ms: u64) {
-        let mut worker = self.worker.borrow_mut();
+        let Some(mut worker) = self.worker() else {
+            return;
+        };
         let order = worker.output().pipe.take();
         let mut bytes = std::mem::take(&mut worker.output().bytes);
         drop(worker);
@@ -107,7 +126,9 @@ impl Shared {
             .get()
             .is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
         bytes.clear();
-        let mut worker = self.worker.borrow_mut();
+        let Some(mut worker) = self.worker() else {
+            return;
+        };
         if sent {
             // The buffer is used again.
             worker.output().bytes = bytes;
@@ -118,7 +139,9 @@ impl Shared {
 
     /// Opens the stream. Only in a root callback: Envoy calls back the context that it calls now.
     fn open(&self, now_ms: u64) {
-        let mut worker = self.worker.borrow_mut();
+        let Some(mut worker) = self.worker() else {
+            return;
+        };
         let service = grpc_service(&worker.config().redis.pipe_cluster);
         match calls::grpc_stream(&service) {
             Ok(token) => {
@@ -145,7 +168,7 @@ impl Shared {
             return;
         }
         let mut answers = std::mem::take(&mut output.answers);
-        for notice in output.notices.drain(..) {
+        for notice in std::mem::take(&mut output.notices) {
             say(&notice);
         }
         for (stream, verdict) in &answers {
@@ -167,7 +190,8 @@ impl Shared {
         let output = worker.output();
         let kept = output.pipe.is_some() || !output.bytes.is_empty();
         let kept_ms = (kept || self.leaving.get() && worker.is_idle()).then_some(now_ms);
-        let behind = self.metrics.borrow().is_behind(worker.counters());
+        let metrics = self.metrics.try_borrow();
+        let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker.counters()));
         let metrics_ms = behind.then(|| now_ms.saturating_add(METRICS_MS));
         let Some(wake_ms) = [worker.next_wake_ms(), metrics_ms, kept_ms]
             .into_iter()
@@ -191,9 +215,9 @@ impl Shared {
     fn tick(&self) {
         self.armed_ms.set(None);
         self.done_reading();
-        self.metrics
-            .borrow_mut()
-            .send(self.worker.borrow().counters());
+        if let (Ok(mut metrics), Some(worker)) = (self.metrics.try_borrow_mut(), self.worker()) {
+            metrics.send(worker.counters());
+        }
         self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
         if self.armed_ms.get().is_none() {
             calls::set_tick_period(0);
@@ -334,7 +358,8 @@ impl Root {
 
     /// What it was told to be.
     pub fn told(&self) -> Told {
-        self.told.borrow().clone()
+        let told = self.told.try_borrow();
+        told.map_or(Told::Nothing, |told| told.clone())
     }
 
     fn shared(&self) -> Option<Rc<Shared>> {
@@ -362,8 +387,8 @@ impl Root {
                 return false;
             }
         };
-        self.told.replace(told);
-        true
+        let place = self.told.try_borrow_mut();
+        place.map(|mut place| *place = told).is_ok()
     }
 
     /// The time asked for has passed.
@@ -402,14 +427,17 @@ impl Root {
 
     /// The host wants it gone. Answers whether it may go at once.
     pub fn on_done(&self) -> bool {
-        self.shared().is_none_or(|shared| {
-            let worker = shared.worker.borrow();
+        let Some(shared) = self.shared() else {
+            return true;
+        };
+        let idle = shared.worker().map(|worker| {
             let idle = worker.is_idle();
-            shared.leaving.set(!idle);
             if idle {
-                shared.metrics.borrow_mut().end(worker.counters());
+                shared.end_metrics(&worker);
             }
             idle
-        })
+        });
+        shared.leaving.set(idle != Some(true));
+        idle == Some(true)
     }
 }
