@@ -20,7 +20,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-setup: ## get what is missing: Envoy, Redis, wrk, the wasm target, rustfmt, clippy
+setup: ## get what is missing: Envoy, Redis, wrk, openssl, the wasm target, rustfmt, clippy
 	@tests/setup.sh
 
 setup-rust:

@@ -13,17 +13,11 @@ mod support;
 
 use serde_json::json;
 use std::process::{Command, Stdio};
-use support::{Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, eventually};
+use support::{Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, Usage, eventually};
 
 /// Resident memory, in MB.
 fn resident(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("VmRSS");
-    let kb: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kb / 1024.0
+    Usage::of(pid).resident / 1e6
 }
 
 fn main() {

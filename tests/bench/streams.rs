@@ -24,7 +24,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use std::time::{Duration, Instant};
-use support::{Envoy, EnvoyConfig, Ledger, Redis, Upstream, eventually, spawn, wait};
+use support::{Envoy, EnvoyConfig, Ledger, Redis, Upstream, Usage, eventually, spawn, wait};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -39,27 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// CPU time so far, in seconds, and resident memory, in bytes.
 fn usage(pid: u32) -> (f64, f64) {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let (_, fields) = stat.rsplit_once(") ").expect("its name");
-    let field = |place: usize| {
-        fields
-            .split(' ')
-            .nth(place)
-            .unwrap()
-            .parse::<f64>()
-            .unwrap()
-    };
-    // SAFETY: no pointers.
-    let (ticks, page) = unsafe {
-        (
-            libc::sysconf(libc::_SC_CLK_TCK),
-            libc::sysconf(libc::_SC_PAGESIZE),
-        )
-    };
-    (
-        (field(11) + field(12)) / ticks as f64,
-        field(21) * page as f64,
-    )
+    let usage = Usage::of(pid);
+    (usage.cpu_s, usage.resident)
 }
 
 /// Counts what is allocated.

@@ -28,6 +28,7 @@ mod process;
 mod redis_server;
 mod upstream;
 mod upstream_io;
+mod usage;
 
 pub use client::{Client, EventStream, RawConnection, Reply, Request, count_statuses};
 pub use clock::Clock;
@@ -40,6 +41,7 @@ pub use port::Port;
 pub use process::Process;
 pub use redis_server::Redis;
 pub use upstream::{AccountCount, Snapshot, Upstream};
+pub use usage::Usage;
 
 use std::future::Future;
 use std::path::PathBuf;
