@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
-# and the fuzzer.
+# and the fuzzer; `bench`: all, and what is measured beside slotgate.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -96,6 +96,14 @@ redis() {
     .venv/redis-server --version | grep -q server || die "redis-tools holds no server here; give REDIS_SERVER=/path"
 }
 
+# The package webdis is a system service too: its program is taken out of it, its libraries are installed.
+webdis() {
+    [ -x .venv/webdis/usr/bin/webdis ] && return
+    apt libevent-2.1-7 libhiredis0.14 libjansson4 libb64-0d && mkdir -p .venv/webdis &&
+        (cd .venv/webdis && apt-get download -qq webdis >/dev/null 2>&1 && dpkg -x webdis_*.deb .) ||
+        say "no webdis: its row is left out"
+}
+
 fuzzer() {
     have cargo-fuzz || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-fuzz" ] && return
     have c++ || apt g++ || die "no C++ compiler for the fuzzer's runtime: install g++"
@@ -112,3 +120,4 @@ envoy
 redis
 have openssl || apt openssl || say "no openssl: the tests with TLS need it"
 have wrk || apt wrk || say "no wrk: the load tests need it, the others do not"
+[ "${1:-}" != bench ] || webdis

@@ -117,7 +117,7 @@ fn a_cluster_node_takes_every_script() {
 
 /// The example's pipe with `redis_proxy` in `tcp_proxy`'s place.
 fn through_redis_proxy(nodes: &[Redis]) -> EnvoyConfig {
-    EnvoyConfig::from_example().redis(nodes[0].addr()).edit(|document| {
+    EnvoyConfig::from_example().redis(nodes[0].addr()).redis_proxy().edit(|document| {
         let resources = &mut document["static_resources"];
         let redis = resources["clusters"].as_array_mut().unwrap().iter_mut().find(|one| one["name"] == "redis");
         let redis = redis.unwrap();
@@ -129,23 +129,12 @@ fn through_redis_proxy(nodes: &[Redis]) -> EnvoyConfig {
                 "cluster_refresh_rate": "1s",
             },
         });
-        let proxy = json!({
-            "name": "envoy.filters.network.redis_proxy",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy",
-                "stat_prefix": "redis",
-                "settings": {"op_timeout": "1s"},
-                "prefix_routes": {"catch_all_route": {"cluster": "redis"}},
-            },
-        });
         let listeners = resources["listeners"].as_array_mut().unwrap();
-        let pipe = listeners.iter_mut().find(|one| one["name"] == "slotgate_pipe").unwrap();
-        pipe["filter_chains"][0]["filters"][1] = proxy.clone();
         // And on a port, for the test's own commands.
         listeners.push(json!({
             "name": "redis",
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}},
-            "filter_chains": [{"filters": [proxy]}],
+            "filter_chains": [{"filters": [EnvoyConfig::redis_proxy_filter()]}],
         }));
     })
 }

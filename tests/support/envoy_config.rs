@@ -204,6 +204,31 @@ impl EnvoyConfig {
         self
     }
 
+    /// Puts Envoy's redis_proxy in tcp_proxy's place behind the bridge.
+    #[track_caller]
+    pub fn redis_proxy(mut self) -> EnvoyConfig {
+        let listeners = self.document["static_resources"]["listeners"].as_array_mut();
+        let pipe = listeners
+            .expect("listeners")
+            .iter_mut()
+            .find(|listener| listener["name"] == "slotgate_pipe");
+        let pipe = pipe.expect("the pipe's listener");
+        pipe["filter_chains"][0]["filters"][1] = EnvoyConfig::redis_proxy_filter();
+        self
+    }
+
+    pub fn redis_proxy_filter() -> Value {
+        json!({
+            "name": "envoy.filters.network.redis_proxy",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy",
+                "stat_prefix": "redis",
+                "settings": {"op_timeout": "1s"},
+                "prefix_routes": {"catch_all_route": {"cluster": REDIS_CLUSTER}},
+            },
+        })
+    }
+
     /// Takes slotgate out and leaves the rest: the same Envoy for comparison.
     pub fn without_wasm(mut self) -> EnvoyConfig {
         each(&mut self.document, MANAGER, &mut |manager| {

@@ -1,0 +1,180 @@
+//! What the filter costs, beside Envoy without it, a filter that does nothing, and other ways to reach Redis:
+//! `make bench` prints a table and writes target/bench.json. `ROUNDS=9 ROWS=slotgate make bench` runs some rows longer.
+//!
+//! Every set-up has an Envoy and a Redis of its own, started before the first measurement; the rounds go through all rows
+//! in turn, and each figure is the median of its rounds.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+#[path = "filter/paced.rs"]
+mod paced;
+#[path = "../ledger/pipe.rs"]
+mod pipe;
+#[path = "filter/rows.rs"]
+mod rows;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use rows::{Row, Running};
+use serde_json::{Value, json};
+use support::{Usage, root};
+
+/// Latency is measured at this rate, in requests/s.
+const RATE: u32 = 1_000;
+
+fn number(name: &str, default: usize) -> usize {
+    std::env::var(name).map_or(default, |text| {
+        text.parse().unwrap_or_else(|_| panic!("{name}: {text:?}"))
+    })
+}
+
+/// Name → one figure for each round.
+type Figures = BTreeMap<&'static str, Vec<f64>>;
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// As much as the clients can send, for a while.
+fn flood(row: &Row, running: &Running, seconds: u64) -> BTreeMap<&'static str, f64> {
+    let redis = running.answering_redis();
+    let cpu = || {
+        (
+            Usage::of(running.envoy.pid()).cpu_s,
+            Usage::of(running.redis.pid()).cpu_s,
+            running.between_s(),
+        )
+    };
+    let traffic = redis.map(rows::traffic);
+    let before = cpu();
+    let output = Command::new("wrk")
+        .args(["-t1", &format!("-c{}", row.connections)])
+        .args([&format!("-d{seconds}s"), "--latency", "-s"])
+        .arg(root().join("tests/bench/wrk.lua"))
+        .arg(format!("http://{}/", running.envoy.addr()))
+        .args(["--", if row.sessions { "session" } else { "none" }])
+        .output()
+        .expect("wrk runs (make setup installs it)");
+    let after = cpu();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with('{'));
+    let seen: Value = serde_json::from_str(line.expect("wrk's summary")).expect("JSON");
+    let figure = |name: &str| seen[name].as_f64().expect("a number");
+    assert_eq!(
+        figure("failed"),
+        0.0,
+        "{}: requests failed: {seen}",
+        row.name
+    );
+    let requests = figure("requests");
+    let us = |after: f64, before: f64| (after - before) * 1e6 / requests;
+    let mut figures = BTreeMap::from([
+        ("requests/s", requests / figure("seconds")),
+        ("p50 ms", figure("p50")),
+        ("p99 ms", figure("p99")),
+        ("p99.9 ms", figure("p999")),
+        ("Envoy us", us(after.0, before.0)),
+        ("Redis us", us(after.1, before.1)),
+        ("between us", us(after.2, before.2)),
+        ("Envoy MB", Usage::of(running.envoy.pid()).peak / 1e6),
+    ]);
+    if let (Some(redis), Some(traffic)) = (redis, traffic) {
+        let after = rows::traffic(redis);
+        figures.insert("commands", (after.0 - traffic.0) / requests);
+        figures.insert("bytes", (after.1 - traffic.1) / requests);
+    }
+    figures
+}
+
+fn main() {
+    let wanted = std::env::var("ROWS").unwrap_or_default();
+    let wanted: Vec<_> = wanted.split(',').collect();
+    let rows: Vec<&Row> = rows::ROWS
+        .iter()
+        .filter(|row| wanted.iter().any(|part| row.name.contains(part)))
+        .collect();
+    let running = rows::start(&rows);
+    let mut figures: Vec<Figures> = vec![Figures::new(); rows.len()];
+    for (row, running) in rows.iter().zip(&running) {
+        flood(row, running, 1);
+    }
+    for _ in 0..number("ROUNDS", 5) {
+        for ((row, running), figures) in rows.iter().zip(&running).zip(&mut figures) {
+            for (name, value) in flood(row, running, number("SECONDS", 2) as u64) {
+                figures.entry(name).or_default().push(value);
+            }
+            if row.paced {
+                let (p50, p99) = paced::latency(running.envoy.addr(), RATE, Duration::from_secs(2));
+                figures.entry("paced p50 ms").or_default().push(p50);
+                figures.entry("paced p99 ms").or_default().push(p99);
+            }
+        }
+    }
+    for (row, running) in rows.iter().zip(&running) {
+        running.check(row);
+    }
+
+    let columns = [
+        ("requests/s", 0),
+        ("p50 ms", 2),
+        ("p99 ms", 2),
+        ("p99.9 ms", 2),
+        ("Envoy us", 1),
+        ("Redis us", 1),
+        ("between us", 1),
+        ("commands", 1),
+        ("bytes", 0),
+        ("Envoy MB", 0),
+        ("paced p50 ms", 3),
+        ("paced p99 ms", 3),
+    ];
+    let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
+    println!("| row | {} |", names.join(" | "));
+    println!("|---|{}", "---|".repeat(columns.len()));
+    let mut json_rows = Vec::new();
+    for (row, figures) in rows.iter().zip(&figures) {
+        let cell = |(name, digits): &(&str, usize)| {
+            let values = figures.get(name);
+            values.map_or("–".into(), |values| {
+                format!("{:.*}", *digits, median(values))
+            })
+        };
+        let cells: Vec<String> = columns.iter().map(cell).collect();
+        println!("| {} | {} |", row.name, cells.join(" | "));
+        let medians: BTreeMap<_, _> = figures
+            .iter()
+            .map(|(name, values)| (name, median(values)))
+            .collect();
+        json_rows.push(json!({"row": row.name, "medians": medians, "rounds": figures}));
+    }
+    let machine = machine();
+    println!(
+        "{machine}; us: CPU time per request; bytes: in and out of Redis per request; paced: at {RATE} requests/s,"
+    );
+    println!("counted from when a request was due.");
+    let path = root().join("target/bench.json");
+    let document = json!({"machine": machine, "rows": json_rows});
+    std::fs::write(&path, format!("{document:#}")).expect("target/bench.json can be written");
+    println!("written to target/bench.json");
+}
+
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = model.map_or("unknown processor", |name| {
+        name.trim_start_matches([' ', '\t', ':'])
+    });
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{cores} cores of {model}")
+}

@@ -1,0 +1,380 @@
+//! The rows: which Envoy, in front of what, and how many connections.
+
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+use serde_json::{Value, json};
+use slotgate::ledger::keys;
+use slotgate::ledger::script::{Script, SyncAccount};
+
+use crate::pipe::Pipe;
+use crate::support::*;
+
+/// Slots of each account: nobody is ever refused.
+const SLOTS: u32 = 1_000;
+const ACCOUNTS: u32 = 100;
+const POOL: &str = "demo";
+
+/// What stands in the filter's place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    NoFilter,
+    Nothing,
+    Slotgate(&'static str),
+    /// Its own Redis stands still.
+    Frozen,
+    RedisProxy,
+    /// Envoy's Lua filter with HTTP calls, to webdis or straight to Redis.
+    HttpCalls(Calls),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    Webdis,
+    Redis,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Setup {
+    way: Way,
+    workers: u32,
+    /// Behind Envoy: a server that answers `ok`, or Envoy answers by itself.
+    upstream: bool,
+}
+
+pub struct Row {
+    pub name: &'static str,
+    setup: Setup,
+    pub connections: u32,
+    /// Each request has a session.
+    pub sessions: bool,
+    /// Latency at a fixed rate is measured too.
+    pub paced: bool,
+}
+
+const fn row(name: &'static str, way: Way) -> Row {
+    Row {
+        name,
+        setup: Setup {
+            way,
+            workers: 1,
+            upstream: false,
+        },
+        connections: 32,
+        sessions: false,
+        paced: false,
+    }
+}
+
+impl Row {
+    const fn connections(mut self, connections: u32) -> Row {
+        self.connections = connections;
+        self
+    }
+
+    const fn workers(mut self, workers: u32) -> Row {
+        self.setup.workers = workers;
+        self
+    }
+
+    const fn upstream(mut self) -> Row {
+        self.setup.upstream = true;
+        self
+    }
+
+    const fn paced(mut self) -> Row {
+        self.paced = true;
+        self
+    }
+
+    const fn sessions(mut self) -> Row {
+        self.sessions = true;
+        self
+    }
+}
+
+const ALL_IN: Way = Way::Slotgate("{}");
+
+pub const ROWS: &[Row] = &[
+    row("no filter", Way::NoFilter).paced(),
+    row("a filter that does nothing", Way::Nothing).paced(),
+    row("a filter that does nothing, 1 connection", Way::Nothing).connections(1),
+    row("a filter that does nothing, 256 connections", Way::Nothing).connections(256),
+    row("a filter that does nothing, 2 workers", Way::Nothing).workers(2),
+    row(
+        "slotgate, out of the percentage",
+        Way::Slotgate(r#"{"gray": {"percent": 0}}"#),
+    )
+    .paced(),
+    row("slotgate", ALL_IN).paced(),
+    row("slotgate, 1 connection", ALL_IN).connections(1),
+    row("slotgate, 256 connections", ALL_IN).connections(256),
+    row("slotgate, 2 workers", ALL_IN).workers(2),
+    row("slotgate, 2 workers, 256 connections", ALL_IN)
+        .workers(2)
+        .connections(256),
+    row("a filter that does nothing, real upstream", Way::Nothing).upstream(),
+    row("slotgate, real upstream", ALL_IN).upstream(),
+    row("slotgate, affinity", ALL_IN).sessions(),
+    row(
+        "slotgate, shadow",
+        Way::Slotgate(r#"{"gray": {"percent": 100, "mode": "shadow"}}"#),
+    ),
+    row(
+        "slotgate, traditional.mode local",
+        Way::Slotgate(r#"{"gray": {"percent": 0}, "traditional": {"mode": "local"}}"#),
+    ),
+    row("slotgate, Redis frozen, breaker open", Way::Frozen),
+    row("slotgate through redis_proxy", Way::RedisProxy),
+    row("HTTP calls to webdis", Way::HttpCalls(Calls::Webdis)),
+    row(
+        "a connection for each acquire, no release",
+        Way::HttpCalls(Calls::Redis),
+    ),
+];
+
+/// The servers of one set-up; rows with the same one share them.
+pub struct Running {
+    setup: Setup,
+    pub envoy: Envoy,
+    pub redis: Redis,
+    webdis: Option<Process>,
+    _upstream: Option<Upstream>,
+}
+
+pub fn start(rows: &[&Row]) -> Vec<Rc<Running>> {
+    let mut all: Vec<Rc<Running>> = Vec::new();
+    for row in rows {
+        let same = all.iter().find(|running| running.setup == row.setup);
+        let running = same
+            .cloned()
+            .unwrap_or_else(|| Rc::new(Running::start(row.setup)));
+        all.push(running);
+    }
+    all
+}
+
+impl Running {
+    fn start(setup: Setup) -> Running {
+        let redis = Redis::start();
+        let upstream = setup.upstream.then(Upstream::start);
+        let mut webdis = None;
+        let mut config = EnvoyConfig::from_example()
+            .plugin(|plugin| {
+                let account = |n| json!({"id": format!("a{n}"), "max_concurrency": SLOTS, "set_headers": {"x-upstream": "acct_1"}});
+                plugin["response_headers"] = json!(false);
+                plugin["pools"][0]["accounts"] = (0..ACCOUNTS).map(account).collect();
+            })
+            .redis(redis.addr())
+            .workers(setup.workers)
+            .log_levels("warning", "wasm:warning");
+        config = match &upstream {
+            Some(upstream) => config.upstream(upstream.addr()),
+            None => config.manager(|manager| {
+                manager["route_config"]["virtual_hosts"][0]["routes"] =
+                    json!([{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]);
+            }),
+        };
+        config = match setup.way {
+            Way::NoFilter => config.without_wasm(),
+            Way::Nothing => {
+                let bytes = wat::parse_str(include_str!("../nothing.wat")).expect("nothing.wat");
+                let path = root().join("target/nothing.wasm");
+                std::fs::write(&path, bytes).expect("target can be written");
+                config.wasm(&path)
+            }
+            Way::Slotgate(changes) => {
+                let changes: Value = serde_json::from_str(changes).expect("JSON");
+                config.plugin(|plugin| {
+                    for (name, value) in changes.as_object().expect("an object") {
+                        plugin[name] = value.clone();
+                    }
+                })
+            }
+            Way::Frozen => config,
+            Way::RedisProxy => config.redis_proxy(),
+            Way::HttpCalls(calls) => {
+                let addr = match calls {
+                    Calls::Redis => redis.addr(),
+                    Calls::Webdis => {
+                        let (port, process) = start_webdis(&redis);
+                        webdis = Some(process);
+                        port.addr()
+                    }
+                };
+                http_calls(config.without_wasm(), calls, addr, &prepare(&redis))
+            }
+        };
+        let envoy = Envoy::start(config);
+        if setup.way == Way::Frozen {
+            assert_eq!(envoy.client().get("/", &[]).status, 200);
+            redis.sigstop();
+        }
+        Running {
+            setup,
+            envoy,
+            redis,
+            webdis,
+            _upstream: upstream,
+        }
+    }
+
+    /// The Redis that can be asked.
+    pub fn answering_redis(&self) -> Option<&Redis> {
+        (self.setup.way != Way::Frozen).then_some(&self.redis)
+    }
+
+    /// CPU time of what stands between Envoy and Redis, in seconds.
+    pub fn between_s(&self) -> f64 {
+        let webdis = self.webdis.as_ref();
+        webdis.map_or(0.0, |process| Usage::of(process.pid()).cpu_s)
+    }
+
+    /// That the row did what its name says.
+    pub fn check(&self, row: &Row) {
+        let stat = |name: &str| self.envoy.stat(&format!("wasmcustom.slotgate.{name}"));
+        let sent = self
+            .envoy
+            .stat("http.http.downstream_rq_completed")
+            .unwrap_or_default();
+        let most = |counted: Option<u64>| {
+            let counted = counted.unwrap_or_default();
+            assert!(
+                counted * 10 >= sent * 9,
+                "{}: {counted} of {sent}",
+                row.name
+            );
+        };
+        match self.setup.way {
+            Way::NoFilter | Way::Nothing => {}
+            Way::Slotgate("{}") | Way::RedisProxy => most(stat("forwarded.atomic")),
+            Way::Slotgate(_) => {
+                let ways = [
+                    "traditional.out_of_percentage",
+                    "shadow.granted",
+                    "forwarded.local",
+                ];
+                most(Some(ways.iter().filter_map(|name| stat(name)).sum()));
+            }
+            Way::Frozen => most(Some(
+                stat("traditional.breaker_open").unwrap_or_default()
+                    + stat("traditional.pipe_down").unwrap_or_default(),
+            )),
+            // Not that nothing is left: this way leaks what clients leave behind.
+            Way::HttpCalls(calls) => {
+                let stats: String = self.redis.run("INFO", &["commandstats"]);
+                let line = stats
+                    .lines()
+                    .find(|line| line.starts_with("cmdstat_evalsha:calls="));
+                let count =
+                    line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u64>().ok());
+                let each = match calls {
+                    Calls::Webdis => 2,
+                    Calls::Redis => 1,
+                };
+                most(count.map(|count| count / each));
+            }
+        }
+    }
+}
+
+/// Commands and bytes in and out of Redis so far.
+pub fn traffic(redis: &Redis) -> (f64, f64) {
+    let info: String = redis.run("INFO", &["stats"]);
+    let figure = |name: &str| {
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|text| text.trim().parse::<f64>().ok())
+            .unwrap_or_else(|| panic!("{name}"))
+    };
+    (
+        figure("total_commands_processed"),
+        figure("total_net_input_bytes") + figure("total_net_output_bytes"),
+    )
+}
+
+/// Loads the scripts, puts the accounts in force, and answers the SHA of acquire and of release.
+fn prepare(redis: &Redis) -> [String; 2] {
+    let mut pipe = Pipe::open(redis, POOL);
+    let ids: Vec<String> = (0..ACCOUNTS).map(|n| format!("a{n}")).collect();
+    let accounts: Vec<_> = ids
+        .iter()
+        .map(|id| SyncAccount {
+            id,
+            max_concurrency: SLOTS,
+            base: 0,
+            enabled: true,
+        })
+        .collect();
+    pipe.sync(1, 1, Some(&accounts)).expect("accounts in force");
+    [Script::Acquire, Script::Release]
+        .map(|script| redis.run("SCRIPT", &["LOAD", &script.source()]))
+}
+
+fn start_webdis(redis: &Redis) -> (Port, Process) {
+    let port = Port::free();
+    let program = root().join(".venv/webdis/usr/bin/webdis");
+    let path = std::env::temp_dir().join(format!("slotgate-webdis-{}.json", port.number()));
+    let config = json!({
+        "redis_host": "127.0.0.1", "redis_port": redis.port(), "http_host": "127.0.0.1", "http_port": port.number(),
+        "threads": 2, "pool_size": 10, "daemonize": false, "websockets": false, "verbosity": 0, "logfile": "/dev/null",
+        "acl": [{"disabled": []}],
+    });
+    std::fs::write(&path, config.to_string()).expect("a file");
+    let mut command = Command::new(program);
+    command
+        .arg(&path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let process = Process::start(command);
+    eventually(PATIENCE, || {
+        std::net::TcpStream::connect(port.addr()).is_ok()
+    });
+    let _ = std::fs::remove_file(path);
+    (port, process)
+}
+
+/// Envoy's Lua filter in slotgate's place, running the same two scripts.
+fn http_calls(
+    config: EnvoyConfig,
+    calls: Calls,
+    addr: std::net::SocketAddr,
+    shas: &[String; 2],
+) -> EnvoyConfig {
+    let how = match calls {
+        Calls::Webdis => "webdis",
+        Calls::Redis => "redis",
+    };
+    let keys = keys::COMMON.map(|name| format!("'{}'", keys::key("slotgate", POOL, name)));
+    let code = include_str!("calls.lua")
+        .replace("HOW", how)
+        .replace("ACQUIRE_SHA", &shas[0])
+        .replace("RELEASE_SHA", &shas[1])
+        .replace("POOL_KEYS", &keys.join(", "));
+    config
+        .manager(|manager| {
+            let filters = manager["http_filters"].as_array_mut().expect("filters");
+            filters.insert(0, json!({
+                "name": "envoy.filters.http.lua",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+                    "default_source_code": {"inline_string": code},
+                },
+            }));
+        })
+        .edit(|document| {
+            let mut cluster = json!({
+                "name": "calls",
+                "load_assignment": {"cluster_name": "calls", "endpoints": [{"lb_endpoints": [{"endpoint": {"address":
+                    {"socket_address": {"address": addr.ip().to_string(), "port_value": addr.port()}}}}]}]},
+            });
+            if calls == Calls::Redis {
+                cluster["upstream_config"] = json!({
+                    "name": "envoy.filters.connection_pools.http.tcp",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.upstreams.http.tcp.v3.TcpConnectionPoolProto"},
+                });
+            }
+            document["static_resources"]["clusters"].as_array_mut().expect("clusters").push(cluster);
+        })
+}

@@ -1,0 +1,17 @@
+;; A filter that does nothing, with the callbacks that slotgate has: what any wasm filter costs at least.
+(module
+  (memory (export "memory") 2)
+  (global $free (mut i32) (i32.const 1024))
+  (func (export "_initialize"))
+  (func (export "proxy_abi_version_0_2_1"))
+  (func (export "proxy_on_memory_allocate") (param $size i32) (result i32)
+    (local $place i32)
+    (local.set $place (global.get $free))
+    (global.set $free (i32.add (global.get $free) (local.get $size)))
+    (local.get $place))
+  (func (export "proxy_on_context_create") (param i32 i32))
+  (func (export "proxy_on_configure") (param i32 i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_request_headers") (param i32 i32 i32) (result i32) (i32.const 0))
+  (func (export "proxy_on_response_headers") (param i32 i32 i32) (result i32) (i32.const 0))
+  (func (export "proxy_on_done") (param i32) (result i32) (i32.const 1))
+  (func (export "proxy_on_delete") (param i32)))
