@@ -60,16 +60,13 @@ if scoped == 1 then
   end
 end
 
--- Ends leases that are over. Answers how many.
+-- Ends leases that are over.
 local function reap()
   local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
-  for i = 1, #over do
-    -- One without an owner was written by hand.
-    if not drop(over[i]) then
-      call('ZREM', LEASES, over[i])
-    end
+  -- One without an owner was written by hand.
+  if #over > 0 and drop(over) < #over then
+    call('ZREM', LEASES, unpack(over))
   end
-  return #over
 end
 if seed % SHARED_BY == 0 and mode ~= 'dry' then
   reap()

@@ -14,8 +14,9 @@
 local ACCOUNTS, FREE, USED, LEASES, OWNER, COOLDOWN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 
--- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it.
-local function settle(account, record, used)
+-- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it. With a list, what is to
+-- be added to `free` is put there, for one ZADD.
+local function settle(account, record, used, list)
   if not record then
     if used <= 0 then
       call('HDEL', USED, account)
@@ -25,7 +26,13 @@ local function settle(account, record, used)
   local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
   max = tonumber(max)
   if flags == '0' and used < max then
-    call('ZADD', FREE, string.format('%d', base + math.floor(load * used / max)), account)
+    local score = string.format('%d', base + math.floor(load * used / max))
+    if list then
+      list[#list + 1] = score
+      list[#list + 1] = account
+    else
+      call('ZADD', FREE, score, account)
+    end
   else
     call('ZREM', FREE, account)
     -- A removed account goes with its last lease.
@@ -36,28 +43,56 @@ local function settle(account, record, used)
   end
 end
 
--- Ends a lease, whoever asks. Answers whether there was one.
-local function drop(lease)
-  local owner = call('HGET', OWNER, lease)
-  if not owner then
-    return false
+-- Ends leases, whoever asks, in seven commands however many they are. All is read before anything is written, so that a key of the wrong type
+-- shows before anything is lost. Answers how many there were.
+local function drop(ids)
+  local owners = call('HMGET', OWNER, unpack(ids))
+  local leases, accounts, ended, seen, marked = {}, {}, {}, {}, nil
+  for i = 1, #ids do
+    local lease = ids[i]
+    if owners[i] and not seen[lease] then
+      seen[lease] = true
+      leases[#leases + 1] = lease
+      local account, mark = string.match(owners[i], '^([^:]*):?(.*)$')
+      if not ended[account] then
+        accounts[#accounts + 1] = account
+      end
+      ended[account] = (ended[account] or 0) + 1
+      if mark ~= '' then
+        marked = marked or {}
+        marked[#marked + 1] = account
+        marked[#marked + 1] = mark
+      end
+    end
   end
-  local account, mark = string.match(owner, '^([^:]*):?(.*)$')
-  local got = call('HMGET', ACCOUNTS, account, '#pass')
-  -- A key of the wrong type shows before anything is lost: those of `owner` and `accounts` were read by now.
-  local used = call('HINCRBY', USED, account, '-1')
-  local gone = redis.pcall('ZREM', LEASES, lease)
-  if type(gone) == 'table' then
-    call('HINCRBY', USED, account, '1')
-    error(gone)
+  local count = #accounts
+  if count == 0 then
+    return 0
   end
-  call('HDEL', OWNER, lease)
-  -- The pass under way has counted it.
-  if got[2] == mark then
-    call('HINCRBY', USED, '#' .. account, '-1')
+  local used = call('HMGET', USED, unpack(accounts))
+  accounts[count + 1] = '#pass'
+  local records = call('HMGET', ACCOUNTS, unpack(accounts))
+  local counts, free = {}, {}
+  for i = 1, count do
+    used[i] = tonumber(used[i] or 0) - ended[accounts[i]]
+    counts[2 * i - 1], counts[2 * i] = accounts[i], string.format('%d', used[i])
   end
-  settle(account, got[1], used)
-  return true
+  call('ZREM', LEASES, unpack(leases))
+  call('HDEL', OWNER, unpack(leases))
+  call('HSET', USED, unpack(counts))
+  -- The pass under way has counted them.
+  for i = 1, marked and #marked or 0, 2 do
+    if marked[i + 1] == records[count + 1] then
+      call('HINCRBY', USED, '#' .. marked[i], '-1')
+    end
+  end
+  for i = 1, count do
+    settle(accounts[i], records[i], used[i], free)
+  end
+  if free[1] then
+    call('ZADD', FREE, unpack(free))
+  end
+  return #leases
 end
 
 -- The rest is built only when it is needed: making a function costs about as much as a command.

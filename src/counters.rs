@@ -80,11 +80,18 @@ pub const COUNT: usize = REDIS_ERROR + Fault::ALL.len();
 
 /// The counters of one worker, since it began.
 #[derive(Debug, Clone)]
-pub struct Counters([u64; COUNT]);
+pub struct Counters {
+    counts: [u64; COUNT],
+    /// All together: comparing this is enough to see whether anything was counted.
+    total: u64,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self([0; COUNT])
+        Self {
+            counts: [0; COUNT],
+            total: 0,
+        }
     }
 }
 
@@ -96,21 +103,28 @@ impl Counters {
 
     /// So many more.
     pub fn add_many(&mut self, counter: Counter, more: u64) {
-        if let Some(count) = self.0.get_mut(index(counter)) {
+        if let Some(count) = self.counts.get_mut(index(counter)) {
             *count = count.saturating_add(more);
+            self.total = self.total.saturating_add(more);
         }
     }
 
     /// How many so far.
     #[must_use]
     pub fn get(&self, counter: Counter) -> u64 {
-        self.0.get(index(counter)).copied().unwrap_or(0)
+        self.counts.get(index(counter)).copied().unwrap_or(0)
+    }
+
+    /// How much was counted, of all kinds together.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// All of them, in the order of [`names`].
     #[must_use]
     pub fn all(&self) -> &[u64; COUNT] {
-        &self.0
+        &self.counts
     }
 }
 

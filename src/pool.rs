@@ -65,7 +65,7 @@ pub fn millionths(value: f64) -> u64 {
 /// One pool as a worker uses it: its accounts by id, and its own counts.
 #[derive(Debug)]
 pub struct Counts {
-    by_id: BTreeMap<Box<str>, u32>,
+    by_id: BTreeMap<Box<[u8]>, u32>,
     bases: Vec<u64>,
     /// Requests of this worker that use each account now, whichever path chose it.
     used: Vec<u32>,
@@ -78,7 +78,7 @@ impl Counts {
         Self {
             by_id: (0..)
                 .zip(&pool.accounts)
-                .map(|(index, account)| (account.id.as_str().into(), index))
+                .map(|(index, account)| (account.id.as_bytes().into(), index))
                 .collect(),
             bases: bases(&pool.accounts, config.score, config.priority_mode),
             used: vec![0; pool.accounts.len()],
@@ -88,7 +88,7 @@ impl Counts {
     /// The index of an account that Redis named.
     #[must_use]
     pub fn index(&self, id: &[u8]) -> Option<u32> {
-        self.by_id.get(std::str::from_utf8(id).ok()?).copied()
+        self.by_id.get(id).copied()
     }
 
     /// The priority's part of the score, in millionths, by index.

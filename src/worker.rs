@@ -40,6 +40,10 @@ const RECONCILE_STEP: (u64, u64) = (20, 500);
 /// Another worker takes the passes over when the one that runs them was silent for this long, in ms; longer than it rests
 /// between two passes.
 const RECONCILE_SILENCE_MS: u64 = 90_000;
+/// A release waits this long for an acquire to go with, in ms.
+const RIDE_MS: u64 = 1;
+/// Leases in one release command.
+const RELEASE_BATCH: usize = 100;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
 
@@ -93,6 +97,26 @@ pub enum Verdict {
         /// Why.
         reason: Reason,
     },
+}
+
+impl Verdict {
+    /// The lease and the account that the request uses, if any.
+    #[must_use]
+    pub fn holds(self) -> Option<(LeaseId, u32)> {
+        match self {
+            Self::Forward { holds, .. } => holds,
+            Self::Saturated { .. } | Self::Unavailable { .. } => None,
+        }
+    }
+
+    /// Which way the request goes; `None` when it does not go on.
+    #[must_use]
+    pub fn path(self) -> Option<Path> {
+        match self {
+            Self::Forward { path, .. } => Some(path),
+            Self::Saturated { .. } | Self::Unavailable { .. } => None,
+        }
+    }
 }
 
 /// What an operator should read, once for each change.
@@ -286,7 +310,8 @@ enum Command {
     Load(Script),
     Acquire(AcquireCommand),
     Release {
-        doubt: Doubt,
+        pool: usize,
+        doubts: Vec<Doubt>,
         tries: u8,
     },
     Renew {
@@ -408,7 +433,11 @@ pub struct Worker {
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
     /// Acquires that wait for the pipe to be ready.
-    queue: VecDeque<Command>,
+    queue: VecDeque<AcquireCommand>,
+    /// Releases that wait for an acquire to go with.
+    riding: Vec<Doubt>,
+    /// No longer than until then, in ms.
+    ride_ms: u64,
     doubts: VecDeque<Doubt>,
     inbox: Vec<u8>,
     shas: Shas,
@@ -463,6 +492,8 @@ impl Worker {
             stuck: false,
             pending: VecDeque::new(),
             queue: VecDeque::new(),
+            riding: Vec::new(),
+            ride_ms: 0,
             doubts: VecDeque::new(),
             inbox: Vec::new(),
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
@@ -497,7 +528,10 @@ impl Worker {
     /// Whether requests of this worker still acquire or hold a slot, or releases still wait.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.requests.is_empty() && self.doubts.is_empty() && self.pending.is_empty()
+        self.requests.is_empty()
+            && self.riding.is_empty()
+            && self.doubts.is_empty()
+            && self.pending.is_empty()
     }
 
     /// When [`Worker::on_tick`] is wanted next, in ms.
@@ -518,10 +552,11 @@ impl Worker {
             .front()
             .map(|doubt| doubt.due_ms)
             .filter(|_| ready);
+        let ride = (!self.riding.is_empty()).then_some(self.ride_ms);
         let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
         let (due_ms, _, under_way) = self.reconcile;
         let reconcile = (ready && !under_way).then_some(due_ms);
-        [acquire, head, open, doubt, sweep, reconcile]
+        [acquire, head, open, ride, doubt, sweep, reconcile]
             .into_iter()
             .flatten()
             .min()
@@ -567,7 +602,12 @@ impl Worker {
                 }
             }
         };
-        (slot, self.drive(now_ms, slot, event))
+        let verdict = self.drive(now_ms, slot, event);
+        if verdict.is_some_and(|verdict| verdict.holds().is_none()) {
+            // Nothing can happen to it any more.
+            self.requests.try_remove(slot);
+        }
+        (slot, verdict)
     }
 
     /// The upstream answered. `now_unix_s` is the wall clock.
@@ -601,7 +641,7 @@ impl Worker {
             .is_some_and(|request| matches!(request.phase, Phase::Acquiring { .. }))
     }
 
-    /// Which way a request was sent on, and the account it uses; `None` when it was not sent on.
+    /// Which way a request that waited or holds an account was sent on, and that account; `None` when it was not sent on.
     #[must_use]
     pub fn path(&self, (slot, stream): (usize, u32)) -> Option<(Path, Option<&str>)> {
         let request = self.request(slot, stream)?;
@@ -632,14 +672,14 @@ impl Worker {
             Ok(()) => {
                 self.send(
                     now_ms,
-                    Command::Acquire(AcquireCommand {
+                    AcquireCommand {
                         pool,
                         slot,
                         lease,
                         kind,
                         session,
                         tries: 0,
-                    }),
+                    },
                 );
                 if shadow {
                     return Event::Out(Reason::Shadow);
@@ -706,7 +746,7 @@ impl Worker {
                 } => {
                     self.counters.add(Counter::Cooldown);
                     if self.state == PipeState::Ready {
-                        self.send(
+                        self.write(
                             now_ms,
                             Command::Cooldown {
                                 pool,
@@ -714,6 +754,7 @@ impl Worker {
                                 length_ms: cooldown_ms,
                                 tries: 0,
                             },
+                            false,
                         );
                     }
                 }
@@ -779,14 +820,14 @@ impl Worker {
             let kind = AcquireKind::Record(account);
             self.send(
                 now_ms,
-                Command::Acquire(AcquireCommand {
+                AcquireCommand {
                     pool,
                     slot,
                     lease,
                     kind,
                     session: None,
                     tries: 0,
-                }),
+                },
             );
         }
     }
@@ -814,7 +855,7 @@ impl Worker {
         }
     }
 
-    /// Sends the release of a doubt; `again`: it is due once more later.
+    /// Sends the release of a doubt, with others if it can; `again`: it is due once more later.
     fn send_doubt(&mut self, now_ms: u64, doubt: Doubt, again: bool) {
         let again = again && !doubt.sent;
         let sent = Doubt {
@@ -822,16 +863,38 @@ impl Worker {
             sent: again || doubt.sent,
             ..doubt
         };
-        self.write(
-            now_ms,
-            Command::Release {
-                doubt: sent,
-                tries: 0,
-            },
-            false,
-        );
+        if self.riding.is_empty() {
+            self.ride_ms = now_ms.saturating_add(RIDE_MS);
+        }
+        self.riding.push(sent);
         if again {
             self.doubt(sent);
+        }
+        if self.riding.len() >= RELEASE_BATCH {
+            self.send_riding(now_ms);
+        }
+    }
+
+    /// Sends the releases that wait, one command for each pool.
+    fn send_riding(&mut self, now_ms: u64) {
+        while let Some(pool) = self.riding.first().map(|doubt| doubt.pool) {
+            let riding = std::mem::take(&mut self.riding);
+            let (doubts, others) = if riding.iter().all(|doubt| doubt.pool == pool) {
+                (riding, Vec::new())
+            } else {
+                riding.into_iter().partition(|doubt| doubt.pool == pool)
+            };
+            self.riding = others;
+            let tries = 0;
+            self.write(
+                now_ms,
+                Command::Release {
+                    pool,
+                    doubts,
+                    tries,
+                },
+                false,
+            );
         }
     }
 
@@ -885,12 +948,14 @@ impl Worker {
         }
     }
 
-    /// Writes a command, or queues it until the pipe is ready.
-    fn send(&mut self, now_ms: u64, command: Command) {
+    /// Writes an acquire, or queues it until the pipe is ready.
+    fn send(&mut self, now_ms: u64, acquire: AcquireCommand) {
         if self.state == PipeState::Ready {
-            self.write(now_ms, command, false);
+            // Ahead of it: the slots they free may be just what it needs.
+            self.send_riding(now_ms);
+            self.write(now_ms, Command::Acquire(acquire), false);
         } else {
-            self.queue.push_back(command);
+            self.queue.push_back(acquire);
         }
     }
 
@@ -970,11 +1035,12 @@ impl Worker {
                 };
                 state.keys.acquire(out, by, &arguments);
             }
-            Command::Release { doubt, .. } => {
-                let Some(state) = self.pools.get(doubt.pool) else {
+            Command::Release { pool, doubts, .. } => {
+                let Some(state) = self.pools.get(*pool) else {
                     return;
                 };
-                state.keys.release(out, by, &[doubt.lease]);
+                let leases = doubts.iter().map(|doubt| doubt.lease);
+                state.keys.release(out, by, leases);
             }
             Command::Renew { pool, leases, .. } => {
                 let Some(state) = self.pools.get(*pool) else {
@@ -1145,6 +1211,7 @@ impl Worker {
             }
             PipeState::Ready => {
                 self.send_doubts(now_ms, false);
+                self.send_riding(now_ms);
                 // Ticks come late on a busy machine: as many steps as are due, or every round would be longer.
                 for _ in 0..SWEEP_STEPS {
                     if self.sweep_due_ms <= now_ms && !self.requests.is_empty() {
@@ -1276,29 +1343,11 @@ impl Worker {
                 self.hello(now_ms, sha.is_some(), down);
             }
             Command::Acquire(acquire) => self.on_acquired(now_ms, sent_ms, acquire, reply),
-            Command::Release { doubt, tries } => match script::number(reply) {
-                Ok(ended) => {
-                    if ended > 0 {
-                        self.counters.add(Counter::Released);
-                    }
-                }
-                Err(fault) => {
-                    let retry =
-                        (tries < RETRIES && doubt.over_ms > now_ms).then_some(Command::Release {
-                            doubt,
-                            tries: tries.saturating_add(1),
-                        });
-                    if !self.recover(now_ms, fault, doubt.pool, retry) && doubt.over_ms > now_ms {
-                        let due_ms = now_ms.saturating_add(AGAIN_MS);
-                        let sent = true;
-                        self.doubt(Doubt {
-                            due_ms,
-                            sent,
-                            ..doubt
-                        });
-                    }
-                }
-            },
+            Command::Release {
+                pool,
+                doubts,
+                tries,
+            } => self.on_released(now_ms, pool, doubts, tries, reply),
             Command::Renew {
                 pool,
                 leases,
@@ -1355,27 +1404,16 @@ impl Worker {
             self.output.notices.push(Notice::PipeReady);
         }
         self.send_doubts(now_ms, true);
+        self.send_riding(now_ms);
         self.sweep_due_ms = now_ms;
         self.sweep_step = 0;
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
         self.reconcile = (first_ms, 0, false);
-        for command in std::mem::take(&mut self.queue) {
+        for acquire in std::mem::take(&mut self.queue) {
             // Who left while the pipe opened took nothing and needs nothing.
-            let wanted = match &command {
-                Command::Acquire(acquire) => self.is_wanted(acquire),
-                Command::Auth
-                | Command::Select
-                | Command::SetName
-                | Command::Load(_)
-                | Command::Release { .. }
-                | Command::Renew { .. }
-                | Command::Sync { .. }
-                | Command::Reconcile { .. }
-                | Command::Cooldown { .. } => true,
-            };
-            if wanted {
-                self.write(now_ms, command, false);
+            if self.is_wanted(&acquire) {
+                self.write(now_ms, Command::Acquire(acquire), false);
             }
         }
     }
@@ -1478,6 +1516,39 @@ impl Worker {
             }
             // `force` never answers it.
             (AcquireKind::Record(_), Ok(Acquired::Saturated { .. })) => self.mismatch(now_ms),
+        }
+    }
+
+    fn on_released(
+        &mut self,
+        now_ms: u64,
+        pool: usize,
+        mut doubts: Vec<Doubt>,
+        tries: u8,
+        reply: &[u8],
+    ) {
+        let fault = match script::number(reply) {
+            Ok(ended) => {
+                // A reply that is not ours to believe must not count more than was asked.
+                let most = doubts.len() as u64;
+                return self.counters.add_many(Counter::Released, ended.min(most));
+            }
+            Err(fault) => fault,
+        };
+        doubts.retain(|doubt| doubt.over_ms > now_ms);
+        let retry = (tries < RETRIES && !doubts.is_empty()).then(|| Command::Release {
+            pool,
+            doubts: doubts.clone(),
+            tries: tries.saturating_add(1),
+        });
+        if !self.recover(now_ms, fault, pool, retry) {
+            for doubt in doubts {
+                self.doubt(Doubt {
+                    due_ms: now_ms.saturating_add(AGAIN_MS),
+                    sent: true,
+                    ..doubt
+                });
+            }
         }
     }
 
@@ -1731,6 +1802,8 @@ impl Worker {
             state.syncing = false;
         }
         self.doubts.retain(|doubt| doubt.over_ms > now_ms);
+        // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
+        let mut lost = std::mem::take(&mut self.riding);
         for (_, command) in std::mem::take(&mut self.pending) {
             match command {
                 Command::Acquire(acquire)
@@ -1748,13 +1821,7 @@ impl Worker {
                 Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
                     self.counters.add(Counter::ShadowFailed)
                 }
-                // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
-                Command::Release { doubt, .. } => {
-                    self.doubt(Doubt {
-                        due_ms: now_ms,
-                        ..doubt
-                    });
-                }
+                Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
                 // release in this very list.
                 Command::Acquire(_)
@@ -1768,35 +1835,24 @@ impl Worker {
                 | Command::Cooldown { .. } => {}
             }
         }
+        for doubt in lost {
+            let due_ms = now_ms;
+            self.doubt(Doubt { due_ms, ..doubt });
+        }
         if self.failures > 0 {
-            for command in std::mem::take(&mut self.queue) {
-                match command {
-                    Command::Acquire(acquire)
-                        if acquire.kind == AcquireKind::Take && self.is_wanted(&acquire) =>
-                    {
-                        self.answer(
-                            now_ms,
-                            acquire.slot,
-                            Event::Failed {
-                                reason: Reason::PipeDown,
-                                in_doubt: false,
-                            },
-                        );
-                    }
-                    Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
-                        self.counters.add(Counter::ShadowFailed);
-                    }
-                    // Nothing else waits for the pipe, and a lease that could not be recorded is taken up by a renewal.
-                    Command::Acquire(_)
-                    | Command::Auth
-                    | Command::Select
-                    | Command::SetName
-                    | Command::Load(_)
-                    | Command::Release { .. }
-                    | Command::Renew { .. }
-                    | Command::Sync { .. }
-                    | Command::Reconcile { .. }
-                    | Command::Cooldown { .. } => {}
+            for acquire in std::mem::take(&mut self.queue) {
+                match acquire.kind {
+                    AcquireKind::Take if self.is_wanted(&acquire) => self.answer(
+                        now_ms,
+                        acquire.slot,
+                        Event::Failed {
+                            reason: Reason::PipeDown,
+                            in_doubt: false,
+                        },
+                    ),
+                    AcquireKind::Dry => self.counters.add(Counter::ShadowFailed),
+                    // A lease that could not be recorded is taken up by a renewal.
+                    AcquireKind::Take | AcquireKind::Record(_) => {}
                 }
             }
         }

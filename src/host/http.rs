@@ -2,6 +2,7 @@
 
 use super::calls::{self, Map};
 use super::root::{Shared, apply, unix_time};
+use crate::admission::Path;
 use crate::headers::Headers;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -10,8 +11,10 @@ use std::rc::Rc;
 pub struct Http {
     id: u32,
     shared: Rc<Shared>,
-    /// The request's slot in the worker, once its headers were seen.
+    /// The request's slot in the worker, while something may still happen to it there.
     slot: Cell<Option<usize>>,
+    /// Which way it went without one.
+    path: Cell<Option<Path>>,
 }
 
 impl Http {
@@ -21,6 +24,7 @@ impl Http {
             id,
             shared,
             slot: Cell::new(None),
+            path: Cell::new(None),
         }
     }
 
@@ -43,53 +47,45 @@ impl Http {
                 }
             }
             let (slot, verdict) = worker.on_request(now_ms, id, headers);
-            (
-                slot,
-                verdict.map(|verdict| apply(worker.config(), id, &verdict)),
-            )
+            match verdict {
+                Some(verdict) if verdict.holds().is_none() => self.path.set(verdict.path()),
+                Some(_) | None => self.slot.set(Some(slot)),
+            }
+            verdict.is_some_and(|verdict| apply(worker.config(), id, &verdict))
         });
-        let Some((slot, forward)) = event else {
-            return true;
-        };
-        self.slot.set(Some(slot));
-        forward.unwrap_or(false)
+        event.unwrap_or(true)
     }
 
     /// The upstream's answer, or Envoy's own, is on its way to the client.
     pub fn on_response_headers(&self) {
-        let Some(slot) = self.slot.get() else {
-            return;
-        };
-        let request = (slot, self.id);
-        self.shared.with(self.id, |worker, now_ms| {
-            let Some((path, account)) = worker.path(request) else {
-                return;
-            };
+        match (self.slot.get(), self.path.get()) {
+            (Some(slot), _) => self.on_held_response((slot, self.id)),
+            (None, Some(path)) if self.shared.response_headers() => show(path, None),
+            (None, _) => {}
+        }
+    }
+
+    fn on_held_response(&self, request: (usize, u32)) {
+        let pushback = self.shared.look(|worker| {
+            let (path, account) = worker.path(request)?;
             if worker.config().response_headers {
-                calls::set_header(Map::Response, "x-slotgate-path", path.as_str().as_bytes());
-                if let Some(account) = account {
-                    calls::set_header(Map::Response, "x-slotgate-account", account.as_bytes());
-                }
+                show(path, account);
             }
-            let status = std::str::from_utf8(&calls::header(Map::Response, ":status"))
-                .ok()
-                .and_then(|s| s.parse().ok());
-            if let Some(status) = status
-                && account.is_some()
-                && worker.config().cooldown.statuses.contains(&status)
-                // An answer of Envoy's own says nothing about the account.
-                && calls::property(b"response\0code_details") == b"via_upstream"
-            {
-                let retry_after = calls::header(Map::Response, "retry-after");
-                worker.on_response(
-                    now_ms,
-                    request,
-                    status,
-                    Some(&retry_after),
-                    unix_time().as_secs(),
-                );
-            }
+            account?;
+            let status = calls::header(Map::Response, ":status");
+            let status = std::str::from_utf8(&status).ok()?.parse().ok()?;
+            // An answer of Envoy's own says nothing about the account.
+            let pushback = worker.config().cooldown.statuses.contains(&status)
+                && calls::property(b"response\0code_details") == b"via_upstream";
+            pushback.then_some(status)
         });
+        if let Some(status) = pushback {
+            let retry_after = calls::header(Map::Response, "retry-after");
+            let now_unix_s = unix_time().as_secs();
+            self.shared.with(self.id, |worker, now_ms| {
+                worker.on_response(now_ms, request, status, Some(&retry_after), now_unix_s);
+            });
+        }
     }
 
     /// The stream is over, however it ended.
@@ -99,5 +95,13 @@ impl Http {
                 worker.on_end(now_ms, (slot, self.id))
             });
         }
+    }
+}
+
+/// Tells the client.
+fn show(path: Path, account: Option<&str>) {
+    calls::set_header(Map::Response, "x-slotgate-path", path.as_str().as_bytes());
+    if let Some(account) = account {
+        calls::set_header(Map::Response, "x-slotgate-account", account.as_bytes());
     }
 }

@@ -24,7 +24,7 @@ impl Metrics {
 
     /// Whether there is something to send.
     pub fn is_behind(&self, counters: &Counters) -> bool {
-        self.sent.all() != counters.all()
+        self.sent.total() != counters.total()
     }
 
     /// Sends what was counted since the last time.

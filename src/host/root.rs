@@ -74,8 +74,8 @@ impl Shared {
         let result = event(&mut *self.worker()?, now_ms);
         if !self.reading.get() {
             self.reset();
-            self.send(now_ms);
         }
+        self.send(now_ms);
         let mut worker = self.worker()?;
         self.answer(context, &mut worker);
         self.arm(now_ms, &mut worker);
@@ -85,6 +85,16 @@ impl Shared {
             calls::done();
         }
         Some(result)
+    }
+
+    /// Asks the worker without giving it an event.
+    pub fn look<R>(&self, question: impl FnOnce(&Worker) -> Option<R>) -> Option<R> {
+        question(&*self.worker()?)
+    }
+
+    /// Whether clients are told path and account.
+    pub fn response_headers(&self) -> bool {
+        self.look(|worker| Some(worker.config().response_headers)) == Some(true)
     }
 
     fn end_metrics(&self, worker: &Worker) {
@@ -107,11 +117,15 @@ impl Shared {
         }
     }
 
-    /// Opens the stream if the worker wants that, and sends what it wrote.
+    /// Opens the stream if the worker wants that, and sends what it wrote. While Envoy works on what it read from the
+    /// stream, that is open, and a send only writes to a buffer of its connection.
     fn send(&self, now_ms: u64) {
         let Some(mut worker) = self.worker() else {
             return;
         };
+        if self.reading.get() && worker.output().pipe.is_some() {
+            return;
+        }
         let order = worker.output().pipe.take();
         let mut bytes = std::mem::take(&mut worker.output().bytes);
         drop(worker);

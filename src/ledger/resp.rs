@@ -40,10 +40,25 @@ pub fn push_array(out: &mut Vec<u8>, arguments: usize) {
 }
 
 fn push_length(out: &mut Vec<u8>, kind: u8, length: usize) {
-    let mut digits = [0; 20];
-    out.push(kind);
-    out.extend_from_slice(decimal(length as u64, &mut digits));
-    out.extend_from_slice(b"\r\n");
+    // One append for each of the usual lengths: this is a good part of an acquire's time here.
+    match length {
+        0..=9 => out.extend_from_slice(&[kind, digit(length), b'\r', b'\n']),
+        10..=99 => {
+            let (tens, ones) = (digit(length / 10), digit(length % 10));
+            out.extend_from_slice(&[kind, tens, ones, b'\r', b'\n']);
+        }
+        _ => {
+            let mut digits = [0; 20];
+            out.push(kind);
+            out.extend_from_slice(decimal(length as u64, &mut digits));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Of a number below 10.
+fn digit(number: usize) -> u8 {
+    b'0' | (number as u8)
 }
 
 fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {

@@ -257,7 +257,12 @@ impl PoolKeys {
     }
 
     /// `release.lua`
-    pub fn release(&self, out: &mut Vec<u8>, by: By, leases: &[LeaseId]) {
+    pub fn release(
+        &self,
+        out: &mut Vec<u8>,
+        by: By,
+        leases: impl ExactSizeIterator<Item = LeaseId>,
+    ) {
         self.head(out, Script::Release, by, 0, leases.len());
         for lease in leases {
             push_bulk(out, lease.as_bytes());

@@ -111,6 +111,10 @@ fn main() {
     }
     for _ in 0..number("ROUNDS", 5) {
         for ((row, running), figures) in rows.iter().zip(&running).zip(&mut figures) {
+            figures
+                .entry("start ms")
+                .or_default()
+                .push(running.start_ms);
             for (name, value) in flood(row, running, number("SECONDS", 2) as u64) {
                 figures.entry(name).or_default().push(value);
             }
@@ -136,6 +140,7 @@ fn main() {
         ("commands", 1),
         ("bytes", 0),
         ("Envoy MB", 0),
+        ("start ms", 0),
         ("paced p50 ms", 3),
         ("paced p99 ms", 3),
     ];

@@ -176,7 +176,7 @@ impl Bench {
             .map(|lease| {
                 let mut out = Vec::new();
                 pipe.encode(&mut out, |keys, out, by: By| {
-                    keys.release(out, by, &[*lease])
+                    keys.release(out, by, [*lease].into_iter())
                 });
                 out
             })

@@ -251,7 +251,7 @@ impl Pipe {
     }
 
     pub fn release(&mut self, leases: &[LeaseId]) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.release(out, by, leases)))
+        number(&self.call(|keys, out, by| keys.release(out, by, leases.iter().copied())))
     }
 
     pub fn renew(&mut self, leases: &[(LeaseId, &str, u64)]) -> Result<Vec<Renewed>, Fault> {

@@ -475,15 +475,17 @@ impl Simulation {
                 .into()
             }
             Script::Release => {
-                let lease = &arguments[0];
-                let again = !ledger.released.insert(lease.clone());
-                let skipped = match self.without {
-                    Without::LateReleases => !self.held.contains(lease),
-                    Without::SecondReleases => again,
-                    Without::Nothing | Without::Renewals => false,
-                };
-                let ended = !skipped && ledger.leases.remove(lease).is_some();
-                format!(":{}\r\n", u8::from(ended)).into()
+                let mut ended = 0;
+                for lease in arguments {
+                    let again = !ledger.released.insert(lease.clone());
+                    let skipped = match self.without {
+                        Without::LateReleases => !self.held.contains(lease),
+                        Without::SecondReleases => again,
+                        Without::Nothing | Without::Renewals => false,
+                    };
+                    ended += u8::from(!skipped && ledger.leases.remove(lease).is_some());
+                }
+                format!(":{ended}\r\n").into()
             }
             Script::Renew => {
                 if !ledger.synced {

@@ -2,6 +2,7 @@
 
 use std::process::{Command, Stdio};
 use std::rc::Rc;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use slotgate::ledger::keys;
@@ -38,6 +39,7 @@ enum Calls {
 struct Setup {
     way: Way,
     workers: u32,
+    accounts: u32,
     /// Behind Envoy: a server that answers `ok`, or Envoy answers by itself.
     upstream: bool,
 }
@@ -58,6 +60,7 @@ const fn row(name: &'static str, way: Way) -> Row {
         setup: Setup {
             way,
             workers: 1,
+            accounts: ACCOUNTS,
             upstream: false,
         },
         connections: 32,
@@ -74,6 +77,11 @@ impl Row {
 
     const fn workers(mut self, workers: u32) -> Row {
         self.setup.workers = workers;
+        self
+    }
+
+    const fn accounts(mut self, accounts: u32) -> Row {
+        self.setup.accounts = accounts;
         self
     }
 
@@ -131,12 +139,18 @@ pub const ROWS: &[Row] = &[
         "a connection for each acquire, no release",
         Way::HttpCalls(Calls::Redis),
     ),
+    row("slotgate, 10 accounts", ALL_IN).accounts(10),
+    row("slotgate, 1000 accounts", ALL_IN).accounts(1_000),
+    row("slotgate, 10000 accounts", ALL_IN).accounts(10_000),
+    row("slotgate, 100000 accounts", ALL_IN).accounts(100_000),
 ];
 
 /// The servers of one set-up; rows with the same one share them.
 pub struct Running {
     setup: Setup,
     pub envoy: Envoy,
+    /// From Envoy's start until it serves.
+    pub start_ms: f64,
     pub redis: Redis,
     webdis: Option<Process>,
     _upstream: Option<Upstream>,
@@ -205,7 +219,9 @@ impl Running {
                 http_calls(config.without_wasm(), calls, addr, &prepare(&redis))
             }
         };
+        let began = Instant::now();
         let envoy = Envoy::start(config);
+        let start_ms = began.elapsed().as_secs_f64() * 1e3;
         if setup.way == Way::Frozen {
             assert_eq!(envoy.client().get("/", &[]).status, 200);
             redis.sigstop();
@@ -213,6 +229,7 @@ impl Running {
         Running {
             setup,
             envoy,
+            start_ms,
             redis,
             webdis,
             _upstream: upstream,

@@ -1,0 +1,71 @@
+//! So many requests through the pure core: in by its bucket, granted, released; or out of the percentage.
+//! `guard acquire 1000`, `guard out 1000`.
+
+use slotgate::config::{Role, parse};
+use slotgate::headers::Headers;
+use slotgate::worker::Worker;
+
+const GRANTED: &[u8] = b"*3\r\n$7\r\ngranted\r\n$3\r\na42\r\n$10\r\n1234567890\r\n";
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let (percent, requests) = match arguments.get(1..) {
+        Some([way, count]) if way == "acquire" => (100, count.parse().expect("a number")),
+        Some([way, count]) if way == "out" => (0, count.parse().expect("a number")),
+        _ => panic!("guard acquire|out REQUESTS"),
+    };
+    let accounts: Vec<String> = (0..100)
+        .map(|n| format!(r#"{{"id": "a{n}", "max_concurrency": 10, "set_headers": {{"x-upstream": "u{n}"}}}}"#))
+        .collect();
+    let json = format!(
+        r#"{{"role": "scheduler", "gray": {{"percent": {percent}}}, "pools": [{{"name": "p", "accounts": [{}]}}]}}"#,
+        accounts.join(",")
+    );
+    let Ok(Role::Scheduler(config)) = parse(json.as_bytes(), &|_| None) else {
+        panic!("a configuration")
+    };
+    let headers = Headers::serialize(&[
+        (b":authority", b"api.example.com"),
+        (b":path", b"/v1/messages?beta=true"),
+        (b":method", b"POST"),
+        (b":scheme", b"https"),
+        (b"accept", b"application/json"),
+        (b"content-type", b"application/json"),
+        (b"user-agent", b"client/1.0"),
+        (b"x-session-id", b"7e7c1c9e-7a5c-4a5e-9d56-0d1f4c1c1c3b"),
+        (b"x-request-id", b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11"),
+    ]);
+    let mut worker = Worker::new(*config, 1);
+    let reply = |worker: &mut Worker, bytes: &[u8]| worker.on_pipe_bytes(0, bytes);
+    let (slot, _) = worker.on_request(0, 0, Headers::new(&headers));
+    worker.on_tick(0);
+    worker.on_pipe_open(0);
+    reply(&mut worker, b"+OK\r\n");
+    for _ in 0..6 {
+        reply(
+            &mut worker,
+            b"$40\r\n0123456789012345678901234567890123456789\r\n",
+        );
+    }
+    reply(
+        &mut worker,
+        b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n",
+    );
+    if percent > 0 {
+        reply(&mut worker, GRANTED);
+    }
+    worker.on_end(0, (slot, 0));
+    for stream in 1..=requests {
+        let (slot, verdict) = worker.on_request(1, stream, Headers::new(&headers));
+        if verdict.is_none() {
+            // The release of the one before rides with its acquire.
+            reply(&mut worker, b":1\r\n");
+            reply(&mut worker, GRANTED);
+        }
+        worker.on_end(1, (slot, stream));
+        worker.output().answers.clear();
+        worker.output().bytes.clear();
+        std::hint::black_box(worker.next_wake_ms());
+    }
+    assert_eq!(worker.counters().total() >= u64::from(requests), true);
+}
