@@ -20,7 +20,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-setup: ## get what is missing: Envoy, Redis, wrk, openssl, the wasm target, rustfmt, clippy
+setup: ## get what is missing: Envoy, Redis, wrk, openssl, valgrind, the wasm target, rustfmt, clippy
 	@tests/setup.sh
 
 setup-rust:
@@ -34,6 +34,7 @@ check: setup-rust ## format, lints, and the purity of everything outside src/hos
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test
+	@tests/guard.sh
 
 chaos: setup wasm ## every fault under load on three Envoys, a table (three minutes); CHAOS=frozen runs those named so
 	$(CARGO) test --test chaos every_fault -- --ignored --nocapture

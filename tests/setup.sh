@@ -119,5 +119,6 @@ esac
 envoy
 redis
 have openssl || apt openssl || say "no openssl: the tests with TLS need it"
+have valgrind || apt valgrind || say "no valgrind: the hot path's instructions are not counted"
 have wrk || apt wrk || say "no wrk: the load tests need it, the others do not"
 [ "${1:-}" != bench ] || webdis

@@ -1142,3 +1142,45 @@ fn a_lost_pool_leaves_no_ghosts_behind() {
     rig.pipe.sync(1, 1, Some(&[account("b", 2)])).unwrap();
     assert_eq!(rig.free(), "b");
 }
+
+/// What a command costs Redis is above all how many commands its script runs. Seeds are given, so these are exact; if one
+/// grows, it was worth it or it is a mistake.
+#[test]
+fn commands_per_call_stay_what_they_are() {
+    for (accounts, acquire, release) in ACQUIRE_AND_RELEASE {
+        let mut rig = Rig::bare(&[]);
+        let ids: Vec<String> = (0..accounts).map(|n| format!("a{n}")).collect();
+        let list: Vec<_> = ids.iter().map(|id| account(id, 100)).collect();
+        assert_eq!(rig.pipe.sync(1, 1, Some(&list)), Ok(Synced::Replaced));
+        let counted = |rig: &mut Rig, act: &mut dyn FnMut(&mut Rig)| {
+            rig.redis.run::<()>("CONFIG", &["RESETSTAT"]);
+            act(rig);
+            let stats: String = rig.redis.run("INFO", &["commandstats"]);
+            let calls = stats.lines().filter_map(|line| {
+                let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+                let own = !["info", "config|resetstat", "hello", "client|setinfo"].contains(&name);
+                own.then(|| figures.split(',').next()?.parse::<u64>().ok())?
+            });
+            calls.sum::<u64>()
+        };
+        let mut leases = Vec::new();
+        let acquired = counted(&mut rig, &mut |rig| {
+            leases = (0..100).map(|_| rig.take().0).collect();
+        });
+        let released = counted(&mut rig, &mut |rig| {
+            assert_eq!(rig.pipe.release(&leases[..50]), Ok(50));
+        });
+        let one = counted(&mut rig, &mut |rig| {
+            assert_eq!(rig.pipe.release(&leases[50..51]), Ok(1));
+        });
+        assert_eq!(
+            (acquired, released, one),
+            (acquire, release.0, release.1),
+            "{accounts} accounts"
+        );
+    }
+}
+
+/// Accounts; commands of 100 acquires; of one release of 50 leases, and of one.
+const ACQUIRE_AND_RELEASE: [(u32, u64, (u64, u64)); 3] =
+    [(3, 825, (8, 8)), (10, 1022, (8, 8)), (1_000, 1125, (8, 8))];
