@@ -74,8 +74,8 @@ impl Shared {
         let result = event(&mut *self.worker()?, now_ms);
         if !self.reading.get() {
             self.reset();
+            self.send(now_ms);
         }
-        self.send(now_ms);
         let mut worker = self.worker()?;
         self.answer(context, &mut worker);
         self.arm(now_ms, &mut worker);
@@ -117,15 +117,11 @@ impl Shared {
         }
     }
 
-    /// Opens the stream if the worker wants that, and sends what it wrote. While Envoy works on what it read from the
-    /// stream, that is open, and a send only writes to a buffer of its connection.
+    /// Opens the stream if the worker wants that, and sends what it wrote.
     fn send(&self, now_ms: u64) {
         let Some(mut worker) = self.worker() else {
             return;
         };
-        if self.reading.get() && worker.output().pipe.is_some() {
-            return;
-        }
         let order = worker.output().pipe.take();
         let mut bytes = std::mem::take(&mut worker.output().bytes);
         drop(worker);

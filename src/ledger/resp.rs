@@ -174,7 +174,7 @@ impl<'a> Values<'a> {
     pub fn number(&mut self) -> Option<u64> {
         match self.value()? {
             Value::Integer(number) => u64::try_from(number).ok(),
-            Value::Bulk(text) => std::str::from_utf8(text).ok()?.parse().ok(),
+            Value::Bulk(text) => whole(text),
             Value::Simple(_) | Value::Error(_) | Value::Nil | Value::Array(_) => None,
         }
     }
@@ -229,10 +229,28 @@ impl<'a> Cursor<'a> {
 }
 
 fn signed(line: &[u8]) -> Result<i64, Malformed> {
-    std::str::from_utf8(line)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .ok_or(Malformed)
+    let (negative, digits) = match line.split_first() {
+        Some((b'-', digits)) => (true, digits),
+        Some((b'+', digits)) => (false, digits),
+        Some(_) | None => (false, line),
+    };
+    let number = i64::try_from(whole(digits).ok_or(Malformed)?).map_err(|_| Malformed)?;
+    Ok(if negative {
+        number.saturating_neg()
+    } else {
+        number
+    })
+}
+
+/// Digits alone, at least one.
+fn whole(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 /// A length; `None` for -1.
