@@ -432,7 +432,7 @@ fn environment(config: &Value) -> Environment {
 }
 
 /// In YAML, Envoy (1.40, `ValueUtil::loadFromYaml`) takes a scalar for a number only if it is a whole one of 32 bits, and
-/// hands every other number over as a string. Answers whether there was one.
+/// hands every other number over as a string; here it is spelled anew, 1e1 as 10.0. Answers whether there was one.
 fn as_envoy_reads_yaml(value: &mut Value) -> bool {
     match value {
         Value::Object(map) => map

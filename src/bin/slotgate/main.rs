@@ -218,7 +218,7 @@ enum Cooldown {
 pub struct Answer {
     /// For people, with its last line feed.
     text: String,
-    /// With `--json`.
+    /// With `--json`; null: all is said.
     json: serde_json::Value,
     exit: Exit,
 }
@@ -227,7 +227,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.common.json;
     let result = run(cli).and_then(|answer| {
-        if json {
+        if json && !answer.json.is_null() {
             say(&format!("{:#}\n", answer.json))?;
         } else {
             say(&answer.text)?;
