@@ -205,11 +205,13 @@ fn several_pools() {
     Pipe::open(&rig.redis, "q.2")
         .sync(1, 1, Some(&accounts))
         .unwrap();
-    // Neither of them is one of this prefix.
+    // None of these is one of this prefix.
     rig.redis
         .run::<()>("HSET", &["other:{r}:accounts", "#epoch", "1"]);
     rig.redis
         .run::<()>("HSET", &["slotgate:{r}:accounts:x", "#epoch", "1"]);
+    rig.redis
+        .run::<()>("HSET", &["slotgate:{a}:{b}:accounts", "#epoch", "1"]);
     let before = rig.dump();
     let addr = rig.redis.addr();
     for command in [

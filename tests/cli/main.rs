@@ -110,7 +110,9 @@ impl Rig {
 
     fn empty() -> Self {
         let redis = Redis::start();
-        let pipe = Pipe::open(&redis, "p");
+        let mut pipe = Pipe::open(&redis, "p");
+        // Long enough for the slowest machine.
+        pipe.ttl_ms = 600_000;
         Self {
             redis,
             pipe,
