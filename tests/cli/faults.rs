@@ -239,6 +239,18 @@ fn a_replica_may_only_be_looked_at() {
 }
 
 #[test]
+fn a_cluster_that_does_not_serve_the_pool() {
+    let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
+    let addr = redis.addr().to_string();
+    let told = run(&["status", "--pool", "p", "--redis", &addr]).failed(3);
+    assert!(
+        told.starts_with(&format!("error: Redis at {addr} refused: CLUSTERDOWN "))
+            && told.ends_with("  try: the same again in a moment\n"),
+        "{told}"
+    );
+}
+
+#[test]
 fn what_is_not_the_ledgers() {
     let mut rig = Rig::new();
     rig.redis.run::<()>("DEL", &["slotgate:{p}:leases"]);

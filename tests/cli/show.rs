@@ -365,6 +365,11 @@ next: the lowest sum wins
             &json!(0.0)
         )
     );
+    let out = rig.run(&["explain", "--random", "0.05"]).done();
+    assert!(
+        out.contains("100.0 %  yes: no other's sum can be lower\n"),
+        "{out}"
+    );
     assert_eq!(answer["accounts"][2]["chance"], 1.0);
     assert_eq!(
         answer["accounts"][1]["against"],

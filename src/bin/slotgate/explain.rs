@@ -270,6 +270,7 @@ fn reason(line: &Line, next: &Next) -> String {
         Next::Bound(_) if line.bound => "yes: the session is bound to it".to_owned(),
         Next::Bound(account) => format!("no: the session goes to {account}"),
         Next::Score if line.chance == 0.0 => "no: another's sum is always lower".to_owned(),
+        Next::Score if line.chance > 0.999_999 => "yes: no other's sum can be lower".to_owned(),
         Next::Score => "if its sum is the lowest".to_owned(),
         Next::Saturated => String::new(),
     }

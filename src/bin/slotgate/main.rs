@@ -154,12 +154,12 @@ enum Command {
     },
     /// No new leases of an account; those that live finish
     Drain(OneAccount),
-    /// The other way
+    /// Let a drained account take leases again
     Undrain(OneAccount),
-    /// The share of the gray release, instead of the configured one
+    /// Override the share of the gray release
     #[command(subcommand)]
     Percent(Percent),
-    /// What upstream pushback did
+    /// End an account's cooldown
     #[command(subcommand)]
     Cooldown(Cooldown),
     /// Forget which account a session is bound to
@@ -182,7 +182,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Percent {
-    /// Override it
+    /// Use this percentage instead of the configured one
     Set {
         /// 0..=100 with at most two decimals
         #[arg(allow_hyphen_values = true)]

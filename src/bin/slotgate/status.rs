@@ -54,7 +54,7 @@ pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> String {
     tables.join("\n")
 }
 
-/// What is configured and enabled is what a pool can hold at most; what is used is counted in every account.
+/// One pool: a line about it, then a line for each account.
 fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
     let total = |of: fn(&Account) -> u64| {
         pool.accounts
