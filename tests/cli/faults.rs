@@ -240,7 +240,9 @@ fn a_replica_may_only_be_looked_at() {
 
 #[test]
 fn a_cluster_that_does_not_serve_the_pool() {
-    let redis = Redis::start_with(&["--cluster-enabled", "yes"]);
+    let bus = Port::free();
+    let bus_port = bus.number().to_string();
+    let redis = Redis::start_with(&["--cluster-enabled", "yes", "--cluster-port", &bus_port]);
     let addr = redis.addr().to_string();
     let told = run(&["status", "--pool", "p", "--redis", &addr]).failed(3);
     assert!(
