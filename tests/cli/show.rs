@@ -7,7 +7,7 @@ use slotgate::gray::{Gate, hash128};
 use slotgate::ledger::script::{Acquired, Mode, SyncAccount, acquired};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 #[test]
@@ -290,17 +290,30 @@ c        1/3   ███████·············  free
     assert_eq!(uses, [1, 1, 1]);
 }
 
+/// A program that would go on for ever, were the test to fail.
+struct Watching(Child);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn watch_outlives_redis_and_lost_scripts_and_ends_with_its_reader() {
     let mut rig = Rig::new();
     let mut command = rig.command(&["watch", "--interval", "0.1"]);
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let mut errors = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut child = Watching(
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let Watching(process) = &mut child;
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let mut errors = BufReader::new(process.stderr.take().unwrap()).lines();
     let mut used = |wanted: &str| {
         let line = lines
             .by_ref()
@@ -327,10 +340,7 @@ fn watch_outlives_redis_and_lost_scripts_and_ends_with_its_reader() {
     rig.take("c");
     used("1/3");
     drop(lines);
-    let ended = crate::support::poll(crate::support::PATIENCE, || child.try_wait().unwrap());
-    if ended.is_none() {
-        let _ = child.kill();
-    }
+    let ended = crate::support::poll(crate::support::PATIENCE, || process.try_wait().unwrap());
     assert_eq!(ended.expect("it ends").code(), Some(0));
 }
 
