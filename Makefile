@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli check test chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -29,11 +29,14 @@ setup-rust:
 wasm: setup-rust ## build target/slotgate.wasm
 	@tests/wasm.sh
 
+cli: ## build target/release/slotgate, the command line
+	$(CARGO) build --release --features cli --bin slotgate
+
 check: setup-rust ## format, lints, and the purity of everything outside src/host
 	@tests/check.sh
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
-	$(CARGO) test
+	$(CARGO) test --features cli
 	@tests/guard.sh
 
 chaos: setup wasm ## every fault under load on three Envoys, a table (three minutes); CHAOS=frozen runs those named so

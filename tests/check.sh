@@ -11,7 +11,7 @@ else
     skipped+=(rustfmt)
 fi
 if "$CARGO" clippy --version >/dev/null 2>&1; then
-    "$CARGO" clippy --all-targets -- -D warnings
+    "$CARGO" clippy --all-targets --all-features -- -D warnings
 else
     skipped+=(clippy)
 fi

@@ -1,4 +1,5 @@
-//! Everything outside `src/host/` is pure: no host call, no clock, no randomness of its own, no input or output.
+//! Everything in the library outside `src/host/` is pure: no host call, no clock, no randomness of its own, no input or
+//! output.
 //! It looks at formatted text, line by line: `cargo fmt --check` runs first.
 
 // A panic here is a red test, no more.
@@ -42,7 +43,8 @@ fn everything_outside_src_host_is_pure() {
     let mut pure = 0;
     for file in files {
         let name = file.strip_prefix(&src).unwrap();
-        if name.starts_with("host") {
+        // The command line is a program of its own: it reads files, and asks Redis.
+        if name.starts_with("host") || name.starts_with("bin") {
             continue;
         }
         pure += 1;

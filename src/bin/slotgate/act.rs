@@ -1,0 +1,147 @@
+//! What changes something: `drain`, `undrain`, `cooldown clear`, `percent`, `unbind`. And `lease`, which looks one up.
+
+use crate::Answer;
+use crate::problem::{Exit, Problem};
+use crate::server::Server;
+use crate::words::{count, duration, name, percent as as_percent, quoted};
+use serde_json::{Value, json};
+use slotgate::gray::hash128;
+use slotgate::ledger::keys;
+
+/// One of control.lua's verbs on an account.
+pub fn account(
+    server: &mut Server,
+    pool: &Option<String>,
+    verb: &'static str,
+    account: &str,
+) -> Result<Answer, Problem> {
+    name("account", account)?;
+    let pool = server.one_pool(pool.as_deref())?;
+    let (old, new) = server.control(&pool, verb, account, None)?;
+    let changed = old != new;
+    let place = format!("{account} of pool {pool}");
+    let text = match (verb, changed) {
+        ("drain", true) => {
+            let used = keys::key(&server.prefix, &pool, "used");
+            let used: Option<u64> = server.ask(redis::cmd("HGET").arg(used).arg(account))?;
+            let left = count(used.unwrap_or(0), "lease");
+            format!("{place} is drained: it takes no new leases; {left} will finish")
+        }
+        ("drain", false) => format!("{place} was drained already"),
+        ("undrain", true) => format!("{place} is no longer drained"),
+        ("undrain", false) => format!("{place} was not drained"),
+        (_, true) => format!("{place} no longer cools"),
+        (_, false) => format!("{place} was not cooling"),
+    };
+    let action = if verb == "thaw" {
+        "cooldown_clear"
+    } else {
+        verb
+    };
+    Ok(Answer {
+        text: format!("{text}\n"),
+        json: json!({"action": action, "pool": pool, "account": account, "changed": changed}),
+        exit: Exit::Done,
+    })
+}
+
+/// The percentage, of one pool or of all.
+pub fn percent(
+    server: &mut Server,
+    pool: Option<&str>,
+    all: bool,
+    basis_points: Option<u16>,
+) -> Result<Answer, Problem> {
+    let pools = if all {
+        server.some_pools(&[])?
+    } else {
+        vec![server.one_pool(pool)?]
+    };
+    let subject = basis_points.map(|set| set.to_string()).unwrap_or_default();
+    let mut text = String::new();
+    let mut changes = Vec::new();
+    for pool in pools {
+        let (old, _) = server.control(&pool, "percent", &subject, None)?;
+        let old = old.parse().ok().map(as_percent);
+        let new = basis_points.map(as_percent);
+        let said = |value: Option<f64>| match value {
+            Some(value) => format!("{value} %"),
+            None => "as configured".to_owned(),
+        };
+        text.push_str(&format!(
+            "pool {pool}: gray {}, was {}\n",
+            said(new),
+            said(old)
+        ));
+        changes.push(json!({"pool": pool, "old": old, "new": new}));
+    }
+    let action = if basis_points.is_some() {
+        "percent_set"
+    } else {
+        "percent_clear"
+    };
+    Ok(Answer {
+        text,
+        json: json!({"action": action, "pools": changes}),
+        exit: Exit::Done,
+    })
+}
+
+pub fn unbind(server: &mut Server, pool: Option<&str>, session: &str) -> Result<Answer, Problem> {
+    let pool = server.one_pool(pool)?;
+    let hash = hash128(session.as_bytes());
+    let (old, _) = server.control(&pool, "unbind", "", Some(&hash))?;
+    let bound = (!old.is_empty()).then_some(old);
+    let session = quoted(session);
+    let text = match &bound {
+        Some(account) => format!(
+            "session {session} is no longer bound to {account} of pool {pool}: its next lease binds it anew"
+        ),
+        None => format!("session {session} was not bound in pool {pool}"),
+    };
+    Ok(Answer {
+        text: format!("{text}\n"),
+        json: json!({"action": "unbind", "pool": pool, "changed": bound.is_some(), "was": bound}),
+        exit: Exit::Done,
+    })
+}
+
+/// Which account a lease holds.
+pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer, Problem> {
+    name("lease", id)?;
+    let named: Vec<String> = pool.map(str::to_owned).into_iter().collect();
+    let pools = server.some_pools(&named)?;
+    for pool in &pools {
+        let owner = keys::key(&server.prefix, pool, "owner");
+        let owner: Option<String> = server.ask(redis::cmd("HGET").arg(owner).arg(id))?;
+        let Some(owner) = owner else { continue };
+        let leases = keys::key(&server.prefix, pool, "leases");
+        let expiry: Option<f64> = server.ask(redis::cmd("ZSCORE").arg(leases).arg(id))?;
+        let (s, us): (u64, u64) = server.ask(&redis::cmd("TIME"))?;
+        let now_ms = s.saturating_mul(1_000).saturating_add(us / 1_000);
+        // Behind a colon stands a mark of the recount under way.
+        let account = owner.split(':').next().unwrap_or_default();
+        let left_ms = expiry.map(|expiry| (expiry as u64).saturating_sub(now_ms));
+        let when = match left_ms {
+            Some(0) => "it has expired and is cleared away next".to_owned(),
+            Some(left) => format!("it expires in {} unless it is renewed", duration(left)),
+            None => "its expiry is lost; the next recount mends that".to_owned(),
+        };
+        return Ok(Answer {
+            text: format!("lease {id} holds a slot of {account} of pool {pool}; {when}\n"),
+            json: json!({
+                "lease": id, "pool": pool, "account": account,
+                "expires_ms": expiry.map_or(Value::Null, |expiry| json!(expiry as u64)),
+                "left_ms": left_ms,
+            }),
+            exit: Exit::Done,
+        });
+    }
+    let place = if pools.len() == 1 { "pool" } else { "pools" };
+    Err(Problem::new(
+        Exit::Wrong,
+        "no_lease",
+        format!("no lease {id} in {place} {}", pools.join(", ")),
+    )
+    .hint("its request may be over, or it was never granted: Envoy's log at wasm:debug tells"))
+}

@@ -1,0 +1,87 @@
+//! What went wrong, where, and what to try.
+
+use serde_json::json;
+use std::io::Write;
+
+/// The exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well.
+    Done,
+    /// Errors were found, or what was named isn't there.
+    Wrong,
+    /// The arguments or a file can't be read; clap uses the same code.
+    Usage,
+    /// Redis can't be asked, or refuses.
+    Redis,
+    /// Nobody reads the output any more: the end, but no failure.
+    ReaderGone,
+}
+
+impl Exit {
+    /// As the shell sees it.
+    pub fn code(self) -> u8 {
+        match self {
+            Exit::Done | Exit::ReaderGone => 0,
+            Exit::Wrong => 1,
+            Exit::Usage => 2,
+            Exit::Redis => 3,
+        }
+    }
+}
+
+/// An error. Nothing was changed then.
+#[derive(Debug)]
+pub struct Problem {
+    pub exit: Exit,
+    /// For programs: one word.
+    pub kind: &'static str,
+    /// What, and where.
+    pub what: String,
+    /// What to try.
+    pub hint: Option<String>,
+}
+
+impl Problem {
+    pub fn new(exit: Exit, kind: &'static str, what: impl Into<String>) -> Self {
+        Self {
+            exit,
+            kind,
+            what: what.into(),
+            hint: None,
+        }
+    }
+
+    /// An argument that no command could follow.
+    pub fn usage(what: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, "argument", what)
+    }
+
+    /// With what to try.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// To standard error.
+    pub fn report(&self, as_json: bool) {
+        let text = if as_json {
+            let error = json!({"kind": self.kind, "message": self.what, "try": self.hint});
+            format!("{}\n", json!({ "error": error }))
+        } else {
+            self.text()
+        };
+        // Nobody is left to be told that this failed.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let hint = self
+            .hint
+            .as_ref()
+            .map(|hint| format!("  try: {hint}\n"))
+            .unwrap_or_default();
+        format!("error: {}\n{hint}", self.what)
+    }
+}

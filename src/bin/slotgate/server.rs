@@ -1,0 +1,479 @@
+//! Redis, asked through the filter's own scripts, so that a user who may do what a worker does may do this.
+
+use crate::problem::{Exit, Problem};
+use crate::words;
+use redis::{
+    Cmd, ConnectionLike, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
+    RedisError, RedisResult, Value,
+};
+use slotgate::ledger::keys;
+use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long Redis may take to be reached, and to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Accounts in one page of `inspect`.
+const PAGE: u64 = 500;
+
+/// A connection to Redis.
+pub struct Server {
+    connection: redis::Connection,
+    /// Host and port, without what may be secret.
+    pub name: String,
+    pub prefix: String,
+    shas: Shas,
+    loaded: Vec<Script>,
+}
+
+/// What an account does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Free,
+    Full,
+    Disabled,
+    Drained,
+    Cooling,
+    Removed,
+}
+
+impl State {
+    const ALL: [Self; 6] = [
+        Self::Free,
+        Self::Full,
+        Self::Disabled,
+        Self::Drained,
+        Self::Cooling,
+        Self::Removed,
+    ];
+
+    /// As `inspect.lua` says it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Full => "full",
+            Self::Disabled => "disabled",
+            Self::Drained => "drained",
+            Self::Cooling => "cooling",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// One account, as the next acquire would see it. Parts of the score are in millionths.
+#[derive(Debug)]
+pub struct Account {
+    pub id: String,
+    pub max: u64,
+    pub used: u64,
+    pub priority_part: u64,
+    pub load_part: u64,
+    pub state: State,
+    /// How long it cools, in ms; 0: it doesn't.
+    pub cooling_ms: u64,
+}
+
+/// One pool.
+#[derive(Debug)]
+pub struct Pool {
+    pub name: String,
+    /// Redis TIME.
+    pub now_ms: u64,
+    pub revision: u64,
+    pub epoch: u64,
+    /// Leases that have not expired, and those that have and are not cleared away yet.
+    pub live: u64,
+    pub expired: u64,
+    /// The operator's percentage, in basis points.
+    pub percent: Option<u16>,
+    /// By id.
+    pub accounts: Vec<Account>,
+}
+
+type Row = (String, u64, u64, u64, u64, String, u64);
+type Inspected = (String, u64, Option<u64>, u64, u64, Vec<Value>);
+
+impl Server {
+    pub fn open(url: Option<&str>, password_env: &str, prefix: &str) -> Result<Self, Problem> {
+        words::name("prefix", prefix)?;
+        let url = url
+            .filter(|url| !url.is_empty())
+            .unwrap_or("127.0.0.1:6379");
+        if url.starts_with("rediss:") || url.starts_with("valkeys:") {
+            return Err(
+                Problem::usage("--redis: TLS is not built into this program").hint(
+                    "redis:// to a tunnel that speaks TLS to Redis, such as stunnel or an Envoy of your own",
+                ),
+            );
+        }
+        let with_scheme = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("redis://{url}")
+        };
+        // What it holds is not repeated: there may be a password in it.
+        let info = with_scheme.as_str().into_connection_info().map_err(|_| {
+            Problem::usage("--redis (or SLOTGATE_REDIS) is not a URL of Redis")
+                .hint("redis://host:6379, redis://user@host:6379/1 or host:6379")
+        })?;
+        let mut settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
+        if settings.password().is_none()
+            && let Ok(password) = std::env::var(password_env)
+            && !password.is_empty()
+        {
+            settings = settings.set_password(password);
+        }
+        if settings.username().is_some() && settings.password().is_none() {
+            return Err(
+                Problem::usage("--redis names a user, but there is no password")
+                    .hint(format!("put it into the variable {password_env}")),
+            );
+        }
+        let name = info.addr().to_string();
+        let open = || -> RedisResult<redis::Connection> {
+            let client = redis::Client::open(info.set_redis_settings(settings))?;
+            let connection = client.get_connection_with_timeout(PATIENCE)?;
+            connection.set_read_timeout(Some(PATIENCE))?;
+            connection.set_write_timeout(Some(PATIENCE))?;
+            Ok(connection)
+        };
+        let connection = open().map_err(|error| refused(&name, &error))?;
+        Ok(Self {
+            connection,
+            name,
+            prefix: prefix.to_owned(),
+            shas: Shas([[0; 40]; Script::ALL.len()]),
+            loaded: Vec::new(),
+        })
+    }
+
+    /// One plain command.
+    pub fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Problem> {
+        command
+            .query(&mut self.connection)
+            .map_err(|error| refused(&self.name, &error))
+    }
+
+    /// One script. Its own errors, NOPOOL and NOACCOUNT, are the caller's to explain.
+    fn script<T: FromRedisValue>(
+        &mut self,
+        script: Script,
+        encode: impl Fn(&mut Vec<u8>, By),
+    ) -> RedisResult<T> {
+        if !self.loaded.contains(&script) {
+            self.load(script)?;
+        }
+        let mut bytes = Vec::new();
+        encode(&mut bytes, By::Sha(&self.shas));
+        // An error reply comes as a value.
+        let send = |connection: &mut redis::Connection| {
+            connection
+                .req_packed_command(&bytes)
+                .and_then(Value::extract_error)
+        };
+        let mut reply = send(&mut self.connection);
+        // Redis was restarted, or someone flushed its scripts.
+        if reply
+            .as_ref()
+            .is_err_and(|error| error.code() == Some("NOSCRIPT"))
+        {
+            self.load(script)?;
+            reply = send(&mut self.connection);
+        }
+        Ok(T::from_redis_value(reply?)?)
+    }
+
+    fn load(&mut self, script: Script) -> RedisResult<()> {
+        let sha: String = redis::cmd("SCRIPT")
+            .arg("LOAD")
+            .arg(script.source())
+            .query(&mut self.connection)?;
+        let place = Script::ALL
+            .into_iter()
+            .zip(&mut self.shas.0)
+            .find(|(other, _)| *other == script);
+        if let (Some((_, place)), Ok(sha)) = (place, Sha::try_from(sha.as_bytes())) {
+            *place = sha;
+        }
+        self.loaded.push(script);
+        Ok(())
+    }
+
+    /// The names of all pools under the prefix, sorted.
+    pub fn pools(&mut self) -> Result<Vec<String>, Problem> {
+        let (before, after) = (format!("{}:{{", self.prefix), "}:accounts");
+        let mut names = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor)
+                .arg("MATCH")
+                .arg(format!("{before}*{after}"))
+                .arg("COUNT")
+                .arg(1_000);
+            let (next, found): (String, Vec<String>) = self.ask(&scan)?;
+            names.extend(found.iter().filter_map(|key| {
+                let name = key.strip_prefix(&before)?.strip_suffix(after)?;
+                words::name("pool", name).is_ok().then(|| name.to_owned())
+            }));
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// The pool that was named, or the only one.
+    pub fn one_pool(&mut self, named: Option<&str>) -> Result<String, Problem> {
+        if let Some(name) = named {
+            self.must_exist(name)?;
+            return Ok(name.to_owned());
+        }
+        let mut pools = self.some_pools(&[])?;
+        match (pools.pop(), pools.len()) {
+            (Some(only), 0) => Ok(only),
+            (last, _) => {
+                pools.extend(last);
+                Err(
+                    Problem::usage(format!("{} has {} pools", self.name, pools.len()))
+                        .hint(format!("--pool with one of: {}", pools.join(", "))),
+                )
+            }
+        }
+    }
+
+    /// The pools that were named, or all; at least one.
+    pub fn some_pools(&mut self, named: &[String]) -> Result<Vec<String>, Problem> {
+        if named.is_empty() {
+            let pools = self.pools()?;
+            return if pools.is_empty() {
+                Err(self.no_pool_at_all())
+            } else {
+                Ok(pools)
+            };
+        }
+        for name in named {
+            self.must_exist(name)?;
+        }
+        Ok(named.to_vec())
+    }
+
+    fn must_exist(&mut self, pool: &str) -> Result<(), Problem> {
+        words::name("pool", pool)?;
+        let accounts = keys::key(&self.prefix, pool, "accounts");
+        let epoch: Option<String> = self.ask(redis::cmd("HGET").arg(accounts).arg("#epoch"))?;
+        match epoch {
+            Some(_) => Ok(()),
+            None => Err(self.no_pool(pool)),
+        }
+    }
+
+    fn no_pool(&mut self, pool: &str) -> Problem {
+        let problem = Problem::new(
+            Exit::Wrong,
+            "no_pool",
+            format!(
+                "there is no pool {pool} under the prefix {} at {}",
+                self.prefix, self.name
+            ),
+        );
+        // Whether SCAN is allowed or not: this is only the hint.
+        let others = self.pools().unwrap_or_default();
+        match words::near(pool, others.iter().map(String::as_str)) {
+            Some(near) => problem.hint(near),
+            None => problem.hint(NO_POOL),
+        }
+    }
+
+    fn no_pool_at_all(&self) -> Problem {
+        Problem::new(
+            Exit::Wrong,
+            "no_pool",
+            format!(
+                "there is no pool under the prefix {} at {}",
+                self.prefix, self.name
+            ),
+        )
+        .hint(NO_POOL)
+    }
+
+    fn keys(&self, pool: &str) -> PoolKeys {
+        PoolKeys::new(&self.prefix, pool)
+    }
+
+    /// Everything about a pool.
+    pub fn pool(&mut self, pool: &str) -> Result<Pool, Problem> {
+        let keys = self.keys(pool);
+        let mut accounts = BTreeMap::new();
+        let mut cursor = "0".to_owned();
+        let (now_ms, revision, epoch) = loop {
+            let page = self.script::<Inspected>(Script::Inspect, |out, by| {
+                keys.inspect(out, by, &cursor, PAGE);
+            });
+            let (next, now_ms, revision, epoch, _, rows) = match page {
+                Ok(page) => page,
+                Err(error) if error.code() == Some("NOPOOL") => return Err(self.no_pool(pool)),
+                Err(error) => return Err(refused(&self.name, &error)),
+            };
+            for row in rows {
+                let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
+                // A scan may show one twice.
+                accounts.insert(account.id.clone(), account);
+            }
+            if next == "0" {
+                break (now_ms, revision.unwrap_or(0), epoch);
+            }
+            cursor = next;
+        };
+        let leases = keys::key(&self.prefix, pool, "leases");
+        let mut count = redis::cmd("ZCOUNT");
+        let live: u64 = self.ask(count.arg(&leases).arg(format!("({now_ms}")).arg("+inf"))?;
+        let mut count = redis::cmd("ZCOUNT");
+        let expired: u64 = self.ask(count.arg(&leases).arg("-inf").arg(now_ms))?;
+        let control = keys::control(&self.prefix, pool);
+        let percent: Option<u16> = self.ask(redis::cmd("HGET").arg(control).arg("percent"))?;
+        Ok(Pool {
+            name: pool.to_owned(),
+            now_ms,
+            revision,
+            epoch,
+            live,
+            expired,
+            percent,
+            accounts: accounts.into_values().collect(),
+        })
+    }
+
+    fn not_ours(&self, pool: &str) -> Problem {
+        Problem::new(
+            Exit::Redis,
+            "not_understood",
+            format!(
+                "what {} holds of pool {pool} is not what this version writes",
+                self.name
+            ),
+        )
+        .hint("the slotgate of the same version as the filter")
+    }
+
+    /// `control.lua`: the old and the new value.
+    pub fn control(
+        &mut self,
+        pool: &str,
+        verb: &str,
+        subject: &str,
+        session: Option<&[u8; 16]>,
+    ) -> Result<(String, String), Problem> {
+        let keys = self.keys(pool);
+        let reply = self.script(Script::Control, |out, by| {
+            keys.control(out, by, verb, subject, session);
+        });
+        match reply {
+            Ok(values) => Ok(values),
+            Err(error) if error.code() == Some("NOACCOUNT") => Err(self.no_account(pool, subject)),
+            Err(error) => Err(refused(&self.name, &error)),
+        }
+    }
+
+    fn no_account(&mut self, pool: &str, account: &str) -> Problem {
+        let problem = Problem::new(
+            Exit::Wrong,
+            "no_account",
+            format!("pool {pool} has no account {account}"),
+        );
+        match self.pool(pool) {
+            Ok(pool) => match words::near(account, pool.accounts.iter().map(|a| a.id.as_str())) {
+                Some(near) => problem.hint(near),
+                None => problem.hint(format!(
+                    "slotgate status --pool {} lists all {}",
+                    pool.name,
+                    pool.accounts.len()
+                )),
+            },
+            Err(_) => problem,
+        }
+    }
+}
+
+const NO_POOL: &str = "a filter creates it at its first request; another --prefix, another database in the URL, or another Redis?";
+
+fn account(row: Value, now_ms: u64) -> Option<Account> {
+    let (id, max, used, priority_part, load_part, state, until_ms) =
+        Row::from_redis_value(row).ok()?;
+    Some(Account {
+        id,
+        max,
+        used,
+        priority_part,
+        load_part,
+        state: State::ALL
+            .into_iter()
+            .find(|known| known.as_str() == state)?,
+        cooling_ms: until_ms.saturating_sub(now_ms),
+    })
+}
+
+/// What Redis, or the way to it, says against it.
+fn refused(name: &str, error: &RedisError) -> Problem {
+    let problem = |kind, what: String| Problem::new(Exit::Redis, kind, what);
+    if error.is_timeout() {
+        return problem(
+            "timeout",
+            format!(
+                "Redis at {name} did not answer within {} s",
+                PATIENCE.as_secs()
+            ),
+        )
+        .hint("is it paused, or busy with a slow command? redis-cli --latency");
+    }
+    if error.is_connection_refusal() {
+        return problem("unreachable", format!("nothing listens at {name}"))
+            .hint("is Redis up? Is it --redis URL, or the variable SLOTGATE_REDIS?");
+    }
+    if error.is_io_error() {
+        return problem(
+            "unreachable",
+            format!("Redis at {name} can't be reached: {error}"),
+        )
+        .hint("host and port in --redis, or the variable SLOTGATE_REDIS");
+    }
+    let said = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), None) => code.to_owned(),
+        (None, Some(detail)) => detail.to_owned(),
+        (None, None) => error.category().to_owned(),
+    };
+    let hint = match error.code().unwrap_or_default() {
+        "NOPERM" => Some(
+            "a user who may do what the README's ACL allows, and SCAN, unless --pool names the pool",
+        ),
+        "NOAUTH" | "WRONGPASS" => Some(LOGIN),
+        "READONLY" => Some("the primary: this is a replica, which may only be looked at"),
+        "MOVED" | "ASK" => Some("--redis with the node it names: the pool's keys are there"),
+        "LOADING" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => {
+            Some("the same again in a moment")
+        }
+        "WRONGTYPE" => Some("another --prefix: keys of this one belong to something else"),
+        _ if error.kind() == ErrorKind::AuthenticationFailed => Some(LOGIN),
+        _ => None,
+    };
+    let kind = match hint {
+        Some(LOGIN) => "login",
+        Some(_) | None => "refused",
+    };
+    let problem = problem(kind, format!("Redis at {name} refused: {said}"));
+    match hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
+}
+
+const LOGIN: &str =
+    "the user in --redis redis://user@host, the password in the variable SLOTGATE_REDIS_PASSWORD";
