@@ -15,10 +15,10 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm check test compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## get what is missing: Envoy, Redis, wrk, openssl, the wasm target, rustfmt, clippy
 	@tests/setup.sh
@@ -34,6 +34,13 @@ check: setup-rust ## format, lints, and the purity of everything outside src/hos
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test
+
+compose-images: setup ## make the images of envoy/docker-compose.yaml from Debian's packages, where none can be pulled
+	@tests/setup.sh compose
+	@tests/compose-images.sh
+
+test-compose: setup wasm ## envoy/docker-compose.yaml on a Docker engine, with an Envoy cut off from Redis (two minutes)
+	@tests/compose.sh
 
 chaos: setup wasm ## every fault under load on three Envoys, a table (three minutes); CHAOS=frozen runs those named so
 	$(CARGO) test --test chaos every_fault -- --ignored --nocapture

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
-# and the fuzzer.
+# and the fuzzer; `compose`: what docker-compose.yaml needs besides an engine.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -103,6 +103,13 @@ fuzzer() {
     "$CARGO" install --quiet --locked cargo-fuzz
 }
 
+compose() {
+    have debootstrap || [ -x /usr/sbin/debootstrap ] || apt debootstrap || die "no debootstrap to make images with"
+    docker compose version >/dev/null 2>&1 || have docker-compose || apt docker-compose ||
+        die "no docker compose: install its plugin, or docker-compose 1.29"
+}
+
+[ "${1:-}" != compose ] || { compose && exit; }
 rust
 case ${1:-} in
 rust) exit ;;
