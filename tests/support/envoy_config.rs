@@ -68,9 +68,14 @@ impl EnvoyConfig {
     /// A YAML file, by its path from the project's root.
     pub fn from_file(path: &str) -> EnvoyConfig {
         let document = read_yaml(path);
+        EnvoyConfig::from_document(document).built_wasm()
+    }
+
+    /// With the wasm that was built here, wherever the file says it is.
+    pub fn built_wasm(self) -> EnvoyConfig {
         let wasm =
             std::env::var_os("SLOTGATE_WASM").map_or("target/slotgate.wasm".into(), PathBuf::from);
-        EnvoyConfig::from_document(document).wasm(&wasm)
+        self.wasm(&wasm)
     }
 
     /// One listener and one cluster, nothing of slotgate: Envoy alone.
