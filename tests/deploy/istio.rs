@@ -110,7 +110,7 @@ fn plugin_filter(resource: &Value) -> Value {
     }}})
 }
 
-fn gateway(filter: &str, version: &str) -> EnvoyConfig {
+pub fn gateway(filter: &str, version: &str) -> EnvoyConfig {
     let labels = json!({"istio": "ingressgateway", "version": version});
     let resources = [
         selected("envoy/istio/pipe.yaml", &labels),

@@ -58,6 +58,27 @@ impl Envoy {
         envoy.log()
     }
 
+    /// What Envoy says to a configuration offline, with these variables in its environment: an error is its whole log.
+    /// Ports and addresses stay as they are.
+    pub fn validate(config: &EnvoyConfig, env: &[(&str, &str)]) -> Result<(), String> {
+        let dir = Dir::temporary();
+        let path = dir.join("envoy.json");
+        std::fs::write(&path, format!("{:#}", config.document))
+            .expect("the configuration can be written");
+        let mut command = Command::new(program());
+        command
+            .args(["--mode", "validate", "--config-path"])
+            .arg(path);
+        let output = command.envs(env.iter().copied()).output();
+        let output = output.expect("Envoy runs");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    }
+
     fn launch(dir: Dir, listener: Option<Port>, admin: Port, mut config: EnvoyConfig) -> Envoy {
         for file in config.wasm_files() {
             assert!(
