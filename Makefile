@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ check: setup-rust ## format, lints, and the purity of everything outside src/hos
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test
+
+test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (one minute)
+	@tests/upgrade.sh
 
 test-matrix: setup wasm ## the end-to-end tests against Envoy 1.36 to 1.40, a table (ten minutes); VERSIONS="1.38.2" chooses
 	@tests/matrix.sh

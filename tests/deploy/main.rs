@@ -24,3 +24,4 @@ mod redis_cluster;
 mod redis_sentinel;
 mod redis_tls;
 mod sidecar;
+mod upgrade;
