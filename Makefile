@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm dist check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ setup-rust:
 
 wasm: setup-rust ## build target/slotgate.wasm
 	@tests/wasm.sh
+
+dist: setup-rust ## build twice, compare, and write what is released to target/dist
+	@tests/dist.sh
 
 check: setup-rust ## format, lints, and the purity of everything outside src/host
 	@tests/check.sh

@@ -219,6 +219,14 @@ fn the_listed_capabilities_suffice() {
     assert_eq!(get("/").status, 429);
     drop(other);
     eventually(SOON, || ledger.live() == 1);
+    assert_eq!(get("/").status, 200);
+    let told = upstream.last_headers();
+    assert_eq!(told["x-slotgate-account"], "acct-1");
+    assert!(
+        told.get_all("x-slotgate-lease")
+            .iter()
+            .all(|lease| lease != "mine")
+    );
     eventually(SOON, || counter("lease.renewed") >= 8);
     held.events(1);
     assert_eq!(get("/status/429").status, 429);
