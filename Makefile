@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm dist check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm dist check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench-ledger bench-streams bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,9 @@ bench-streams: setup wasm ## what 20,000 streams in flight cost (four minutes)
 
 bench-memory: setup wasm ## memory over five million requests (fifteen minutes)
 	$(CARGO) run --release --example bench-memory
+
+bench-scale: setup ## a million leases on one Redis, and how pools spread over shards (two minutes)
+	$(CARGO) run --release --example bench-scale
 
 demo: setup wasm ## run the demo in the foreground
 	$(CARGO) run --example demo -- run

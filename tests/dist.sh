@@ -4,6 +4,9 @@
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
 
+for program in git python3 sha256sum; do
+    command -v "$program" >/dev/null || { echo "dist: no $program here" >&2; exit 1; }
+done
 out=target/dist
 rm -rf "$out" && mkdir -p "$out"
 work=$(mktemp -d)

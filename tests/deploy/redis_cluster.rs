@@ -36,6 +36,17 @@ fn resharding_and_failover() {
             .upstream(upstream.addr()),
     );
     let serves = || way(&envoy.client().get("/", &[])) == (200, "atomic");
+    if envoy.version().starts_with("1.36.") {
+        // Its redis_proxy does not know SCRIPT LOAD.
+        let refused = || {
+            envoy.client().get("/", &[]);
+            envoy.log_contains("SCRIPT LOAD was refused")
+        };
+        eventually(SOON, refused);
+        assert_eq!(way(&envoy.client().get("/", &[])), (200, "traditional"));
+        println!("no Redis Cluster by way of Envoy {}", envoy.version());
+        return;
+    }
     eventually(PATIENCE, serves);
     for _ in 0..20 {
         assert!(serves());

@@ -206,6 +206,17 @@ impl Envoy {
         self.stats().get(name).copied()
     }
 
+    /// As in `1.40.0`.
+    #[track_caller]
+    pub fn version(&self) -> String {
+        let info: Value =
+            serde_json::from_str(&self.admin_get("/server_info")).expect("/server_info is JSON");
+        let version = info["version"]
+            .as_str()
+            .and_then(|all| all.split('/').nth(1));
+        version.expect("a version").to_owned()
+    }
+
     /// Everything it logged so far.
     pub fn log(&self) -> String {
         read(self.dir.join(LOG))
