@@ -12,17 +12,36 @@ SLOTS = {"acct-1": 5, "acct-2": 10, "acct-3": 20}
 PATIENCE_S = 30
 
 
-def request(envoy, path, session=None):
-    """The response, its body unread."""
+def open_stream(envoy, path, session=None):
+    """A response whose body is left to be read, and its connection."""
     connection = http.client.HTTPConnection(envoy, 10000, timeout=PATIENCE_S)
     connection.request("GET", path, headers={"x-session-id": session} if session else {})
-    response = connection.getresponse()
-    response.connection = connection  # kept open for as long as the response is
+    return connection.getresponse(), connection
+
+
+def request(envoy, path, session=None):
+    """A whole response, and its body beside it."""
+    response, connection = open_stream(envoy, path, session)
+    response.content = response.read()
+    connection.close()
     return response
 
 
 def way(response):
     return response.status, response.getheader("x-slotgate-path")
+
+
+def insist(ask):
+    """Asks again while the answer went without a slot: on a busy machine 50 ms may pass before the ledger has answered."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        answer = ask()
+        response = answer[0] if isinstance(answer, tuple) else answer
+        if way(response) != (200, "traditional"):
+            return answer
+        assert time.monotonic() < deadline, f"no slot within {PATIENCE_S} s"
+        if response is not answer:
+            answer[1].close()
 
 
 def redis(*command):
@@ -72,27 +91,32 @@ def main():
     eventually("no slot is held", lambda: live() == 0)
     print("both Envoys take slots from one ledger")
 
-    accounts = {request(envoy, "/", "alice").getheader("x-slotgate-account") for envoy in ENVOYS * 5}
+    accounts = set()
+    for envoy in ENVOYS * 5:
+        # One at a time: an account that is full would send the session elsewhere.
+        eventually("no slot is held", lambda: live() == 0)
+        headers = json.loads(insist(lambda: request(envoy, "/echo", "alice")).content)["headers"]
+        assert len(headers["x-slotgate-lease"]) == 24, headers
+        accounts.add(headers["x-slotgate-account"])
     assert len(accounts) == 1, f"a session has one account, not {accounts}"
-    headers = json.load(request("envoy", "/echo", "alice"))["headers"]
-    assert headers["x-slotgate-account"] in accounts and len(headers["x-slotgate-lease"]) == 24, headers
     print(f"a session keeps its account through both: {accounts}")
 
     eventually("no slot is held", lambda: live() == 0)
-    streams = [request(ENVOYS[number % 2], "/sse?events=100000&interval_ms=200") for number in range(sum(SLOTS.values()))]
-    assert all(way(stream) == (200, "atomic") for stream in streams), [way(stream) for stream in streams]
+    events = "/sse?events=100000&interval_ms=200"
+    streams = [insist(lambda: open_stream(ENVOYS[number % 2], events)) for number in range(sum(SLOTS.values()))]
+    assert all(way(response) == (200, "atomic") for response, _ in streams)
     assert used() == SLOTS, used()
     for envoy in ENVOYS:
-        refused = request(envoy, "/")
+        refused = insist(lambda: request(envoy, "/"))
         assert refused.status == 429 and int(refused.getheader("retry-after")) >= 1, refused.status
-        assert json.load(refused)["error"]["type"] == "slotgate_saturated"
+        assert json.loads(refused.content)["error"]["type"] == "slotgate_saturated"
     print(f"{len(streams)} streams hold every slot, one more is refused by either: {used()}")
 
-    for stream in streams:
-        stream.connection.sock and stream.connection.sock.close()
-        stream.close()
+    for response, connection in streams:
+        response.close()
+        connection.close()
     eventually("every slot is free again", lambda: live() == 0 and not any(used().values()))
-    assert way(request("envoy", "/")) == (200, "atomic")
+    assert way(insist(lambda: request("envoy", "/"))) == (200, "atomic")
     print("their clients left: every slot is free")
 
 

@@ -11,6 +11,8 @@ from urllib.parse import parse_qs, urlsplit
 
 class Upstream(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Headers and body are two writes: the second must not wait for an acknowledgement of the first.
+    disable_nagle_algorithm = True
 
     def do_GET(self):
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
