@@ -7,6 +7,8 @@ cd -P "$(dirname "$0")/.."
 
 : "${ENVOY:=$PWD/.venv/envoy}"
 base=slotgate-debian:bookworm
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
 
 die() { echo "compose-images: $*" >&2; exit 1; }
 there() { docker image inspect "$1" >/dev/null 2>&1; }
@@ -17,8 +19,6 @@ missing() { local name; for name in $(names); do there "$name" || echo "$name"; 
 # Everything any of them needs, so that there is one to make.
 debian() {
     there "$base" && return
-    local as_root=()
-    [ "$(id -u)" = 0 ] || as_root=(sudo)
     work=$(mktemp -d)
     trap '"${as_root[@]}" rm -rf "$work"' EXIT
     "${as_root[@]}" debootstrap --variant=minbase --include=redis-tools,python3,prometheus bookworm "$work/root" \
@@ -27,15 +27,16 @@ debian() {
         --exclude=./usr/share/doc/* --exclude=./usr/share/locale/* -c . | docker import - "$base" >/dev/null
 }
 
-# The Dockerfile and one file beside it, or none.
+# From a Dockerfile on standard input, and one file beside it or none.
 image() {
     local name=$1 file=${2:-} context
     context=$(mktemp -d)
     cat >"$context/Dockerfile"
     [ -z "$file" ] || cp -L "$file" "$context/"
     # The classic builder: BuildKit may be absent, and would ask a registry for the base.
-    DOCKER_BUILDKIT=0 docker build --quiet --tag "$name" "$context" >/dev/null || die "$name can't be built"
-    rm -rf "$context"
+    DOCKER_BUILDKIT=0 docker build --quiet --tag "$name" "$context" >/dev/null 2>"$context.log" ||
+        { cat "$context.log" >&2; die "$name can't be built"; }
+    rm -rf "$context" "$context.log"
     echo "made $name"
 }
 
@@ -43,21 +44,41 @@ todo=$(missing)
 [ -n "$todo" ] || { echo "every image is there"; exit; }
 debian
 for name in $todo; do
+    # A version in a name is the version inside, or the build fails.
+    version=${name##*:}
+    version=${version#v}
+    version=${version%%-*}
     case $name in
-    envoyproxy/envoy:v*)
+    envoyproxy/envoy:*)
+        "$ENVOY" --version | grep -F "/$version/" >/dev/null || die "$ENVOY is not $version"
         # The official one runs as a user of this number too.
-        "$ENVOY" --version | grep -qF "/${name##*:v}/" || die "$ENVOY is not ${name##*:v}"
-        printf 'FROM %s\nCOPY envoy /usr/local/bin/\nUSER 101\n' "$base" | image "$name" "$ENVOY"
+        image "$name" "$ENVOY" <<END
+FROM $base
+COPY envoy /usr/local/bin/
+USER 101
+END
         ;;
     redis:*)
         # Debian has the server in redis-tools; it goes by the name it is called by.
-        printf 'FROM %s\nRUN ln -s redis-check-rdb /usr/bin/redis-server && redis-server --version | grep -F v=%s\nUSER redis\n' \
-            "$base" "$(sed 's/.*:\([0-9.]*\).*/\1/' <<<"$name")" | image "$name"
+        image "$name" <<END
+FROM $base
+RUN ln -s redis-check-rdb /usr/bin/redis-server && redis-server --version | grep -F v=$version
+USER redis
+END
         ;;
-    python:*) printf 'FROM %s\nRUN python3 --version | grep -F %s\n' "$base" "$(sed 's/.*:\([0-9.]*\).*/\1/' <<<"$name")" | image "$name" ;;
+    python:*)
+        image "$name" <<END
+FROM $base
+RUN python3 --version | grep -F $version
+END
+        ;;
     prom/prometheus:*)
-        printf 'FROM %s\nRUN prometheus --version 2>&1 | grep -F %s && mkdir /prometheus && chown nobody /prometheus\nUSER nobody\nENTRYPOINT ["/bin/prometheus"]\n' \
-            "$base" "${name##*:v}" | image "$name"
+        image "$name" <<END
+FROM $base
+RUN prometheus --version 2>&1 | grep -F $version && mkdir /prometheus && chown nobody /prometheus
+USER nobody
+ENTRYPOINT ["/bin/prometheus"]
+END
         ;;
     *) die "no way to make $name" ;;
     esac
