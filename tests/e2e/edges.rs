@@ -1,7 +1,5 @@
 //! What Envoy itself does to a request on its way: one lease for each client's request, whatever becomes of it.
 
-use std::process::Command;
-
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -255,43 +253,16 @@ fn huge_bodies_pass_and_hold_their_slot() {
     world.assert_all_free();
 }
 
-/// A key and a certificate of its own for `localhost`.
-fn certificate(dir: &Dir) -> (Value, Value) {
-    let (key, certificate) = (dir.join("key.pem"), dir.join("certificate.pem"));
-    let status = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-        ])
-        .args([
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl runs (make setup installs it)");
-    assert!(status.status.success(), "{status:?}");
-    (json!({"filename": key}), json!({"filename": certificate}))
-}
-
 /// One Envoy asks the other by HTTP/3.
 #[test]
 fn http3_downstream() {
     const QUIC: &str = "type.googleapis.com/envoy.extensions.transport_sockets.quic.v3";
     let dir = Dir::temporary();
-    let (key, certificate) = certificate(&dir);
+    let made = Certificate::make(&dir, "localhost");
+    let (key, certificate) = (
+        json!({"filename": made.key}),
+        json!({"filename": made.certificate}),
+    );
     let tls = json!({"common_tls_context": {
         "alpn_protocols": ["h3"],
         "tls_certificates": [{"private_key": key, "certificate_chain": certificate.clone()}],

@@ -67,7 +67,7 @@ fn an_upstream_that_breaks_off_or_refuses_ends_the_lease() {
     best_within(AT_ONCE, || {
         let mut stream = world
             .client()
-            .open("/reset-mid?events=3&interval_ms=10", &[]);
+            .open("/reset-mid?events=3&interval_ms=200", &[]);
         stream.events(2);
         assert_eq!(world.ledger.live(), 1);
         while let Ok(event) = stream.next_event() {

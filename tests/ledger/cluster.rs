@@ -2,7 +2,9 @@
 //! for one pool's keys, on a cluster's node, and through Envoy's `redis_proxy` on a cluster of three masters.
 
 use crate::pipe::{Answer, Pipe, account, text};
-use crate::support::{Envoy, EnvoyConfig, Ledger, PATIENCE, Port, Redis, Upstream, eventually};
+use crate::support::{
+    Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, RedisCluster, Upstream, acl_rules, eventually,
+};
 use serde_json::json;
 use slotgate::lease::LeaseIds;
 use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, Synced};
@@ -55,11 +57,18 @@ fn exercise(pipe: &mut Pipe) {
 fn every_key_is_declared_and_no_more_is_allowed() {
     let redis = Redis::start();
     let mut admin = Pipe::open(&redis, "p");
-    let rule = "user slot on >pw ~slotgate:{p}:* -@all +evalsha +script|load +time +hget +hset +hdel +hmget \
-                +hgetall +hexists +hincrby +hscan +zadd +zrem +zrange +zrangebyscore +zremrangebyscore +zscore \
-                +zmscore +zcount +zcard +zscan +get +set +del +pexpire +pexpireat";
-    let mut command: Vec<&[u8]> = vec![b"ACL", b"SETUSER"];
-    command.extend(rule.split_whitespace().skip(1).map(str::as_bytes));
+    // The README's user, for one pool's keys only and without what no script needs.
+    let rules: Vec<String> = acl_rules()
+        .into_iter()
+        .filter(|rule| !matches!(rule.as_str(), "+select" | "+client|setname"))
+        .map(|rule| match rule.as_str() {
+            ">secret" => ">pw".into(),
+            "~slotgate:*" => "~slotgate:{p}:*".into(),
+            _ => rule,
+        })
+        .collect();
+    let mut command: Vec<&[u8]> = vec![b"ACL", b"SETUSER", b"slot"];
+    command.extend(rules.iter().map(String::as_bytes));
     assert_eq!(text(&admin.command(&command)), "+OK\r\n");
     let mut pipe = Pipe::open(&redis, "p");
     assert_eq!(text(&pipe.command(&[b"AUTH", b"slot", b"pw"])), "+OK\r\n");
@@ -73,64 +82,31 @@ fn every_key_is_declared_and_no_more_is_allowed() {
     );
 }
 
-/// So many masters that share all slots, and the ports they talk to each other on.
-fn cluster(masters: u16) -> (Vec<Redis>, Vec<Port>) {
-    let buses: Vec<Port> = (0..masters).map(|_| Port::free()).collect();
-    let start = |bus: &Port| {
-        let bus = bus.number().to_string();
-        let timeout = ["--cluster-node-timeout", "2000"];
-        Redis::start_with(
-            &[
-                &["--cluster-enabled", "yes", "--cluster-port", &bus],
-                &timeout[..],
-            ]
-            .concat(),
-        )
-    };
-    let nodes: Vec<Redis> = buses.iter().map(start).collect();
-    for (place, node) in (0..).zip(&nodes) {
-        let first = 16_384_u32 * place / u32::from(masters);
-        let last = 16_384_u32 * (place + 1) / u32::from(masters) - 1;
-        node.run::<()>(
-            "CLUSTER",
-            &["ADDSLOTSRANGE", &first.to_string(), &last.to_string()],
-        );
-        let (port, bus) = (nodes[0].port().to_string(), buses[0].number().to_string());
-        node.run::<()>("CLUSTER", &["MEET", "127.0.0.1", &port, &bus]);
-    }
-    for node in &nodes {
-        eventually(PATIENCE, || {
-            let info: String = node.run("CLUSTER", &["INFO"]);
-            info.contains("cluster_state:ok") && info.contains(&format!("cluster_size:{masters}\r"))
-        });
-    }
-    (nodes, buses)
-}
-
 #[test]
 fn a_cluster_node_takes_every_script() {
-    let (nodes, _buses) = cluster(1);
+    let cluster = RedisCluster::start(1);
     for pool in ["p", "other"] {
-        exercise(&mut Pipe::open(&nodes[0], pool));
+        exercise(&mut Pipe::open(&cluster.nodes[0], pool));
     }
 }
 
-/// The example's pipe with `redis_proxy` in `tcp_proxy`'s place.
+/// The example through `envoy/redis/cluster.yaml`, and its `redis_proxy` on a port for the test's own commands.
 fn through_redis_proxy(nodes: &[Redis]) -> EnvoyConfig {
-    EnvoyConfig::from_example().redis(nodes[0].addr()).redis_proxy().edit(|document| {
-        let resources = &mut document["static_resources"];
-        let redis = resources["clusters"].as_array_mut().unwrap().iter_mut().find(|one| one["name"] == "redis");
-        let redis = redis.unwrap();
-        redis["lb_policy"] = json!("CLUSTER_PROVIDED");
-        redis["cluster_type"] = json!({
-            "name": "envoy.clusters.redis",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.clusters.redis.v3.RedisClusterConfig",
-                "cluster_refresh_rate": "1s",
-            },
+    let config = EnvoyConfig::from_example().redis_as("envoy/redis/cluster.yaml");
+    let config = config
+        .redis(nodes[0].addr())
+        .edit_cluster("redis", |redis| {
+            redis
+                .as_object_mut()
+                .expect("a cluster")
+                .remove("typed_extension_protocol_options");
         });
-        let listeners = resources["listeners"].as_array_mut().unwrap();
-        // And on a port, for the test's own commands.
+    config.edit(|document| {
+        let listeners = document["static_resources"]["listeners"]
+            .as_array_mut()
+            .unwrap();
+        let pipe = listeners.iter().find(|one| one["name"] == "slotgate_pipe");
+        let proxy = pipe.unwrap()["filter_chains"][0]["filters"][1].clone();
         listeners.push(json!({
             "name": "redis",
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}},
@@ -141,13 +117,14 @@ fn through_redis_proxy(nodes: &[Redis]) -> EnvoyConfig {
 
 #[test]
 fn redis_proxy_takes_every_script_to_its_shard() {
-    let (nodes, _buses) = cluster(3);
+    let cluster = RedisCluster::start(3);
+    let nodes = &cluster.nodes;
     let upstream = Upstream::start();
-    let envoy = Envoy::start(through_redis_proxy(&nodes).upstream(upstream.addr()));
+    let envoy = Envoy::start(through_redis_proxy(nodes).upstream(upstream.addr()));
     for pool in ["p", "q", "r", "s", "t", "u"] {
         exercise(&mut Pipe::open_at(envoy.addrs()[1], pool));
     }
-    for node in &nodes {
+    for node in nodes {
         assert!(node.run::<i64>("DBSIZE", &[]) > 0, "each shard has a pool");
     }
     // The filter's own pipe, and again when every node has forgotten the scripts.
@@ -158,7 +135,7 @@ fn redis_proxy_takes_every_script_to_its_shard() {
     };
     let counter = |name: &str| envoy.stat(&format!("wasmcustom.slotgate.{name}"));
     eventually(PATIENCE, served);
-    for node in &nodes {
+    for node in nodes {
         node.run::<()>("SCRIPT", &["FLUSH"]);
     }
     let errors = counter("redis_error.no_script");

@@ -58,6 +58,27 @@ impl Envoy {
         envoy.log()
     }
 
+    /// What Envoy says to a configuration offline, with these variables in its environment: an error is its whole log.
+    /// Ports and addresses stay as they are.
+    pub fn validate(config: &EnvoyConfig, env: &[(&str, &str)]) -> Result<(), String> {
+        let dir = Dir::temporary();
+        let path = dir.join("envoy.json");
+        std::fs::write(&path, format!("{:#}", config.document))
+            .expect("the configuration can be written");
+        let mut command = Command::new(program());
+        command
+            .args(["--mode", "validate", "--config-path"])
+            .arg(path);
+        let output = command.envs(env.iter().copied()).output();
+        let output = output.expect("Envoy runs");
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    }
+
     fn launch(dir: Dir, listener: Option<Port>, admin: Port, mut config: EnvoyConfig) -> Envoy {
         for file in config.wasm_files() {
             assert!(
@@ -183,6 +204,17 @@ impl Envoy {
     #[track_caller]
     pub fn stat(&self, name: &str) -> Option<u64> {
         self.stats().get(name).copied()
+    }
+
+    /// As in `1.40.0`.
+    #[track_caller]
+    pub fn version(&self) -> String {
+        let info: Value =
+            serde_json::from_str(&self.admin_get("/server_info")).expect("/server_info is JSON");
+        let version = info["version"]
+            .as_str()
+            .and_then(|all| all.split('/').nth(1));
+        version.expect("a version").to_owned()
     }
 
     /// Everything it logged so far.

@@ -67,13 +67,15 @@ impl EnvoyConfig {
 
     /// A YAML file, by its path from the project's root.
     pub fn from_file(path: &str) -> EnvoyConfig {
-        let text = std::fs::read_to_string(root().join(path))
-            .unwrap_or_else(|error| panic!("{path}: {error}"));
-        let document =
-            serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let document = read_yaml(path);
+        EnvoyConfig::from_document(document).built_wasm()
+    }
+
+    /// With the wasm that was built here, wherever the file says it is.
+    pub fn built_wasm(self) -> EnvoyConfig {
         let wasm =
             std::env::var_os("SLOTGATE_WASM").map_or("target/slotgate.wasm".into(), PathBuf::from);
-        EnvoyConfig::from_document(document).wasm(&wasm)
+        self.wasm(&wasm)
     }
 
     /// One listener and one cluster, nothing of slotgate: Envoy alone.
@@ -171,6 +173,56 @@ impl EnvoyConfig {
         self.cluster(REDIS_CLUSTER, addr)
     }
 
+    /// Reaches Redis as one of `envoy/redis/` does: its clusters in the place of `redis`, its filters in `tcp_proxy`'s.
+    /// Addresses are the file's own: `redis_nodes` sets them.
+    #[track_caller]
+    pub fn redis_as(mut self, path: &str) -> EnvoyConfig {
+        let mut part = read_yaml(path);
+        let clusters = self.clusters();
+        let place = clusters
+            .iter()
+            .position(|cluster| cluster["name"] == REDIS_CLUSTER)
+            .expect("a cluster redis");
+        let fresh = part["clusters"].as_array_mut().expect("clusters");
+        clusters.splice(place..=place, std::mem::take(fresh));
+        if let Some(fresh) = part.get_mut("filters").and_then(Value::as_array_mut) {
+            let listeners = self.document["static_resources"]["listeners"].as_array_mut();
+            let pipe = listeners
+                .expect("listeners")
+                .iter_mut()
+                .find(|listener| listener.get("internal_listener").is_some());
+            let filters = pipe.expect("the pipe's listener")["filter_chains"][0]["filters"]
+                .as_array_mut()
+                .expect("filters");
+            filters.truncate(1);
+            filters.append(fresh);
+        }
+        self
+    }
+
+    /// Gives the cluster `redis` several addresses.
+    #[track_caller]
+    pub fn redis_nodes(self, addrs: &[SocketAddr]) -> EnvoyConfig {
+        let all: Vec<Value> = addrs
+            .iter()
+            .map(|addr| json!({"endpoint": {"address": socket_address(*addr)}}))
+            .collect();
+        self.edit_cluster(REDIS_CLUSTER, |cluster| {
+            cluster["load_assignment"]["endpoints"] = json!([{"lb_endpoints": all}]);
+        })
+    }
+
+    /// Changes anything of one cluster.
+    #[track_caller]
+    pub fn edit_cluster(mut self, name: &str, change: impl FnOnce(&mut Value)) -> EnvoyConfig {
+        let cluster = self
+            .clusters()
+            .iter_mut()
+            .find(|cluster| cluster["name"] == name);
+        change(cluster.unwrap_or_else(|| panic!("no cluster {name}")));
+        self
+    }
+
     /// Points every cluster that is neither Redis nor inside Envoy at this address.
     pub fn upstream(mut self, addr: SocketAddr) -> EnvoyConfig {
         for cluster in self.clusters() {
@@ -183,14 +235,10 @@ impl EnvoyConfig {
 
     /// Points one cluster at this address.
     #[track_caller]
-    pub fn cluster(mut self, name: &str, addr: SocketAddr) -> EnvoyConfig {
-        let cluster = self
-            .clusters()
-            .iter_mut()
-            .find(|cluster| cluster["name"] == name);
-        let cluster = cluster.unwrap_or_else(|| panic!("no cluster {name}"));
-        cluster["load_assignment"]["endpoints"] = endpoints(addr);
-        self
+    pub fn cluster(self, name: &str, addr: SocketAddr) -> EnvoyConfig {
+        self.edit_cluster(name, |cluster| {
+            cluster["load_assignment"]["endpoints"] = endpoints(addr);
+        })
     }
 
     /// Another wasm file; a path that is not absolute counts from the project's root.
@@ -213,12 +261,7 @@ impl EnvoyConfig {
             .iter_mut()
             .find(|listener| listener["name"] == "slotgate_pipe");
         let pipe = pipe.expect("the pipe's listener");
-        pipe["filter_chains"][0]["filters"][1] = EnvoyConfig::redis_proxy_filter();
-        self
-    }
-
-    pub fn redis_proxy_filter() -> Value {
-        json!({
+        pipe["filter_chains"][0]["filters"][1] = json!({
             "name": "envoy.filters.network.redis_proxy",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.network.redis_proxy.v3.RedisProxy",
@@ -226,7 +269,8 @@ impl EnvoyConfig {
                 "settings": {"op_timeout": "1s"},
                 "prefix_routes": {"catch_all_route": {"cluster": REDIS_CLUSTER}},
             },
-        })
+        });
+        self
     }
 
     /// Takes slotgate out and leaves the rest: the same Envoy for comparison.
@@ -353,6 +397,12 @@ impl EnvoyConfig {
             .as_array_mut()
             .expect("clusters")
     }
+}
+
+fn read_yaml(path: &str) -> Value {
+    let text = std::fs::read_to_string(root().join(path))
+        .unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_yaml_ng::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 pub(super) fn socket_address(addr: SocketAddr) -> Value {

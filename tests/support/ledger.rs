@@ -35,8 +35,13 @@ pub struct LedgerState {
 
 impl Ledger {
     pub fn new(redis: &Redis, prefix: &str, pool: &str) -> Ledger {
+        Ledger::at(redis.client(), prefix, pool)
+    }
+
+    /// In a Redis that someone else has started.
+    pub fn at(client: Client, prefix: &str, pool: &str) -> Ledger {
         Ledger {
-            client: redis.client(),
+            client,
             prefix: prefix.into(),
             pool: pool.into(),
         }

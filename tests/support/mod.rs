@@ -16,30 +16,38 @@
     clippy::unwrap_used
 )]
 
+mod certificate;
 mod client;
 mod clock;
 mod dir;
 mod envoy;
 mod envoy_config;
 mod fault_proxy;
+mod file_server;
 mod ledger;
 mod port;
 mod process;
+mod readme;
+mod redis_cluster;
 mod redis_server;
 mod upstream;
 mod upstream_io;
 mod usage;
 
+pub use certificate::Certificate;
 pub use client::{Client, EventStream, RawConnection, Reply, Request, count_statuses};
 pub use clock::Clock;
 pub use dir::Dir;
 pub use envoy::Envoy;
 pub use envoy_config::EnvoyConfig;
 pub use fault_proxy::{FaultProxy, Way};
+pub use file_server::FileServer;
 pub use ledger::{Ledger, LedgerState};
 pub use port::Port;
 pub use process::Process;
-pub use redis_server::Redis;
+pub use readme::{acl_rules, rules_in};
+pub use redis_cluster::RedisCluster;
+pub use redis_server::{Redis, redis_program};
 pub use upstream::{AccountCount, Snapshot, Upstream};
 pub use usage::Usage;
 

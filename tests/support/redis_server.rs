@@ -129,7 +129,7 @@ fn launch(dir: &Dir, port: &Port, args: &[String], env: &[(&'static str, PathBuf
         .append(true)
         .open(dir.join(LOG))
         .expect("a log file");
-    let mut command = Command::new(program());
+    let mut command = Command::new(redis_program());
     command.args(["--bind", "127.0.0.1", "--port", &port.number().to_string()]);
     command
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
@@ -155,7 +155,8 @@ fn launch(dir: &Dir, port: &Port, args: &[String], env: &[(&'static str, PathBuf
     process
 }
 
-fn program() -> PathBuf {
+/// The server's program, for what is not a plain server: Sentinel.
+pub fn redis_program() -> PathBuf {
     if let Some(path) = std::env::var_os("REDIS_SERVER") {
         return path.into();
     }

@@ -1,0 +1,260 @@
+//! `envoy/istio/`, merged into a gateway's configuration as istiod does it, and run. No cluster and no istiod: what they
+//! make of the resources is written down here, in `apply`.
+
+use serde_json::{Value, json};
+
+use crate::support::*;
+use crate::world::{SOON, way};
+
+const REDIS: &str = "outbound|6379||redis.slotgate.svc.cluster.local";
+const HTTP_WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";
+
+/// The resources of a file that select a gateway with these labels.
+fn selected(path: &str, labels: &Value) -> Vec<Value> {
+    let text = std::fs::read_to_string(root().join(path)).expect(path);
+    let documents = text.split("\n---\n").map(|document| {
+        let resource: Value = serde_yaml_ng::from_str(document).expect(path);
+        resource
+    });
+    let fits = |resource: &Value| {
+        let spec = &resource["spec"];
+        let wanted = match resource["kind"].as_str() {
+            Some("EnvoyFilter") => &spec["workloadSelector"]["labels"],
+            Some("WasmPlugin") => &spec["selector"]["matchLabels"],
+            other => panic!("{other:?}"),
+        };
+        let wanted = wanted.as_object().expect("labels");
+        wanted.iter().all(|(name, value)| labels[name] == *value)
+    };
+    documents.filter(fits).collect()
+}
+
+/// Puts a resource into a gateway's configuration. The kinds of patches that the examples have, and no others.
+fn apply(document: &mut Value, resource: &Value) {
+    if resource["kind"] == "WasmPlugin" {
+        return insert_filter(document, plugin_filter(resource));
+    }
+    for change in resource["spec"]["configPatches"]
+        .as_array()
+        .expect("patches")
+    {
+        assert_eq!(change["match"]["context"], "GATEWAY");
+        let value = change["patch"]["value"].clone();
+        let kind = change["applyTo"].as_str().expect("a kind");
+        match (kind, change["patch"]["operation"].as_str()) {
+            ("CLUSTER", Some("ADD")) => list(document, "clusters").push(value),
+            ("LISTENER", Some("ADD")) => list(document, "listeners").push(value),
+            ("HTTP_FILTER", Some("INSERT_BEFORE")) => {
+                let filter = &change["match"]["listener"]["filterChain"]["filter"];
+                assert_eq!(filter["subFilter"]["name"], "envoy.filters.http.router");
+                insert_filter(document, value);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn list<'a>(document: &'a mut Value, name: &str) -> &'a mut Vec<Value> {
+    document["static_resources"][name]
+        .as_array_mut()
+        .expect("a list")
+}
+
+/// Before the router of every HTTP listener, which is where a plugin without a phase goes too.
+fn insert_filter(document: &mut Value, filter: Value) {
+    for listener in list(document, "listeners") {
+        let manager = &mut listener["filter_chains"][0]["filters"][0]["typed_config"];
+        let filters = manager.get_mut("http_filters");
+        if let Some(filters) = filters.and_then(Value::as_array_mut) {
+            let place = filters.len() - 1;
+            assert_eq!(filters[place]["name"], "envoy.filters.http.router");
+            filters.insert(place, filter.clone());
+        }
+    }
+}
+
+/// The extension that istiod makes of a plugin: its configuration as JSON in a string, no `vm_id`.
+fn plugin_filter(resource: &Value) -> Value {
+    let spec = &resource["spec"];
+    let env: serde_json::Map<String, Value> = spec["vmConfig"]["env"]
+        .as_array()
+        .expect("variables")
+        .iter()
+        .map(|one| {
+            (
+                one["name"].as_str().expect("a name").to_owned(),
+                one["value"].clone(),
+            )
+        })
+        .collect();
+    let name = format!(
+        "{}.{}",
+        resource["metadata"]["namespace"]
+            .as_str()
+            .expect("a namespace"),
+        resource["metadata"]["name"].as_str().expect("a name")
+    );
+    json!({"name": name, "typed_config": {"@type": HTTP_WASM, "config": {
+        "name": name,
+        "root_id": spec["pluginName"],
+        "failure_policy": spec["failStrategy"],
+        "vm_config": {
+            "runtime": "envoy.wasm.runtime.v8",
+            "code": {"local": {"filename": spec["url"].as_str().expect("a URL").trim_start_matches("file://")}},
+            "environment_variables": {"key_values": env},
+        },
+        "configuration": {
+            "@type": "type.googleapis.com/google.protobuf.StringValue",
+            "value": spec["pluginConfig"].to_string(),
+        },
+    }}})
+}
+
+pub fn gateway(filter: &str, version: &str) -> EnvoyConfig {
+    let labels = json!({"istio": "ingressgateway", "version": version});
+    let resources = [
+        selected("envoy/istio/pipe.yaml", &labels),
+        selected(filter, &labels),
+    ]
+    .concat();
+    assert_eq!(resources.len(), 2, "one of each file");
+    EnvoyConfig::from_file("tests/deploy/istio.yaml")
+        .edit(|document| {
+            for resource in &resources {
+                apply(document, resource);
+            }
+        })
+        .built_wasm()
+        .plugin(|plugin| plugin["redis"]["acquire_timeout_ms"] = json!(20_000))
+}
+
+fn start(config: EnvoyConfig, redis: &Redis, upstream: &Upstream) -> Envoy {
+    Envoy::start(
+        config
+            .upstream(upstream.addr())
+            .cluster(REDIS, redis.addr()),
+    )
+}
+
+/// How many of 400 sessions took a slot.
+fn atomic(envoy: &Envoy) -> usize {
+    let sessions = (0..400).map(|number| format!("session-{number}"));
+    sessions
+        .filter(|session| {
+            let reply = envoy.client().get("/echo", &[("x-session-id", session)]);
+            assert_eq!(reply.status, 200);
+            reply.json()["headers"]["x-slotgate-path"] == "atomic"
+        })
+        .count()
+}
+
+fn run(filter: &str, as_istiod: impl Fn(EnvoyConfig) -> EnvoyConfig) {
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let [stable, canary] = ["stable", "canary"]
+        .map(|version| start(as_istiod(gateway(filter, version)), &redis, &upstream));
+    // The percentage is the workload's own: 5 % of the sessions here, all of them there.
+    let share = atomic(&stable);
+    assert!((10..=30).contains(&share), "{share} of 400");
+    assert_eq!(atomic(&canary), 400);
+    // The pool is one.
+    let ledger = Ledger::new(&redis, "slotgate", "demo");
+    eventually(SOON, || ledger.is_empty());
+    let held: Vec<_> = (0..15)
+        .map(|_| canary.client().open("/sse?events=100000", &[]))
+        .collect();
+    assert_eq!((ledger.used("acct-1"), ledger.used("acct-2")), (5, 10));
+    assert_eq!(canary.client().get("/", &[]).status, 429);
+    drop(held);
+    eventually(SOON, || ledger.is_empty());
+    // Istio's list lets the filter's counters through, and not those of the cluster Redis.
+    let stats = canary.stats();
+    assert!(stats["wasmcustom.slotgate.forwarded.atomic"] >= 415);
+    assert!(
+        !stats
+            .keys()
+            .any(|name| name.starts_with("cluster.outbound|6379"))
+    );
+    for envoy in [&stable, &canary] {
+        crate::world::assert_sound(envoy);
+    }
+}
+
+#[test]
+fn envoy_filters() {
+    run("envoy/istio/filter.yaml", |config| config);
+}
+
+/// Which istiod sends by ECDS.
+#[test]
+fn wasm_plugins() {
+    run("envoy/istio/wasmplugin.yaml", EnvoyConfig::filter_from_file);
+}
+
+/// With no more capabilities than the examples list, everything still works: cooldowns, renewals, refusals, aborts, updates.
+/// With one less it does not.
+#[test]
+fn the_listed_capabilities_suffice() {
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let config = || {
+        gateway("envoy/istio/filter.yaml", "canary").plugin(|plugin| {
+            plugin["lease"] = json!({"ttl_ms": 2_000, "renew_interval_ms": 300});
+            plugin["pools"][0]["accounts"] = json!([{"id": "acct-1", "max_concurrency": 2}]);
+            plugin["cooldown"] = json!({"default_ms": 300});
+        })
+    };
+    let envoy = start(config(), &redis, &upstream);
+    let ledger = Ledger::new(&redis, "slotgate", "demo");
+    let counter = |name: &str| {
+        envoy
+            .stat(&format!("wasmcustom.slotgate.{name}"))
+            .unwrap_or(0)
+    };
+    let get = |path: &str| {
+        envoy
+            .client()
+            .get(path, &[("x-session-id", "s"), ("x-slotgate-lease", "mine")])
+    };
+    let mut held = envoy.client().open("/sse?events=100000", &[]);
+    let other = envoy.client().open("/sse?events=100000", &[]);
+    assert_eq!(get("/").status, 429);
+    drop(other);
+    eventually(SOON, || ledger.live() == 1);
+    assert_eq!(get("/").status, 200);
+    let told = upstream.last_headers();
+    assert_eq!(told["x-slotgate-account"], "acct-1");
+    assert!(
+        told.get_all("x-slotgate-lease")
+            .iter()
+            .all(|lease| lease != "mine")
+    );
+    eventually(SOON, || counter("lease.renewed") >= 8);
+    held.events(1);
+    assert_eq!(get("/status/429").status, 429);
+    eventually(SOON, || counter("cooldown") == 1);
+    eventually(SOON, || get("/").status == 200);
+    // A connection that breaks is opened again.
+    redis.run::<()>("CLIENT", &["KILL", "TYPE", "normal"]);
+    eventually(SOON, || counter("pipe.lost.closed") == 1);
+    eventually(SOON, || {
+        get("/").status == 200 && counter("pipe.ready") == 2
+    });
+    drop(held);
+    eventually(SOON, || ledger.is_empty());
+    crate::world::assert_sound(&envoy);
+
+    let less = config().edit(|document| {
+        let listeners = list(document, "listeners");
+        let manager = &mut listeners[0]["filter_chains"][0]["filters"][0]["typed_config"];
+        let filters = manager["http_filters"].as_array_mut().expect("filters");
+        let slotgate = filters
+            .iter_mut()
+            .find(|filter| filter["name"] == "slotgate");
+        let config = &mut slotgate.expect("it")["typed_config"]["config"];
+        let allowed = &mut config["capability_restriction_config"]["allowed_capabilities"];
+        let allowed = allowed.as_object_mut().expect("a map");
+        allowed.remove("proxy_grpc_stream").expect("it was listed");
+    });
+    let envoy = start(less, &redis, &upstream);
+    assert_eq!(way(&envoy.client().get("/", &[])).0, 200);
+    assert_eq!(upstream.last_headers()["x-slotgate-path"], "traditional");
+}

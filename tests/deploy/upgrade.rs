@@ -1,0 +1,101 @@
+//! The previous release's filter and this one, each in an Envoy of its own, on one ledger: as during any upgrade.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::*;
+use crate::world::{SOON, World, config, way};
+
+const ACCOUNTS: [(&str, u32); 3] = [("a", 2), ("b", 3), ("c", 5)];
+const SLOTS: usize = 10;
+
+fn revision(revision: u32, accounts: &[(&str, u32)]) -> EnvoyConfig {
+    config(accounts).plugin(|plugin| {
+        plugin["pools"][0]["revision"] = json!(revision);
+        plugin["lease"] = json!({"ttl_ms": 3_000, "renew_interval_ms": 1_000});
+    })
+}
+
+#[test]
+#[ignore = "needs the previous release's wasm: make test-upgrade"]
+fn the_previous_release_and_this_one_side_by_side() {
+    let previous = PathBuf::from(std::env::var_os("PREVIOUS_WASM").expect("make test-upgrade"));
+    // The new one first meets a ledger that the old one made, then the other way round.
+    for old_first in [true, false] {
+        let new = revision(1, &ACCOUNTS);
+        let old = revision(1, &ACCOUNTS).wasm(&previous);
+        let (first, second) = if old_first { (old, new) } else { (new, old) };
+        let world = World::start(first);
+        eventually(SOON, || way(&world.get("/")) == (200, "atomic"));
+        let other = world.another(second);
+        eventually(SOON, || {
+            way(&other.client().get("/", &[])) == (200, "atomic")
+        });
+        side_by_side(&world, &other);
+        crate::world::assert_sound(&other);
+    }
+}
+
+fn side_by_side(world: &World, other: &Envoy) {
+    let clients = [world.client(), other.client()];
+    let ledger = &world.ledger;
+
+    // A session has one account.
+    let account = |client: &Client| {
+        let reply = client.get("/", &[("x-session-id", "alice")]);
+        reply.header("x-slotgate-account").to_owned()
+    };
+    let seen: Vec<String> = (0..10)
+        .map(|number| account(&clients[number % 2]))
+        .collect();
+    assert!(seen.iter().all(|one| *one == seen[0]), "{seen:?}");
+
+    // Slots are shared, kept for longer than a lease lives, and given back by whoever took them.
+    eventually(SOON, || ledger.is_empty());
+    let mut held: Vec<_> = (0..SLOTS)
+        .map(|number| clients[number % 2].open("/sse?events=1000000&interval_ms=50", &[]))
+        .collect();
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(ledger.live(), SLOTS);
+    for client in &clients {
+        assert_eq!(client.get("/", &[]).status, 429);
+    }
+    held.drain(..4);
+    eventually(SOON, || ledger.live() == SLOTS - 4);
+    ledger.assert_consistent();
+
+    // A Redis that has forgotten everything is filled by either.
+    world.redis.run::<()>("FLUSHALL", &[]);
+    eventually(SOON, || {
+        clients.iter().for_each(|client| drop(client.get("/", &[])));
+        ledger.live() >= held.len()
+    });
+    drop(held);
+    eventually(SOON, || ledger.is_empty());
+
+    // Under load no account is used above its limit.
+    world.upstream.forget();
+    let loads = clients.map(|client| {
+        std::thread::spawn(move || client.load(300, 12, |_| Request::get("/delay?ms=20")))
+    });
+    for load in loads {
+        for reply in load.join().expect("no panic") {
+            let (status, path) = {
+                let reply = reply.expect("a response");
+                (reply.status, reply.header("x-slotgate-path").to_owned())
+            };
+            assert!(
+                status == 429 || (status, path.as_str()) == (200, "atomic"),
+                "{status} {path}"
+            );
+        }
+    }
+    let snapshot = world.upstream.snapshot();
+    for (account, slots) in ACCOUNTS {
+        let most = snapshot.account(account).most;
+        assert!(most <= slots as usize, "{account}: {most} of {slots}");
+    }
+    world.assert_all_free();
+}
