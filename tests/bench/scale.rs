@@ -151,7 +151,7 @@ fn main() {
         .map(|lease| {
             let mut out = Vec::new();
             pools[0].encode(&mut out, |keys, out, by: By| {
-                keys.release(out, by, &[*lease])
+                keys.release(out, by, [*lease].into_iter())
             });
             out
         })

@@ -110,7 +110,7 @@ fn through_redis_proxy(nodes: &[Redis]) -> EnvoyConfig {
         listeners.push(json!({
             "name": "redis",
             "address": {"socket_address": {"address": "127.0.0.1", "port_value": 1}},
-            "filter_chains": [{"filters": [EnvoyConfig::redis_proxy_filter()]}],
+            "filter_chains": [{"filters": [proxy]}],
         }));
     })
 }
