@@ -126,6 +126,11 @@ pub enum Notice {
     PipeReady,
     /// The pipe is down, and why.
     PipeDown(Down),
+    /// Envoy opens no stream through this cluster.
+    PipeUnopened {
+        /// Its name.
+        cluster: String,
+    },
     /// Acquires failed too often in a row, the last of them so, with this error of Redis.
     BreakerOpened(Reason, Option<Fault>),
     /// Acquires are answered again.
@@ -181,6 +186,8 @@ pub enum Notice {
 pub enum Down {
     /// Redis, or something on the way to it, closed the connection or refused it.
     Closed,
+    /// Envoy opens no stream: it has no such cluster, or the cluster no host.
+    Unopened,
     /// The oldest command waited longer than `command_timeout_ms`.
     Stuck,
     /// A reply was not the answer to what was asked.
@@ -197,8 +204,9 @@ pub enum Down {
 
 impl Down {
     /// As they stand in metrics.
-    pub const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 8] = [
         "closed",
+        "unopened",
         "stuck",
         "mismatch",
         "auth",
@@ -212,12 +220,13 @@ impl Down {
     pub fn place(self) -> usize {
         match self {
             Self::Closed => 0,
-            Self::Stuck => 1,
-            Self::Mismatch => 2,
-            Self::Auth => 3,
-            Self::Select => 4,
-            Self::Load => 5,
-            Self::WrongServer(_) => 6,
+            Self::Unopened => 1,
+            Self::Stuck => 2,
+            Self::Mismatch => 3,
+            Self::Auth => 4,
+            Self::Select => 5,
+            Self::Load => 6,
+            Self::WrongServer(_) => 7,
         }
     }
 }
@@ -229,6 +238,7 @@ impl Notice {
         match self {
             Self::PipeReady | Self::BreakerClosed | Self::Replaced { .. } => false,
             Self::PipeDown(_)
+            | Self::PipeUnopened { .. }
             | Self::BreakerOpened(..)
             | Self::Newer { .. }
             | Self::Differs { .. }
@@ -247,6 +257,7 @@ impl fmt::Display for Notice {
                 f.write_str("pipe to Redis is down: ")?;
                 f.write_str(match why {
                     Down::Closed => "the connection was closed or refused",
+                    Down::Unopened => "Envoy opened no stream",
                     Down::Stuck => "no reply within redis.command_timeout_ms",
                     Down::Mismatch => "a reply was not the answer to what was asked",
                     Down::Auth => "AUTH was refused: see redis.username and redis.password_env",
@@ -257,6 +268,10 @@ impl fmt::Display for Notice {
                     }
                 })
             }
+            Self::PipeUnopened { cluster } => write!(
+                f,
+                "pipe to Redis is down: Envoy opens no stream through cluster {cluster} (redis.pipe_cluster); is there such a cluster, with an endpoint?"
+            ),
             Self::BreakerOpened(reason, fault) => {
                 write!(f, "breaker is open: acquires fail ({}", reason.as_str())?;
                 if let Some(fault) = fault {
@@ -1133,10 +1148,19 @@ impl Worker {
 
     /// The pipe was closed from the other side, or could not be opened.
     pub fn on_pipe_closed(&mut self, now_ms: u64) {
+        self.pipe_gone(now_ms, Down::Closed);
+    }
+
+    /// Envoy has nothing that a pipe could be opened through.
+    pub fn on_pipe_unopened(&mut self, now_ms: u64) {
+        self.pipe_gone(now_ms, Down::Unopened);
+    }
+
+    fn pipe_gone(&mut self, now_ms: u64, why: Down) {
         match self.state {
             PipeState::Closed | PipeState::Waiting { .. } => {}
             PipeState::Ordered | PipeState::Opening | PipeState::Ready => {
-                self.lose_pipe(now_ms, Down::Closed)
+                self.lose_pipe(now_ms, why)
             }
         }
     }
@@ -1769,7 +1793,8 @@ impl Worker {
 
     /// Everything under way is answered or put in doubt; the pipe opens again after a while.
     fn lose_pipe(&mut self, now_ms: u64, why: Down) {
-        if why != Down::Closed {
+        let gone = matches!(why, Down::Closed | Down::Unopened);
+        if !gone {
             self.output.pipe = Some(PipeOrder::Reset);
         }
         let (first_ms, longest_ms) = BACKOFF_MS;
@@ -1793,7 +1818,12 @@ impl Worker {
         self.state = PipeState::Waiting { until_ms };
         self.counters.add(Counter::PipeLost(why));
         if self.down != Some(why) && !(served && why == Down::Closed) {
-            self.output.notices.push(Notice::PipeDown(why));
+            self.output.notices.push(match why {
+                Down::Unopened => Notice::PipeUnopened {
+                    cluster: self.config.redis.pipe_cluster.clone(),
+                },
+                why => Notice::PipeDown(why),
+            });
             self.down = Some(why);
         }
         self.inbox.clear();

@@ -160,7 +160,7 @@ impl Shared {
             }
             Err(status) => {
                 log::debug!("the pipe can't be opened: {status:?}");
-                worker.on_pipe_closed(now_ms);
+                worker.on_pipe_unopened(now_ms);
             }
         }
         let bytes = std::mem::take(&mut worker.output().bytes);
