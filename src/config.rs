@@ -289,17 +289,44 @@ pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, 
         Some(b'\n') => structpb::decode(json),
         Some(_) | None => None,
     };
-    let document = match document {
-        Some(document) => document,
-        None => serde_json::from_slice(json).map_err(|e| Errors(vec![format!("not JSON: {e}")]))?,
-    };
+    match document {
+        Some(document) => parse_struct(&document, env),
+        None => {
+            let document = serde_json::from_slice(json);
+            read(
+                &document.map_err(|e| Errors(vec![format!("not JSON: {e}")]))?,
+                false,
+                env,
+            )
+        }
+    }
+}
+
+/// Reads what a `google.protobuf.Struct` holds. Envoy (1.40) makes a string of every number in its YAML that has a
+/// fraction, an exponent or more than 31 bits, so a number may be its text here.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_struct(
+    document: &Value,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Role, Errors> {
+    read(document, true, env)
+}
+
+fn read(
+    document: &Value,
+    numbers_as_text: bool,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Role, Errors> {
     let mut found = Found {
         errors: vec![],
+        numbers_as_text,
         env,
     };
     let role = role(At {
         path: Path::Root,
-        value: &document,
+        value: document,
         found: &mut found,
     });
     if found.errors.is_empty() {
@@ -310,7 +337,7 @@ pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, 
 }
 
 // The readers below always return something, so that one error never hides the next; `parse` throws the result away
-// when there was any.
+// when there was any. Those called from many places are kept out of line, which takes 13 kB off the wasm.
 
 fn role(at: At<'_, '_>) -> Role {
     let mut f = at.fields();
@@ -704,10 +731,13 @@ impl fmt::Display for Path<'_> {
 /// What all readers share.
 struct Found<'d> {
     errors: Vec<String>,
+    /// A number may be its text.
+    numbers_as_text: bool,
     env: &'d dyn Fn(&str) -> Option<String>,
 }
 
 impl Found<'_> {
+    #[inline(never)]
     fn error(&mut self, path: &Path<'_>, what: impl fmt::Display) {
         self.errors.push(format!("{path}: {what}"));
     }
@@ -721,17 +751,26 @@ struct At<'a, 'd> {
 }
 
 impl<'a, 'd> At<'a, 'd> {
+    #[inline(never)]
     fn error(&mut self, what: impl fmt::Display) {
         self.found.error(&self.path, what);
     }
 
+    #[inline(never)]
     fn refuse<T>(&mut self, rule: impl fmt::Display) -> Option<T> {
         self.error(format!("{} {rule}", shown(self.value)));
         None
     }
 
     fn number(&mut self, range: RangeInclusive<f64>) -> Option<f64> {
-        match self.value.as_f64() {
+        let number = match self.value.as_str() {
+            Some(text) if self.found.numbers_as_text => {
+                let number = serde_json::from_slice::<Value>(text.as_bytes());
+                number.ok().and_then(|number| number.as_f64())
+            }
+            Some(_) | None => self.value.as_f64(),
+        };
+        match number {
             None => self.refuse("is not a number"),
             Some(number) if range.contains(&number) => Some(number),
             Some(_) => self.refuse(format!("is not in {}..={}", range.start(), range.end())),
@@ -740,6 +779,7 @@ impl<'a, 'd> At<'a, 'd> {
 
     /// Goes by way of f64, since a protobuf Struct writes 10 as 10.0 and may write 3600000 as 3.6e6; no bound is above
     /// 2^53-1, so nothing in range is rounded. The range must fit `T`.
+    #[inline(never)]
     fn int<T: TryFrom<u64>>(&mut self, range: RangeInclusive<u64>) -> Option<T> {
         let number = self.number(*range.start() as f64..=*range.end() as f64)?;
         if number.fract() != 0.0 {
@@ -820,6 +860,7 @@ impl<'a, 'd> At<'a, 'd> {
         Some(text)
     }
 
+    #[inline(never)]
     fn fields(mut self) -> Fields<'a, 'd> {
         let map = self
             .value
@@ -843,6 +884,7 @@ struct Fields<'a, 'd> {
 }
 
 impl<'d> Fields<'_, 'd> {
+    #[inline(never)]
     fn error(&mut self, name: &str, what: impl fmt::Display) {
         self.found.error(&Path::Field(&self.path, name), what);
     }
@@ -860,6 +902,7 @@ impl<'d> Fields<'_, 'd> {
         }
     }
 
+    #[inline(never)]
     fn at(&mut self, name: &'static str) -> Option<At<'_, 'd>> {
         self.asked.push(name);
         let value = self.map?.get(name)?;
@@ -870,6 +913,7 @@ impl<'d> Fields<'_, 'd> {
         })
     }
 
+    #[inline(never)]
     fn int<T: TryFrom<u64>>(
         &mut self,
         name: &'static str,
@@ -936,6 +980,7 @@ impl<'d> Fields<'_, 'd> {
         text
     }
 
+    #[inline(never)]
     fn object(&mut self, name: &'static str) -> Fields<'_, 'd> {
         self.asked.push(name);
         let path = Path::Field(&self.path, name);
@@ -1007,6 +1052,7 @@ impl<'d> Fields<'_, 'd> {
         }
     }
 
+    #[inline(never)]
     fn done(self) {
         for name in self.map.into_iter().flat_map(Map::keys) {
             if !self.asked.contains(&name.as_str()) {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use slotgate::config::{
     Config, Errors, GrayMode, MatchValue, OnFailure, OnSaturated, PriorityMode, Role, Score,
-    SessionSource, Traditional, parse,
+    SessionSource, Traditional, parse, parse_struct,
 };
 
 /// Lower it only when a rule goes.
@@ -331,6 +331,43 @@ fn integers_may_come_as_floats() {
         ),
         ((1 << 53) - 1, 10)
     );
+}
+
+/// As Envoy hands over what YAML's `12.5` and `2147483648` are.
+#[test]
+fn numbers_of_a_struct_may_come_as_text() {
+    let document = |percent: &str| {
+        let account = json!({"id": "a", "max_concurrency": "10"});
+        json!({
+            "role": "scheduler",
+            "gray": {"percent": percent},
+            "pools": [{"name": "p", "revision": "2147483648", "accounts": [account]}],
+        })
+    };
+    match parse_struct(&document("12.5"), &env) {
+        Ok(Role::Scheduler(config)) => {
+            assert_eq!(config.gray.basis_points, 1_250);
+            assert_eq!(config.pools[0].revision, 1 << 31);
+            assert_eq!(config.pools[0].accounts[0].max_concurrency, 10);
+        }
+        other => panic!("{other:?}"),
+    }
+    for (percent, rule) in [
+        ("100.5", "is not in 0..=100"),
+        ("12.345", "has more than two decimals"),
+        ("1e999", "is not a number"),
+        ("", "is not a number"),
+        ("[1]", "is not a number"),
+        ("5 5", "is not a number"),
+    ] {
+        let error = format!("gray.percent: {percent:?} {rule}");
+        assert_eq!(
+            parse_struct(&document(percent), &env).unwrap_err().0,
+            [error]
+        );
+    }
+    // JSON has numbers of its own.
+    assert_eq!(errors(&document("12.5")).len(), 3);
 }
 
 #[test]

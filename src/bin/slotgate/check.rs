@@ -4,7 +4,7 @@ use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::words::{count, quoted};
 use serde_json::{Value, json};
-use slotgate::config::{Config, GrayMode, Role, parse};
+use slotgate::config::{Config, GrayMode, Role, parse, parse_struct};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,12 +32,18 @@ struct Plugin {
     name: String,
     /// Where the configuration stands in the file.
     at: String,
-    /// What the filter is handed.
-    bytes: Vec<u8>,
+    handed: Handed,
     /// What the VM sees of the environment; `None`: unknown, as for a configuration by itself.
     environment: Option<Environment>,
-    /// Numbers that Envoy hands over as strings.
-    stringified: bool,
+}
+
+/// What the filter is handed.
+#[derive(Debug)]
+enum Handed {
+    /// A `google.protobuf.Struct` of this content.
+    Struct(Value),
+    /// Text, which should be JSON.
+    Text(String),
 }
 
 /// `vm_config.environment_variables`
@@ -205,8 +211,11 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
             }
         }
     };
-    let parsed = parse(&plugin.bytes, &env);
-    let mut hints: Vec<String> = not_passed
+    let parsed = match &plugin.handed {
+        Handed::Struct(content) => parse_struct(content, &env),
+        Handed::Text(text) => parse(text.as_bytes(), &env),
+    };
+    let hints: Vec<String> = not_passed
         .borrow()
         .iter()
         .map(|name| {
@@ -223,15 +232,6 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
         }
         Err(errors) => (None, errors.0, None),
     };
-    if plugin.stringified
-        && errors
-            .iter()
-            .any(|error| error.ends_with("is not a number"))
-    {
-        hints.push(
-            "a google.protobuf.StringValue that holds JSON: in YAML, Envoy makes a string of every number with a fraction, an exponent or more than 31 bits".to_owned(),
-        );
-    }
     let finding = Finding {
         role,
         errors,
@@ -275,9 +275,8 @@ fn plugins(file: &str, text: &str) -> Result<Vec<Plugin>, Problem> {
         filter: None,
         name: String::new(),
         at: String::new(),
-        bytes: document.to_string().into_bytes(),
+        handed: Handed::Text(document.to_string()),
         environment: None,
-        stringified: false,
     }])
 }
 
@@ -351,23 +350,22 @@ impl Search {
             .and_then(Value::as_str)
             .unwrap_or_default();
         let value = configuration.get("value").unwrap_or(&Value::Null);
-        let mut bytes = Vec::new();
+        let mut handed = Handed::Text(String::new());
         let mut role = value.get("role").and_then(Value::as_str).map(str::to_owned);
-        let mut stringified = false;
         if let (true, Some(json)) = (
             kind.ends_with("google.protobuf.StringValue"),
             value.as_str(),
         ) {
-            bytes = json.as_bytes().to_vec();
+            handed = Handed::Text(json.to_owned());
             role = serde_json::from_str::<Value>(json)
                 .ok()
                 .and_then(|value| Some(value.get("role")?.as_str()?.to_owned()));
         } else if kind.ends_with("google.protobuf.Struct") {
             let mut value = value.clone();
             if self.syntax == Syntax::Yaml {
-                stringified = as_envoy_reads_yaml(&mut value);
+                as_envoy_reads_yaml(&mut value);
             }
-            bytes = value.to_string().into_bytes();
+            handed = Handed::Struct(value);
         }
         // Its own names, or a role that is ours: other plugins have other configurations.
         let named = [
@@ -387,9 +385,8 @@ impl Search {
             filter: Some(filter),
             name: text("/name").unwrap_or_default().to_owned(),
             at: format!("{at}.configuration"),
-            bytes,
+            handed,
             environment: Some(environment(config)),
-            stringified,
         });
     }
 }
@@ -432,25 +429,17 @@ fn environment(config: &Value) -> Environment {
 }
 
 /// In YAML, Envoy (1.40, `ValueUtil::loadFromYaml`) takes a scalar for a number only if it is a whole one of 32 bits, and
-/// hands every other number over as a string; here it is spelled anew, 1e1 as 10.0. Answers whether there was one.
-fn as_envoy_reads_yaml(value: &mut Value) -> bool {
+/// hands every other number over as a string; here it is spelled anew, 1e1 as 10.0.
+fn as_envoy_reads_yaml(value: &mut Value) {
     match value {
-        Value::Object(map) => map
-            .values_mut()
-            .fold(false, |found, value| as_envoy_reads_yaml(value) | found),
-        Value::Array(values) => values
-            .iter_mut()
-            .fold(false, |found, value| as_envoy_reads_yaml(value) | found),
+        Value::Object(map) => map.values_mut().for_each(as_envoy_reads_yaml),
+        Value::Array(values) => values.iter_mut().for_each(as_envoy_reads_yaml),
         Value::Number(number) => {
-            if number
-                .as_i64()
-                .is_some_and(|whole| i32::try_from(whole).is_ok())
-            {
-                return false;
+            let whole = number.as_i64();
+            if whole.is_none_or(|whole| i32::try_from(whole).is_err()) {
+                *value = Value::String(number.to_string());
             }
-            *value = Value::String(number.to_string());
-            true
         }
-        Value::Null | Value::Bool(_) | Value::String(_) => false,
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
