@@ -69,6 +69,8 @@ pub struct Counts {
     bases: Vec<u64>,
     /// Requests of this worker that use each account now, whichever path chose it.
     used: Vec<u32>,
+    /// Accounts that an operator has drained, as last seen.
+    drained: Vec<bool>,
 }
 
 impl Counts {
@@ -82,6 +84,7 @@ impl Counts {
                 .collect(),
             bases: bases(&pool.accounts, config.score, config.priority_mode),
             used: vec![0; pool.accounts.len()],
+            drained: vec![false; pool.accounts.len()],
         }
     }
 
@@ -111,7 +114,18 @@ impl Counts {
         }
     }
 
-    /// The best enabled account with room in this worker's share, by the same score as the ledger's; `None`: all full.
+    /// Puts the operator's drains in force: ids with a space between. Those of no account here are left out.
+    pub fn drain(&mut self, ids: &[u8]) {
+        self.drained.fill(false);
+        for id in ids.split(|byte| *byte == b' ') {
+            let index = self.index(id).map(|index| index as usize);
+            if let Some(drained) = index.and_then(|index| self.drained.get_mut(index)) {
+                *drained = true;
+            }
+        }
+    }
+
+    /// The best enabled account that is not drained, with room in this worker's share, by the same score as the ledger's; `None`: all full.
     pub fn choose(
         &self,
         pool: &Pool,
@@ -122,15 +136,14 @@ impl Counts {
         let weight = score.random * UNIT;
         let mut best = None;
         let mut best_score = f64::INFINITY;
-        for (((index, account), used), base) in
-            (0..).zip(&pool.accounts).zip(&self.used).zip(&self.bases)
-        {
+        let accounts = (0..).zip(&pool.accounts).zip(&self.used).zip(&self.bases);
+        for ((((index, account), used), base), drained) in accounts.zip(&self.drained) {
             let most = account
                 .max_concurrency
                 .checked_div(share)
                 .unwrap_or(1)
                 .max(1);
-            if !account.enabled || *used >= most {
+            if !account.enabled || *drained || *used >= most {
                 continue;
             }
             let load = f64::from(*used) / f64::from(most);

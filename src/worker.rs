@@ -13,8 +13,8 @@ use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Mode, PoolKeys, Reconciled, Renewed, Script, Shas, Sync,
-    SyncAccount, Synced,
+    self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
+    Shas, Sync, SyncAccount, Synced,
 };
 use crate::pool::{self, Counts};
 use slab::Slab;
@@ -44,6 +44,10 @@ const RECONCILE_SILENCE_MS: u64 = 90_000;
 const RIDE_MS: u64 = 1;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
+/// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
+const LOOK: (u64, u64) = (1000, 64);
+/// Names of accounts in one notice.
+const NAMED: usize = 10;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
 
@@ -172,6 +176,33 @@ pub enum Notice {
         /// How many entries were wrong.
         entries: u64,
     },
+    /// The share of the gray release in force is another one.
+    Percent {
+        /// The pool's name.
+        pool: String,
+        /// The override before, in basis points.
+        old: Option<u16>,
+        /// The override now, in basis points.
+        new: Option<u16>,
+        /// What holds without one, in basis points.
+        configured: u16,
+    },
+    /// Other accounts are drained.
+    Drained {
+        /// The pool's name.
+        pool: String,
+        /// Those before.
+        old: String,
+        /// Those now.
+        new: String,
+    },
+    /// Something in the operator's overrides is ignored: what was in force before goes on.
+    Ignored {
+        /// The pool's name.
+        pool: String,
+        /// What it is.
+        what: Ignored,
+    },
     /// Leases expired although their streams live.
     Lost {
         /// The pool's name.
@@ -179,6 +210,17 @@ pub enum Notice {
         /// How many.
         leases: usize,
     },
+}
+
+/// What is ignored of an operator's overrides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// A percentage that is no number of basis points.
+    Percent,
+    /// Drained accounts, because there are too many.
+    Drained,
+    /// All of it: Redis answers with an error.
+    All(Fault),
 }
 
 /// Why the pipe is down.
@@ -236,7 +278,11 @@ impl Notice {
     #[must_use]
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::PipeReady | Self::BreakerClosed | Self::Replaced { .. } => false,
+            Self::PipeReady
+            | Self::BreakerClosed
+            | Self::Replaced { .. }
+            | Self::Percent { .. }
+            | Self::Drained { .. } => false,
             Self::PipeDown(_)
             | Self::PipeUnopened { .. }
             | Self::BreakerOpened(..)
@@ -244,6 +290,7 @@ impl Notice {
             | Self::Differs { .. }
             | Self::SyncFailed { .. }
             | Self::Drift { .. }
+            | Self::Ignored { .. }
             | Self::Lost { .. } => true,
         }
     }
@@ -306,6 +353,30 @@ impl fmt::Display for Notice {
                     "pool {pool}: {entries} entries of the ledger were wrong and were mended; did someone edit it?"
                 )
             }
+            Self::Percent {
+                pool,
+                old,
+                new,
+                configured,
+            } => {
+                write!(f, "pool {pool}: gray percentage ")?;
+                share(f, *old, *configured)?;
+                f.write_str(" => ")?;
+                share(f, *new, *configured)
+            }
+            Self::Drained { pool, old, new } => {
+                write!(f, "pool {pool}: drained accounts {old} => {new}")
+            }
+            Self::Ignored { pool, what } => {
+                write!(f, "pool {pool}: ignored in the key control: ")?;
+                f.write_str(match what {
+                    Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
+                    Ignored::Drained => "drains, more than 1000",
+                    Ignored::All(fault) => {
+                        return write!(f, "everything, it can't be read ({})", fault.as_str());
+                    }
+                })
+            }
             Self::Lost { pool, leases } => {
                 write!(
                     f,
@@ -314,6 +385,16 @@ impl fmt::Display for Notice {
             }
         }
     }
+}
+
+/// A percentage, and where it comes from.
+fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::Result {
+    let points = set.unwrap_or(configured);
+    write!(f, "{}.{:02} % (", points / 100, points % 100)?;
+    f.write_str(match set {
+        Some(_) => "override)",
+        None => "configured)",
+    })
 }
 
 /// A command on its way.
@@ -340,6 +421,10 @@ enum Command {
         tries: u8,
     },
     Reconcile {
+        pool: usize,
+        tries: u8,
+    },
+    Look {
         pool: usize,
         tries: u8,
     },
@@ -420,6 +505,32 @@ struct PoolState {
     epoch: u64,
     /// What the last sync answered, so that it is said once.
     synced: Option<Synced>,
+    control: Control,
+}
+
+/// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
+#[derive(Debug, Default)]
+struct Control {
+    /// Whether a request came by: only then is it looked at.
+    wanted: bool,
+    /// In basis points; `None`: as configured.
+    percent: Option<u16>,
+    /// Ids with a space between.
+    drained: Vec<u8>,
+    /// What the last look had to ignore, so that it is said once: the percentage, the drains.
+    ignored: [Option<Ignored>; 2],
+    usage: Vec<Usage>,
+}
+
+/// How full an account is, in the whole fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The account, by its index in the configuration.
+    pub account: u32,
+    /// Live leases.
+    pub used: u64,
+    /// Its slots.
+    pub max_concurrency: u64,
 }
 
 /// One worker's state.
@@ -464,6 +575,9 @@ pub struct Worker {
     ready_ms: u64,
     /// When the next reconcile step is due, in ms; the pool it is for; whether one is on its way.
     reconcile: (u64, usize, bool),
+    /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
+    /// on their way.
+    look: (u64, usize),
     counters: Counters,
     output: Output,
 }
@@ -484,6 +598,7 @@ impl Worker {
                 syncing: false,
                 epoch: 0,
                 synced: None,
+                control: Control::default(),
             })
             .collect();
         Self {
@@ -517,6 +632,7 @@ impl Worker {
             sweep_slots: 0,
             ready_ms: 0,
             reconcile: (0, 0, false),
+            look: (u64::MAX, 0),
             counters: Counters::default(),
             output: Output::default(),
             config,
@@ -533,6 +649,21 @@ impl Worker {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The share of a pool's sessions that is in, in basis points: by override, else as configured.
+    #[must_use]
+    pub fn basis_points(&self, pool: usize) -> u16 {
+        let set = self.pools.get(pool).and_then(|state| state.control.percent);
+        set.unwrap_or(self.config.gray.basis_points)
+    }
+
+    /// How full a pool's accounts were at the last look; empty before it, and in a large pool.
+    #[must_use]
+    pub fn usage(&self, pool: usize) -> &[Usage] {
+        self.pools
+            .get(pool)
+            .map_or(&[], |state| &state.control.usage)
     }
 
     /// What must be done now.
@@ -571,7 +702,9 @@ impl Worker {
         let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
         let (due_ms, _, under_way) = self.reconcile;
         let reconcile = (ready && !under_way).then_some(due_ms);
-        [acquire, head, open, ride, doubt, sweep, reconcile]
+        let (due_ms, looks) = self.look;
+        let look = (ready && looks == 0 && due_ms < u64::MAX).then_some(due_ms);
+        [acquire, head, open, ride, doubt, sweep, reconcile, look]
             .into_iter()
             .flatten()
             .min()
@@ -607,10 +740,12 @@ impl Worker {
         let event = match pool {
             None => Event::Out(Reason::NoPool),
             Some(pool) => {
+                self.want_control(now_ms, pool);
                 let random = self.random.u64(..);
+                let share = self.basis_points(pool);
                 match self
                     .gate
-                    .choose(&self.config.gray, headers, session, random)
+                    .choose(&self.config.gray, share, headers, session, random)
                 {
                     Choice::Out => Event::Out(Reason::OutOfPercentage),
                     Choice::In => self.admit(now_ms, pool, slot),
@@ -923,11 +1058,27 @@ impl Worker {
 
     // ---- the pipe ----
 
-    /// Whether an acquire can be sent, or may wait for the pipe to open. Opens it on first need.
-    fn available(&mut self, now_ms: u64) -> Result<(), Reason> {
+    /// A request came by: from now on the pool's overrides are looked at, which needs the pipe.
+    fn want_control(&mut self, now_ms: u64, pool: usize) {
+        if let Some(state) = self.pools.get_mut(pool)
+            && !state.control.wanted
+            && self.config.poll_ms > 0
+        {
+            state.control.wanted = true;
+            self.look.0 = now_ms;
+            self.need_pipe(now_ms);
+        }
+    }
+
+    fn need_pipe(&mut self, now_ms: u64) {
         if self.state == PipeState::Closed {
             self.state = PipeState::Waiting { until_ms: now_ms };
         }
+    }
+
+    /// Whether an acquire can be sent, or may wait for the pipe to open. Opens it on first need.
+    fn available(&mut self, now_ms: u64) -> Result<(), Reason> {
+        self.need_pipe(now_ms);
         if self.state != PipeState::Ready && self.failures > 0 {
             return Err(Reason::PipeDown);
         }
@@ -989,6 +1140,7 @@ impl Worker {
             | Command::Release { .. }
             | Command::Sync { .. }
             | Command::Reconcile { .. }
+            | Command::Look { .. }
             | Command::Cooldown { .. } => {}
         }
         let by = if with_source {
@@ -1098,6 +1250,13 @@ impl Worker {
                 state
                     .keys
                     .reconcile(out, by, &self.name, RECONCILE_SILENCE_MS, count);
+            }
+            Command::Look { pool, .. } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                let (drained, used) = LOOK;
+                state.keys.look(out, by, drained, used);
             }
             Command::Cooldown {
                 pool,
@@ -1244,6 +1403,7 @@ impl Worker {
                 }
                 self.sweep_due_ms = self.sweep_due_ms.max(now_ms);
                 self.reconcile(now_ms);
+                self.look(now_ms);
             }
             PipeState::Closed
             | PipeState::Waiting { .. }
@@ -1378,6 +1538,7 @@ impl Worker {
                 tries,
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
             Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
+            Command::Look { pool, tries } => self.on_looked(now_ms, pool, tries, reply),
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
                 pool,
@@ -1434,6 +1595,11 @@ impl Worker {
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
         self.reconcile = (first_ms, 0, false);
+        if self.look.0 < u64::MAX {
+            self.look.0 = now_ms;
+        }
+        // Ahead of what waits, so that the next request goes by it already.
+        self.look(now_ms);
         for acquire in std::mem::take(&mut self.queue) {
             // Who left while the pipe opened took nothing and needs nothing.
             if self.is_wanted(&acquire) {
@@ -1762,6 +1928,103 @@ impl Worker {
         self.reconcile = (now_ms.saturating_add(wait_ms), pool, false);
     }
 
+    /// Looks at the operator's overrides when that is due, in every pool that has had a request.
+    fn look(&mut self, now_ms: u64) {
+        let (due_ms, looks) = self.look;
+        if looks > 0 || due_ms > now_ms {
+            return;
+        }
+        self.look.0 = now_ms.saturating_add(self.config.poll_ms);
+        for pool in 0..self.pools.len() {
+            if self
+                .pools
+                .get(pool)
+                .is_some_and(|state| state.control.wanted)
+            {
+                self.look.1 = self.look.1.saturating_add(1);
+                self.write(now_ms, Command::Look { pool, tries: 0 }, false);
+            }
+        }
+    }
+
+    fn on_looked(&mut self, now_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
+        let looked = script::looked(reply);
+        if let Err(fault) = looked {
+            let retry = (tries < RETRIES).then_some(Command::Look {
+                pool,
+                tries: tries.saturating_add(1),
+            });
+            if self.recover(now_ms, fault, pool, retry) {
+                return;
+            }
+        }
+        self.look.1 = self.look.1.saturating_sub(1);
+        // A pipe that went down for it says why.
+        if !self.is_open() {
+            return;
+        }
+        let configured = self.config.gray.basis_points;
+        let name = self.pool_name(pool);
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let (control, notices) = (&mut state.control, &mut self.output.notices);
+        let ignored = match looked {
+            Err(fault) => [Some(Ignored::All(fault)), None],
+            Ok(looked) => [
+                (looked.percent == Override::Malformed).then_some(Ignored::Percent),
+                looked.drained.is_none().then_some(Ignored::Drained),
+            ],
+        };
+        let before = std::mem::replace(&mut control.ignored, ignored);
+        for (what, before) in ignored.into_iter().zip(before) {
+            let Some(what) = what else { continue };
+            self.counters.add(Counter::ControlIgnored);
+            if before != Some(what) {
+                let pool = name.clone();
+                notices.push(Notice::Ignored { pool, what });
+            }
+        }
+        let Ok(looked) = looked else {
+            return;
+        };
+        let old = control.percent;
+        let new = match looked.percent {
+            Override::Absent => None,
+            Override::BasisPoints(points) => Some(points),
+            Override::Malformed => old,
+        };
+        if new != old {
+            control.percent = new;
+            notices.push(Notice::Percent {
+                pool: name.clone(),
+                old,
+                new,
+                configured,
+            });
+        }
+        if let Some(drained) = looked.drained.filter(|ids| *ids != control.drained) {
+            state.counts.drain(drained);
+            notices.push(Notice::Drained {
+                pool: name,
+                old: named(&control.drained),
+                new: named(drained),
+            });
+            control.drained = drained.to_vec();
+        }
+        let counts = &state.counts;
+        control.usage.clear();
+        control
+            .usage
+            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
+                Some(Usage {
+                    account: counts.index(id)?,
+                    used,
+                    max_concurrency,
+                })
+            }));
+    }
+
     /// What any command's fault asks for. Answers whether the command is on its way again.
     fn recover(&mut self, now_ms: u64, fault: Fault, pool: usize, retry: Option<Command>) -> bool {
         if fault == Fault::Mismatch {
@@ -1831,6 +2094,7 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
+        self.look.1 = 0;
         self.doubts.retain(|doubt| doubt.over_ms > now_ms);
         // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
         let mut lost = std::mem::take(&mut self.riding);
@@ -1862,6 +2126,7 @@ impl Worker {
                 | Command::Renew { .. }
                 | Command::Sync { .. }
                 | Command::Reconcile { .. }
+                | Command::Look { .. }
                 | Command::Cooldown { .. } => {}
             }
         }
@@ -1895,6 +2160,26 @@ impl Worker {
             .map(|pool| pool.name.clone())
             .unwrap_or_default()
     }
+}
+
+/// Ids of accounts as a notice says them: the first few.
+fn named(ids: &[u8]) -> String {
+    if ids.is_empty() {
+        return "none".to_owned();
+    }
+    let mut text = String::new();
+    let mut ids = ids.split(|byte| *byte == b' ');
+    for id in ids.by_ref().take(NAMED) {
+        if !text.is_empty() {
+            text.push_str(", ");
+        }
+        text.push_str(&String::from_utf8_lossy(id));
+    }
+    let more = ids.count();
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
 }
 
 fn is_ok(reply: &[u8]) -> bool {

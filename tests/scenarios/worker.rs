@@ -10,6 +10,9 @@ use slotgate::ledger::script::{Fault, Script};
 use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
 use std::collections::{BTreeMap, VecDeque};
 
+#[path = "control.rs"]
+mod control;
+
 const CURRENT: &str = "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n";
 const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
 
