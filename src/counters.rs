@@ -41,6 +41,12 @@ pub enum Counter {
     ShadowSaturated,
     /// Shadow: the ledger had no answer.
     ShadowFailed,
+    /// Shadow: the account it would have been granted is the one that the traditional way takes.
+    ShadowAgreed,
+    /// Shadow: it is another one.
+    ShadowDiffered,
+    /// Shadow: nobody knows which account the traditional way takes.
+    ShadowUnknown,
     /// Times the pipe became ready.
     PipeReady,
     /// Times the pipe broke, or could not be opened, by why.
@@ -54,7 +60,7 @@ pub enum Counter {
 }
 
 /// Those without a reason, in the order of [`index`].
-const PLAIN: [&str; 18] = [
+const PLAIN: [&str; 21] = [
     "forwarded.atomic",
     "forwarded.local",
     "lease.released",
@@ -73,6 +79,9 @@ const PLAIN: [&str; 18] = [
     "breaker.opened",
     "breaker.closed",
     "control.ignored",
+    "shadow.agreed",
+    "shadow.differed",
+    "shadow.unknown",
 ];
 const TRADITIONAL: usize = PLAIN.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -167,6 +176,9 @@ fn index(counter: Counter) -> usize {
         Counter::BreakerOpened => 15,
         Counter::BreakerClosed => 16,
         Counter::ControlIgnored => 17,
+        Counter::ShadowAgreed => 18,
+        Counter::ShadowDiffered => 19,
+        Counter::ShadowUnknown => 20,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeLost(why) => of(PIPE_LOST, why.place()),

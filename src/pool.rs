@@ -1,6 +1,7 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
 use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score};
+use crate::gray;
 use crate::headers::Headers;
 use std::collections::BTreeMap;
 
@@ -60,6 +61,76 @@ pub fn bases(accounts: &[Account], score: Score, mode: PriorityMode) -> Vec<u64>
 #[must_use]
 pub fn millionths(value: f64) -> u64 {
     (value * UNIT).round() as u64
+}
+
+/// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.
+#[derive(Debug)]
+pub struct Names {
+    /// Names of headers that some account sets, those with the most first.
+    groups: Vec<Vec<String>>,
+    /// Hash of a group and its values → account by index, the first of those that set the same.
+    by_values: BTreeMap<[u8; 16], u32>,
+    /// The same first one for each account, by index.
+    same: Vec<u32>,
+}
+
+impl Names {
+    /// Reads every account once.
+    #[must_use]
+    pub fn new(pool: &Pool) -> Self {
+        let names = |account: &Account| -> Vec<String> {
+            let names = account.set_headers.iter().map(|(name, _)| name.clone());
+            names.collect()
+        };
+        let mut groups: Vec<_> = pool.accounts.iter().map(names).collect();
+        groups.retain(|group| !group.is_empty());
+        groups.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        groups.dedup();
+        let mut by_values = BTreeMap::new();
+        let same = (0..).zip(&pool.accounts).map(|(index, account)| {
+            let group = groups.iter().position(|group| *group == names(account));
+            let values = account
+                .set_headers
+                .iter()
+                .map(|(_, value)| value.as_bytes());
+            group.map_or(index, |group| {
+                *by_values.entry(hash(group, values)).or_insert(index)
+            })
+        });
+        let same = same.collect();
+        Self {
+            groups,
+            by_values,
+            same,
+        }
+    }
+
+    /// The account that the request names.
+    #[must_use]
+    pub fn named(&self, headers: Headers) -> Option<u32> {
+        (0..).zip(&self.groups).find_map(|(index, group)| {
+            let values: Option<Vec<_>> = group.iter().map(|name| headers.get(name)).collect();
+            self.by_values
+                .get(&hash(index, values?.into_iter()))
+                .copied()
+        })
+    }
+
+    /// Whether an account sets the very headers of the one that was named.
+    #[must_use]
+    pub fn is(&self, account: u32, named: u32) -> bool {
+        self.same.get(account as usize) == Some(&named)
+    }
+}
+
+/// Of a group's values, each told apart from its neighbours by its length.
+fn hash<'a>(group: usize, values: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
+    let mut bytes = group.to_le_bytes().to_vec();
+    for value in values {
+        bytes.extend_from_slice(&value.len().to_le_bytes());
+        bytes.extend_from_slice(value);
+    }
+    gray::hash128(&bytes)
 }
 
 /// One pool as a worker uses it: its accounts by id, and its own counts.

@@ -16,7 +16,7 @@ use crate::ledger::script::{
     self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
     Shas, Sync, SyncAccount, Synced,
 };
-use crate::pool::{self, Counts};
+use crate::pool::{self, Counts, Names};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -449,7 +449,8 @@ struct AcquireCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcquireKind {
     Take,
-    Dry,
+    /// Only asked, to be compared with the account that the traditional way takes, if that is known.
+    Dry(Option<u32>),
     Record(u32),
 }
 
@@ -506,6 +507,27 @@ struct PoolState {
     /// What the last sync answered, so that it is said once.
     synced: Option<Synced>,
     control: Control,
+    /// Which account a request names, where a shadow is compared with that.
+    names: Option<Names>,
+    /// What this pool's shadow counted.
+    shadow: Shadow,
+}
+
+/// What shadow requests would have got, and of those granted, how that compares with the traditional way.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Shadow {
+    /// An account.
+    pub granted: u64,
+    /// A refusal.
+    pub saturated: u64,
+    /// No answer.
+    pub failed: u64,
+    /// The account that the traditional way takes.
+    pub agreed: u64,
+    /// Another one.
+    pub differed: u64,
+    /// An account, and nobody knows which one the traditional way takes.
+    pub unknown: u64,
 }
 
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
@@ -599,6 +621,10 @@ impl Worker {
                 epoch: 0,
                 synced: None,
                 control: Control::default(),
+                names: (config.gray.mode == GrayMode::Shadow
+                    && config.traditional == Traditional::Passthrough)
+                    .then(|| Names::new(pool)),
+                shadow: Shadow::default(),
             })
             .collect();
         Self {
@@ -664,6 +690,12 @@ impl Worker {
         self.pools
             .get(pool)
             .map_or(&[], |state| &state.control.usage)
+    }
+
+    /// What a pool's shadow counted since the worker began.
+    #[must_use]
+    pub fn shadow(&self, pool: usize) -> Option<&Shadow> {
+        self.pools.get(pool).map(|state| &state.shadow)
     }
 
     /// What must be done now.
@@ -753,6 +785,13 @@ impl Worker {
             }
         };
         let verdict = self.drive(now_ms, slot, event);
+        if let (Event::Out(Reason::Shadow), Some(pool)) = (event, pool)
+            && self.config.traditional == Traditional::Passthrough
+        {
+            let names = self.pools.get(pool).and_then(|state| state.names.as_ref());
+            let named = names.and_then(|names| names.named(headers));
+            self.ask_shadow(now_ms, pool, slot, named);
+        }
         if verdict.is_some_and(|verdict| verdict.holds().is_none()) {
             // Nothing can happen to it any more.
             self.requests.try_remove(slot);
@@ -810,39 +849,71 @@ impl Worker {
 
     /// In the percentage: send the acquire if it can be sent.
     fn admit(&mut self, now_ms: u64, pool: usize, slot: usize) -> Event {
-        let shadow = self.config.gray.mode == GrayMode::Shadow;
+        if self.config.gray.mode == GrayMode::Shadow {
+            return Event::Out(Reason::Shadow);
+        }
+        if let Err(reason) = self.available(now_ms) {
+            return Event::Unavailable(reason);
+        }
         let lease = self.ids.mint();
+        self.ask(now_ms, pool, slot, lease, AcquireKind::Take);
+        let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
+        self.waiting.push_back((deadline_ms, slot, lease));
+        Event::In(lease)
+    }
+
+    fn ask(&mut self, now_ms: u64, pool: usize, slot: usize, lease: LeaseId, kind: AcquireKind) {
         let session = self.requests.get(slot).and_then(|request| request.session);
-        let kind = if shadow {
-            AcquireKind::Dry
-        } else {
-            AcquireKind::Take
+        let acquire = AcquireCommand {
+            pool,
+            slot,
+            lease,
+            kind,
+            session,
+            tries: 0,
         };
-        match self.available(now_ms) {
-            Ok(()) => {
-                self.send(
-                    now_ms,
-                    AcquireCommand {
-                        pool,
-                        slot,
-                        lease,
-                        kind,
-                        session,
-                        tries: 0,
-                    },
-                );
-                if shadow {
-                    return Event::Out(Reason::Shadow);
-                }
-                let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
-                self.waiting.push_back((deadline_ms, slot, lease));
-                Event::In(lease)
+        self.send(now_ms, acquire);
+    }
+
+    /// Asks what a request would get that goes the traditional way, by this account if that is known.
+    fn ask_shadow(&mut self, now_ms: u64, pool: usize, slot: usize, account: Option<u32>) {
+        if self.available(now_ms).is_ok() {
+            let lease = self.ids.mint();
+            self.ask(now_ms, pool, slot, lease, AcquireKind::Dry(account));
+        } else {
+            self.shadow_failed(pool);
+        }
+    }
+
+    fn shadow_failed(&mut self, pool: usize) {
+        self.count_shadow(pool, Counter::ShadowFailed, |shadow| &mut shadow.failed);
+    }
+
+    fn shadow_granted(&mut self, pool: usize, would_be: &[u8], traditional: Option<u32>) {
+        self.count_shadow(pool, Counter::ShadowGranted, |shadow| &mut shadow.granted);
+        let compared = self.pools.get(pool).and_then(|state| {
+            let (would_be, traditional) = (state.counts.index(would_be)?, traditional?);
+            Some(match &state.names {
+                Some(names) => names.is(would_be, traditional),
+                None => would_be == traditional,
+            })
+        });
+        match compared {
+            Some(true) => {
+                self.count_shadow(pool, Counter::ShadowAgreed, |shadow| &mut shadow.agreed)
             }
-            Err(_) if shadow => {
-                self.counters.add(Counter::ShadowFailed);
-                Event::Out(Reason::Shadow)
+            Some(false) => {
+                self.count_shadow(pool, Counter::ShadowDiffered, |shadow| &mut shadow.differed)
             }
-            Err(reason) => Event::Unavailable(reason),
+            None => self.count_shadow(pool, Counter::ShadowUnknown, |shadow| &mut shadow.unknown),
+        }
+    }
+
+    fn count_shadow(&mut self, pool: usize, counter: Counter, of: fn(&mut Shadow) -> &mut u64) {
+        self.counters.add(counter);
+        if let Some(state) = self.pools.get_mut(pool) {
+            let count = of(&mut state.shadow);
+            *count = count.saturating_add(1);
         }
     }
 
@@ -883,6 +954,15 @@ impl Worker {
                 }
                 Effect::ChooseLocally => {
                     let event = self.choose_locally(pool);
+                    // Ahead of the lease that is recorded: the shadow must not see its own request.
+                    if phase.reason() == Some(Reason::Shadow) {
+                        let account = if let Event::ChosenLocally { account, .. } = event {
+                            Some(account)
+                        } else {
+                            None
+                        };
+                        self.ask_shadow(now_ms, pool, slot, account);
+                    }
                     return self.drive(now_ms, slot, event);
                 }
                 Effect::CountUp { account } => self.count(pool, |counts| counts.up(account)),
@@ -1183,7 +1263,7 @@ impl Worker {
                 };
                 let mode = match acquire.kind {
                     AcquireKind::Take => Mode::Take,
-                    AcquireKind::Dry => Mode::Dry,
+                    AcquireKind::Dry(_) => Mode::Dry,
                     AcquireKind::Record(account) => {
                         Mode::Force(account_id(config, acquire.pool, account).unwrap_or_default())
                     }
@@ -1612,7 +1692,7 @@ impl Worker {
     fn is_wanted(&self, acquire: &AcquireCommand) -> bool {
         match acquire.kind {
             AcquireKind::Take => self.awaits(acquire.slot, acquire.lease),
-            AcquireKind::Dry => true,
+            AcquireKind::Dry(_) => true,
             AcquireKind::Record(account) => {
                 self.requests.get(acquire.slot).is_some_and(|request| {
                     request.phase
@@ -1662,16 +1742,18 @@ impl Worker {
                                 },
                             );
                         }
-                        AcquireKind::Dry => self.counters.add(Counter::ShadowFailed),
+                        AcquireKind::Dry(_) => self.shadow_failed(acquire.pool),
                         AcquireKind::Take | AcquireKind::Record(_) => {}
                     }
                 }
             }
-            (AcquireKind::Dry, Ok(Acquired::Granted { .. })) => {
-                self.counters.add(Counter::ShadowGranted)
+            (AcquireKind::Dry(traditional), Ok(Acquired::Granted { account, .. })) => {
+                self.shadow_granted(acquire.pool, account, traditional)
             }
-            (AcquireKind::Dry, Ok(Acquired::Saturated { .. })) => {
-                self.counters.add(Counter::ShadowSaturated)
+            (AcquireKind::Dry(_), Ok(Acquired::Saturated { .. })) => {
+                self.count_shadow(acquire.pool, Counter::ShadowSaturated, |shadow| {
+                    &mut shadow.saturated
+                })
             }
             (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
                 self.counters.add(Counter::LateGrant)
@@ -2112,8 +2194,8 @@ impl Worker {
                         },
                     );
                 }
-                Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
-                    self.counters.add(Counter::ShadowFailed)
+                Command::Acquire(acquire) if matches!(acquire.kind, AcquireKind::Dry(_)) => {
+                    self.shadow_failed(acquire.pool)
                 }
                 Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
@@ -2145,7 +2227,7 @@ impl Worker {
                             in_doubt: false,
                         },
                     ),
-                    AcquireKind::Dry => self.counters.add(Counter::ShadowFailed),
+                    AcquireKind::Dry(_) => self.shadow_failed(acquire.pool),
                     // A lease that could not be recorded is taken up by a renewal.
                     AcquireKind::Take | AcquireKind::Record(_) => {}
                 }
