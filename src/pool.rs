@@ -69,7 +69,7 @@ pub struct Names {
     /// Names of headers that some account sets, those with the most first.
     groups: Vec<Vec<String>>,
     /// Hash of a group and its values → account by index, the first of those that set the same.
-    by_values: BTreeMap<[u8; 16], u32>,
+    by_values: BTreeMap<Box<[u8]>, u32>,
     /// The same first one for each account, by index.
     same: Vec<u32>,
 }
@@ -78,26 +78,32 @@ impl Names {
     /// Reads every account once.
     #[must_use]
     pub fn new(pool: &Pool) -> Self {
-        let names = |account: &Account| -> Vec<String> {
-            let names = account.set_headers.iter().map(|(name, _)| name.clone());
-            names.collect()
-        };
-        let mut groups: Vec<_> = pool.accounts.iter().map(names).collect();
-        groups.retain(|group| !group.is_empty());
-        groups.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        groups.dedup();
+        let mut groups: Vec<Vec<String>> = Vec::new();
+        for account in &pool.accounts {
+            let headers = &account.set_headers;
+            if !headers.is_empty() && !groups.iter().any(|group| are(group, headers)) {
+                let more = groups
+                    .iter()
+                    .take_while(|group| group.len() > headers.len());
+                groups.insert(
+                    more.count(),
+                    headers.iter().map(|(name, _)| name.clone()).collect(),
+                );
+            }
+        }
         let mut by_values = BTreeMap::new();
-        let same = (0..).zip(&pool.accounts).map(|(index, account)| {
-            let group = groups.iter().position(|group| *group == names(account));
-            let values = account
-                .set_headers
-                .iter()
-                .map(|(_, value)| value.as_bytes());
-            group.map_or(index, |group| {
-                *by_values.entry(hash(group, values)).or_insert(index)
-            })
-        });
-        let same = same.collect();
+        let mut same = Vec::with_capacity(pool.accounts.len());
+        for (index, account) in (0..).zip(&pool.accounts) {
+            let headers = &account.set_headers;
+            let group = groups.iter().position(|group| are(group, headers));
+            same.push(group.map_or(index, |group| {
+                let mut key = Key::of(group);
+                for (_, value) in headers {
+                    key.push(value.as_bytes());
+                }
+                first(&mut by_values, key.hashed(), index)
+            }));
+        }
         Self {
             groups,
             by_values,
@@ -109,10 +115,11 @@ impl Names {
     #[must_use]
     pub fn named(&self, headers: Headers) -> Option<u32> {
         (0..).zip(&self.groups).find_map(|(index, group)| {
-            let values: Option<Vec<_>> = group.iter().map(|name| headers.get(name)).collect();
-            self.by_values
-                .get(&hash(index, values?.into_iter()))
-                .copied()
+            let mut key = Key::of(index);
+            for name in group {
+                key.push(headers.get(name)?);
+            }
+            self.by_values.get(&key.hashed()).copied()
         })
     }
 
@@ -123,14 +130,38 @@ impl Names {
     }
 }
 
-/// Of a group's values, each told apart from its neighbours by its length.
-fn hash<'a>(group: usize, values: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
-    let mut bytes = group.to_le_bytes().to_vec();
-    for value in values {
-        bytes.extend_from_slice(&value.len().to_le_bytes());
-        bytes.extend_from_slice(value);
+/// The index that stands for the key: that of the first one who had it. Out of line: the tree's code is large.
+#[inline(never)]
+fn first(indices: &mut BTreeMap<Box<[u8]>, u32>, key: Box<[u8]>, index: u32) -> u32 {
+    *indices.entry(key).or_insert(index)
+}
+
+/// Whether these are the names of the headers.
+fn are(names: &[String], headers: &[(String, String)]) -> bool {
+    names.len() == headers.len()
+        && names
+            .iter()
+            .zip(headers)
+            .all(|(name, (own, _))| name == own)
+}
+
+/// A group and its values, each told apart from its neighbours by its length.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn of(group: usize) -> Self {
+        Self(group.to_le_bytes().into())
     }
-    gray::hash128(&bytes)
+
+    fn push(&mut self, value: &[u8]) {
+        self.0.extend_from_slice(&value.len().to_le_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    /// Keys of accounts are values that may be secret: what is kept is their hash.
+    fn hashed(&self) -> Box<[u8]> {
+        gray::hash128(&self.0).into()
+    }
 }
 
 /// One pool as a worker uses it: its accounts by id, and its own counts.
@@ -148,11 +179,12 @@ impl Counts {
     /// All at 0.
     #[must_use]
     pub fn new(pool: &Pool, config: &Config) -> Self {
+        let mut by_id = BTreeMap::new();
+        for (index, account) in (0..).zip(&pool.accounts) {
+            first(&mut by_id, account.id.as_bytes().into(), index);
+        }
         Self {
-            by_id: (0..)
-                .zip(&pool.accounts)
-                .map(|(index, account)| (account.id.as_bytes().into(), index))
-                .collect(),
+            by_id,
             bases: bases(&pool.accounts, config.score, config.priority_mode),
             used: vec![0; pool.accounts.len()],
             drained: vec![false; pool.accounts.len()],

@@ -191,9 +191,9 @@ pub enum Notice {
     Drained {
         /// The pool's name.
         pool: String,
-        /// Those before.
+        /// Those before, their ids with a space between.
         old: String,
-        /// Those now.
+        /// Those now, the same way.
         new: String,
     },
     /// Something in the operator's overrides is ignored: what was in force before goes on.
@@ -365,7 +365,10 @@ impl fmt::Display for Notice {
                 share(f, *new, *configured)
             }
             Self::Drained { pool, old, new } => {
-                write!(f, "pool {pool}: drained accounts {old} => {new}")
+                write!(f, "pool {pool}: drained accounts ")?;
+                list(f, old)?;
+                f.write_str(" => ")?;
+                list(f, new)
             }
             Self::Ignored { pool, what } => {
                 write!(f, "pool {pool}: ignored in the key control: ")?;
@@ -395,6 +398,20 @@ fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::
         Some(_) => "override)",
         None => "configured)",
     })
+}
+
+/// Ids of accounts: the first few.
+fn list(f: &mut fmt::Formatter<'_>, ids: &str) -> fmt::Result {
+    f.write_str(if ids.is_empty() { "none" } else { "" })?;
+    let mut ids = ids.split(' ');
+    for (place, id) in ids.by_ref().take(NAMED).enumerate() {
+        f.write_str(if place > 0 { ", " } else { "" })?;
+        f.write_str(id)?;
+    }
+    match ids.count() {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
 }
 
 /// A command on its way.
@@ -538,7 +555,7 @@ struct Control {
     /// In basis points; `None`: as configured.
     percent: Option<u16>,
     /// Ids with a space between.
-    drained: Vec<u8>,
+    drained: String,
     /// What the last look had to ignore, so that it is said once: the percentage, the drains.
     ignored: [Option<Ignored>; 2],
     usage: Vec<Usage>,
@@ -2085,14 +2102,17 @@ impl Worker {
                 configured,
             });
         }
-        if let Some(drained) = looked.drained.filter(|ids| *ids != control.drained) {
+        if let Some(drained) = looked.drained
+            && drained != control.drained.as_bytes()
+        {
             state.counts.drain(drained);
+            let new = String::from_utf8(drained.to_vec()).unwrap_or_default();
+            let old = std::mem::replace(&mut control.drained, new.clone());
             notices.push(Notice::Drained {
                 pool: name,
-                old: named(&control.drained),
-                new: named(drained),
+                old,
+                new,
             });
-            control.drained = drained.to_vec();
         }
         let counts = &state.counts;
         control.usage.clear();
@@ -2242,26 +2262,6 @@ impl Worker {
             .map(|pool| pool.name.clone())
             .unwrap_or_default()
     }
-}
-
-/// Ids of accounts as a notice says them: the first few.
-fn named(ids: &[u8]) -> String {
-    if ids.is_empty() {
-        return "none".to_owned();
-    }
-    let mut text = String::new();
-    let mut ids = ids.split(|byte| *byte == b' ');
-    for id in ids.by_ref().take(NAMED) {
-        if !text.is_empty() {
-            text.push_str(", ");
-        }
-        text.push_str(&String::from_utf8_lossy(id));
-    }
-    let more = ids.count();
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
 }
 
 fn is_ok(reply: &[u8]) -> bool {
