@@ -547,6 +547,31 @@ pub struct Shadow {
     pub unknown: u64,
 }
 
+impl Shadow {
+    /// As they stand in metrics.
+    pub const NAMES: [&str; 6] = [
+        "granted",
+        "saturated",
+        "failed",
+        "agreed",
+        "differed",
+        "unknown",
+    ];
+
+    /// In the order of the names.
+    #[must_use]
+    pub fn all(&self) -> [u64; 6] {
+        [
+            self.granted,
+            self.saturated,
+            self.failed,
+            self.agreed,
+            self.differed,
+            self.unknown,
+        ]
+    }
+}
+
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
 #[derive(Debug, Default)]
 struct Control {
