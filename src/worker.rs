@@ -16,6 +16,7 @@ use crate::ledger::script::{
     self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
     Shas, Sync, SyncAccount, Synced,
 };
+use crate::memory::Memory;
 use crate::pool::{self, Counts, Names};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -44,6 +45,8 @@ const RECONCILE_SILENCE_MS: u64 = 90_000;
 const RIDE_MS: u64 = 1;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
+/// An answer to someone's question is kept for so long, in ms.
+const ANSWER_MS: u64 = 10_000;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
 /// Names of accounts in one notice.
@@ -445,6 +448,10 @@ enum Command {
         pool: usize,
         tries: u8,
     },
+    Answer {
+        pool: usize,
+        text: String,
+    },
     Cooldown {
         pool: usize,
         account: u32,
@@ -490,6 +497,8 @@ enum PipeState {
 #[derive(Debug)]
 struct Request {
     stream: u32,
+    /// In `memory`.
+    number: u32,
     pool: usize,
     phase: Phase,
     session: Option<[u8; 16]>,
@@ -586,6 +595,8 @@ struct Control {
     /// What the last look had to ignore, so that it is said once: the percentage, the drains.
     ignored: [Option<Ignored>; 2],
     usage: Vec<Usage>,
+    /// The last question, answered or not ours to answer.
+    question: Vec<u8>,
 }
 
 /// How full an account is, in the whole fleet.
@@ -644,6 +655,7 @@ pub struct Worker {
     /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
     /// on their way.
     look: (u64, usize),
+    memory: Memory,
     counters: Counters,
     output: Output,
 }
@@ -703,6 +715,7 @@ impl Worker {
             ready_ms: 0,
             reconcile: (0, 0, false),
             look: (u64::MAX, 0),
+            memory: Memory::default(),
             counters: Counters::default(),
             output: Output::default(),
             config,
@@ -803,11 +816,10 @@ impl Worker {
         }
         let slot = self.requests.insert(Request {
             stream,
+            number: 0,
             pool: pool.unwrap_or(usize::MAX),
             phase: Phase::Idle,
-            session: session
-                .filter(|_| self.config.affinity_ttl_ms > 0)
-                .map(gray::hash128),
+            session: None,
             epoch: 0,
             renewed_ms: now_ms,
             told: false,
@@ -815,14 +827,25 @@ impl Worker {
         });
         let mut shadowed = None;
         let event = match pool {
-            None => Event::Out(Reason::NoPool),
+            None => {
+                self.remember(now_ms, slot, None, 0);
+                Event::Out(Reason::NoPool)
+            }
             Some(pool) => {
                 let random = self.random.u64(..);
                 let share = self.share(now_ms, pool);
-                match self
-                    .gate
-                    .choose(&self.config.gray, share, headers, session, random)
+                let (choice, bucket) =
+                    self.gate
+                        .choose(&self.config.gray, share, headers, session, random);
+                self.remember(now_ms, slot, bucket, share);
+                // Who is out needs no affinity, and its hash costs more than the decision.
+                if let (Choice::In, Some(session)) = (choice, session)
+                    && self.config.affinity_ttl_ms > 0
+                    && let Some(request) = self.requests.get_mut(slot)
                 {
+                    request.session = Some(gray::hash128(session));
+                }
+                match choice {
                     Choice::Out => Event::Out(Reason::OutOfPercentage),
                     Choice::In if self.config.gray.mode == GrayMode::Shadow => {
                         shadowed = Some(pool);
@@ -845,6 +868,17 @@ impl Worker {
             self.requests.try_remove(slot);
         }
         (slot, verdict)
+    }
+
+    fn remember(&mut self, now_ms: u64, slot: usize, bucket: Option<u16>, share: u16) {
+        if let Some(request) = self.requests.get_mut(slot) {
+            request.number = self.memory.begin(now_ms, bucket, share);
+        }
+    }
+
+    /// The `x-request-id` of the request that arrived last.
+    pub fn identify(&mut self, id: &[u8]) {
+        self.memory.identify(id);
     }
 
     /// The upstream answered. `now_unix_s` is the wall clock.
@@ -968,7 +1002,7 @@ impl Worker {
         let request = self.requests.get_mut(slot)?;
         let (phase, effects) = request.phase.step(event, &self.policy);
         request.phase = phase;
-        let pool = request.pool;
+        let (pool, number) = (request.pool, request.number);
         let mut verdict = None;
         for effect in effects {
             match effect {
@@ -1043,6 +1077,9 @@ impl Worker {
         }
         if phase == Phase::Done {
             self.requests.try_remove(slot);
+        }
+        if let Some(verdict) = verdict {
+            self.memory.decide(now_ms, number, verdict);
         }
         verdict
     }
@@ -1272,6 +1309,7 @@ impl Worker {
             | Command::Sync { .. }
             | Command::Reconcile { .. }
             | Command::Look { .. }
+            | Command::Answer { .. }
             | Command::Cooldown { .. } => {}
         }
         let by = if with_source {
@@ -1388,6 +1426,12 @@ impl Worker {
                 };
                 let (drained, used) = LOOK;
                 state.keys.look(out, by, drained, used);
+            }
+            Command::Answer { pool, text } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                state.keys.answer(out, text, ANSWER_MS);
             }
             Command::Cooldown {
                 pool,
@@ -1670,6 +1714,12 @@ impl Worker {
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
             Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
             Command::Look { pool, tries } => self.on_looked(now_ms, pool, tries, reply),
+            // Who asked will ask again.
+            Command::Answer { pool, .. } => {
+                if let Some(Value::Error(error)) = Values::new(reply).value() {
+                    self.recover(now_ms, Fault::of(error), pool, None);
+                }
+            }
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
                 pool,
@@ -2163,6 +2213,13 @@ impl Worker {
                     max_concurrency,
                 })
             }));
+        if looked.question != control.question.as_slice() {
+            control.question = looked.question.to_vec();
+            let answer = self.memory.answer(now_ms, looked.question, &self.config);
+            if let Some(text) = answer {
+                self.write(now_ms, Command::Answer { pool, text }, false);
+            }
+        }
     }
 
     /// What any command's fault asks for. Answers whether the command is on its way again.
@@ -2269,6 +2326,7 @@ impl Worker {
                 | Command::Sync { .. }
                 | Command::Reconcile { .. }
                 | Command::Look { .. }
+                | Command::Answer { .. }
                 | Command::Cooldown { .. } => {}
             }
         }

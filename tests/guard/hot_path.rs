@@ -52,13 +52,17 @@ fn main() {
         b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n",
     );
     // The first look at the operator's overrides: there are none.
-    reply(&mut worker, b"*3\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n");
+    reply(
+        &mut worker,
+        b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n",
+    );
     if percent > 0 {
         reply(&mut worker, GRANTED);
     }
     worker.on_end(0, (slot, 0));
     for stream in 1..=requests {
         let (slot, verdict) = worker.on_request(1, stream, Headers::new(&headers));
+        worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
         if verdict.is_none() {
             // The release of the one before rides with its acquire.
             reply(&mut worker, b":1\r\n");
