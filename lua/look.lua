@@ -42,8 +42,9 @@ for i = 1, accounts and #accounts or 0, 2 do
     limits[#ids] = max
   end
 end
-local question = call('GET', KEYS[8]) or ''
-if #question > 512 then
+-- What is wrong with it must not hide an override.
+local question = redis.pcall('GET', KEYS[8])
+if type(question) ~= 'string' or #question > 512 then
   question = ''
 end
 if #ids == 0 or #ids > most_used then

@@ -876,6 +876,12 @@ impl Worker {
         }
     }
 
+    /// What is remembered of the request that a question is about; see [`Memory::answer`].
+    #[must_use]
+    pub fn recall(&self, now_ms: u64, question: &[u8]) -> Option<String> {
+        self.memory.answer(now_ms, question, &self.config)
+    }
+
     /// The `x-request-id` of the request that arrived last.
     pub fn identify(&mut self, id: &[u8]) {
         self.memory.identify(id);
@@ -2215,8 +2221,7 @@ impl Worker {
             }));
         if looked.question != control.question.as_slice() {
             control.question = looked.question.to_vec();
-            let answer = self.memory.answer(now_ms, looked.question, &self.config);
-            if let Some(text) = answer {
+            if let Some(text) = self.recall(now_ms, looked.question) {
                 self.write(now_ms, Command::Answer { pool, text }, false);
             }
         }

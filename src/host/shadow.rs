@@ -17,7 +17,7 @@ impl ShadowMetrics {
             .filter(|_| config.gray.mode == GrayMode::Shadow);
         let ids = shadowed.map(|pool| {
             let id = |name| {
-                let name = ["slotgate.pool.", &pool.name, ".shadow.", name].concat();
+                let name = format!("slotgate.pool.{}.shadow.{name}", pool.name);
                 calls::define_metric(Metric::Counter, &name).ok()
             };
             (Shadow::NAMES.map(id), [0; 6])
