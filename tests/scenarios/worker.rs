@@ -1254,6 +1254,15 @@ fn shadow_of(mode: &str) -> Rig {
             {"id": "c", "max_concurrency": 1, "priority": 3, "set_headers": {"x-upstream": "one", "authorization": "B"}},
             {"id": "d", "max_concurrency": 1, "priority": 4},
         ]);
+        if mode == "passthrough" {
+            let more = serde_json::json!([
+                {"id": "e", "max_concurrency": 1, "set_headers": {"x-a": "1", "x-b": "1"}},
+                {"id": "f", "max_concurrency": 1, "set_headers": {"x-a": "1"}},
+                {"id": "g", "max_concurrency": 1, "set_headers": {"x-empty": ""}},
+            ]);
+            let accounts = json["pools"][0]["accounts"].as_array_mut().unwrap();
+            accounts.extend(more.as_array().unwrap().iter().cloned());
+        }
     });
     rig.request(&[]);
     rig.reopen();
@@ -1287,6 +1296,9 @@ fn a_shadow_is_compared_with_the_account_that_the_request_names() {
             0,
             1,
         ),
+        (&[("x-a", "1"), ("x-b", "1")], "e", 1, 0, 0),
+        (&[("x-a", "1"), ("x-b", "2")], "f", 1, 0, 0),
+        (&[("x-empty", "")], "g", 1, 0, 0),
         (&[], "d", 0, 0, 1),
         (&[upstream], "gone", 0, 0, 1),
     ] {
@@ -1305,8 +1317,8 @@ fn a_shadow_is_compared_with_the_account_that_the_request_names() {
     }
     let shadow = *rig.worker.shadow(0).unwrap();
     for (counter, count, expected) in [
-        (Counter::ShadowGranted, shadow.granted, 12),
-        (Counter::ShadowAgreed, shadow.agreed, 4),
+        (Counter::ShadowGranted, shadow.granted, 15),
+        (Counter::ShadowAgreed, shadow.agreed, 7),
         (Counter::ShadowDiffered, shadow.differed, 3),
         (Counter::ShadowUnknown, shadow.unknown, 5),
         (Counter::ShadowSaturated, shadow.saturated, 1),
