@@ -15,6 +15,7 @@ mod support;
 
 use slotgate::config::{Role, parse};
 use slotgate::headers::Headers;
+use slotgate::ledger::script::Script;
 use slotgate::worker::Worker;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,10 +80,13 @@ fn weight_in_the_core() -> usize {
     worker.on_tick(0);
     worker.on_pipe_open(0);
     worker.on_pipe_bytes(0, b"+OK\r\n");
-    for _ in 0..6 {
+    for _ in Script::FILTER {
         worker.on_pipe_bytes(0, b"$40\r\n0123456789012345678901234567890123456789\r\n");
     }
     worker.on_pipe_bytes(0, b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    // The first look at the operator's overrides: there are none.
+    worker.on_pipe_bytes(0, b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n");
+    worker.on_pipe_bytes(0, b"*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n");
     let before = ALLOCATED.load(Ordering::Relaxed);
     for stream in 1..=streams {
         worker.on_request(0, stream as u32, Headers::new(&Headers::serialize(&[])));

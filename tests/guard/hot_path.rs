@@ -3,6 +3,7 @@
 
 use slotgate::config::{Role, parse};
 use slotgate::headers::Headers;
+use slotgate::ledger::script::Script;
 use slotgate::worker::Worker;
 
 const GRANTED: &[u8] = b"*3\r\n$7\r\ngranted\r\n$3\r\na42\r\n$10\r\n1234567890\r\n";
@@ -41,7 +42,7 @@ fn main() {
     worker.on_tick(0);
     worker.on_pipe_open(0);
     reply(&mut worker, b"+OK\r\n");
-    for _ in 0..7 {
+    for _ in Script::FILTER {
         reply(
             &mut worker,
             b"$40\r\n0123456789012345678901234567890123456789\r\n",
