@@ -41,6 +41,8 @@ pub struct Config {
     pub traditional: Traditional,
     /// What counts as upstream pushback and how long it lasts.
     pub cooldown: Cooldown,
+    /// How often the operator's overrides are looked at, in ms, 100..=60000; 0: never.
+    pub poll_ms: u64,
     /// Whether the client is told path and account.
     pub response_headers: bool,
     /// The pools, at least one; at most the last one without match rules.
@@ -388,6 +390,18 @@ fn role(at: At<'_, '_>) -> Role {
         ),
         traditional: traditional(f.object("traditional")),
         cooldown: cooldown(f.object("cooldown")),
+        poll_ms: {
+            let mut f = f.object("control");
+            let poll_ms: u64 = f.int("poll_ms", 1_000, 0..=60_000);
+            if (1..100).contains(&poll_ms) {
+                f.error(
+                    "poll_ms",
+                    format!("{poll_ms} is neither 0 nor in 100..=60000"),
+                );
+            }
+            f.done();
+            poll_ms
+        },
         response_headers: f.flag("response_headers", false),
         pools: pools(&mut f),
     };

@@ -33,12 +33,20 @@ pub enum Counter {
     Drift,
     /// Cooldowns asked for.
     Cooldown,
+    /// Looks at the operator's overrides that found one to be ignored.
+    ControlIgnored,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
     ShadowSaturated,
     /// Shadow: the ledger had no answer.
     ShadowFailed,
+    /// Shadow: the account it would have been granted is the one that the traditional way takes.
+    ShadowAgreed,
+    /// Shadow: it is another one.
+    ShadowDiffered,
+    /// Shadow: nobody knows which account the traditional way takes.
+    ShadowUnknown,
     /// Times the pipe became ready.
     PipeReady,
     /// Times the pipe broke, or could not be opened, by why.
@@ -52,7 +60,7 @@ pub enum Counter {
 }
 
 /// Those without a reason, in the order of [`index`].
-const PLAIN: [&str; 17] = [
+const PLAIN: [&str; 21] = [
     "forwarded.atomic",
     "forwarded.local",
     "lease.released",
@@ -70,6 +78,10 @@ const PLAIN: [&str; 17] = [
     "pipe.ready",
     "breaker.opened",
     "breaker.closed",
+    "control.ignored",
+    "shadow.agreed",
+    "shadow.differed",
+    "shadow.unknown",
 ];
 const TRADITIONAL: usize = PLAIN.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -163,6 +175,10 @@ fn index(counter: Counter) -> usize {
         Counter::PipeReady => 14,
         Counter::BreakerOpened => 15,
         Counter::BreakerClosed => 16,
+        Counter::ControlIgnored => 17,
+        Counter::ShadowAgreed => 18,
+        Counter::ShadowDiffered => 19,
+        Counter::ShadowUnknown => 20,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeLost(why) => of(PIPE_LOST, why.place()),

@@ -44,11 +44,12 @@ impl Gate {
         of(hash)
     }
 
-    /// In or out. `random` is used for a request with neither session nor request id.
+    /// In or out, by the share in force. `random` is used for a request with neither session nor request id.
     #[must_use]
     pub fn choose(
         &self,
         gray: &Gray,
+        basis_points: u16,
         headers: Headers,
         session: Option<&[u8]>,
         random: u64,
@@ -61,7 +62,7 @@ impl Gate {
                 Some(key) => self.bucket(key),
                 None => of(random),
             };
-        if bucket < gray.basis_points {
+        if bucket < basis_points {
             Choice::In
         } else {
             Choice::Out

@@ -1,8 +1,8 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
 use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score};
+use crate::gray;
 use crate::headers::Headers;
-use std::collections::BTreeMap;
 
 /// Scores are whole numbers in the ledger, this many to the unit.
 pub const UNIT: f64 = 1e6;
@@ -62,33 +62,197 @@ pub fn millionths(value: f64) -> u64 {
     (value * UNIT).round() as u64
 }
 
+/// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.
+#[derive(Debug)]
+pub struct Names {
+    /// Names of the headers that an account sets, each set of them once.
+    groups: Vec<Vec<String>>,
+    /// Hash of a group and its values → account by index, the first of those that set the same.
+    by_values: Index,
+    /// That first one for each account, by index.
+    same: Vec<u32>,
+}
+
+impl Names {
+    /// Reads every account once.
+    #[must_use]
+    pub fn new(pool: &Pool) -> Self {
+        let mut groups: Vec<Vec<String>> = Vec::new();
+        for account in &pool.accounts {
+            let headers = &account.set_headers;
+            if !headers.is_empty() && !groups.iter().any(|group| are(group, headers)) {
+                groups.push(headers.iter().map(|(name, _)| name.clone()).collect());
+            }
+        }
+        let mut by_values = Index::new(pool.accounts.len());
+        let mut same = Vec::new();
+        for (index, account) in (0..).zip(&pool.accounts) {
+            let key = set_by(&groups, account);
+            same.push(key.map_or(index, |key| by_values.first(key, index)));
+        }
+        Self {
+            groups,
+            by_values,
+            same,
+        }
+    }
+
+    /// The account that the request names; of several the one that sets the most headers.
+    #[must_use]
+    pub fn named(&self, headers: Headers) -> Option<u32> {
+        let mut best = None;
+        let mut most = 0;
+        for (index, group) in self.groups.iter().enumerate() {
+            let mut key = Key::of(index);
+            let all = group.iter().all(|name| {
+                let value = headers.get(name);
+                key.push(value.unwrap_or_default());
+                value.is_some()
+            });
+            let named = self.by_values.get(&key.hashed()).filter(|_| all);
+            if named.is_some() && group.len() > most {
+                best = named;
+                most = group.len();
+            }
+        }
+        best
+    }
+
+    /// Whether an account sets the very headers of the one that was named.
+    #[must_use]
+    pub fn is(&self, account: u32, named: u32) -> bool {
+        self.same.get(account as usize) == Some(&named)
+    }
+}
+
+/// Accounts by a key, as a table of hashes with room: one comparison finds most. A tree costs more for each grant, and three
+/// times the code.
+#[derive(Debug)]
+struct Index {
+    entries: Vec<(Box<[u8]>, u32)>,
+    /// Place of the hash, or one of the next → its entry's number from 1 on; 0: none. A power of two of them.
+    places: Vec<u32>,
+}
+
+impl Index {
+    /// With room for so many.
+    fn new(most: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            places: vec![0; most.saturating_mul(2).next_power_of_two()],
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<u32> {
+        self.find(key).ok()
+    }
+
+    /// The index that stands for the key: that of the first one who had it.
+    fn first(&mut self, key: Box<[u8]>, index: u32) -> u32 {
+        match self.find(&key) {
+            Ok(first) => first,
+            Err(free) => {
+                self.entries.push((key, index));
+                if let Some(place) = self.places.get_mut(free) {
+                    *place = u32::try_from(self.entries.len()).unwrap_or(0);
+                }
+                index
+            }
+        }
+    }
+
+    /// What the key has, else a free place for it.
+    fn find(&self, key: &[u8]) -> Result<u32, usize> {
+        // FNV-1a: ids are short, and an operator's own.
+        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mask = self.places.len().wrapping_sub(1);
+        let mut place = (hash ^ (hash >> 32)) as usize & mask;
+        loop {
+            let number = self
+                .places
+                .get(place)
+                .and_then(|number| number.checked_sub(1));
+            match number.and_then(|number| self.entries.get(number as usize)) {
+                Some((known, index)) if **known == *key => return Ok(*index),
+                Some(_) => place = place.wrapping_add(1) & mask,
+                None => return Err(place),
+            }
+        }
+    }
+}
+
+/// The key of what an account sets; `None`: nothing.
+#[inline(never)]
+fn set_by(groups: &[Vec<String>], account: &Account) -> Option<Box<[u8]>> {
+    let headers = &account.set_headers;
+    let mut key = Key::of(groups.iter().position(|group| are(group, headers))?);
+    for (_, value) in headers {
+        key.push(value.as_bytes());
+    }
+    Some(key.hashed())
+}
+
+/// Whether these are the names of the headers.
+fn are(names: &[String], headers: &[(String, String)]) -> bool {
+    names.len() == headers.len()
+        && names
+            .iter()
+            .zip(headers)
+            .all(|(name, (own, _))| name == own)
+}
+
+/// A group and its values, each told apart from its neighbours by its length.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn of(group: usize) -> Self {
+        Self(group.to_le_bytes().into())
+    }
+
+    fn push(&mut self, value: &[u8]) {
+        self.0.extend_from_slice(&value.len().to_le_bytes());
+        self.0.extend_from_slice(value);
+    }
+
+    /// Keys of accounts are values that may be secret: what is kept is their hash.
+    fn hashed(&self) -> Box<[u8]> {
+        gray::hash128(&self.0).into()
+    }
+}
+
 /// One pool as a worker uses it: its accounts by id, and its own counts.
 #[derive(Debug)]
 pub struct Counts {
-    by_id: BTreeMap<Box<[u8]>, u32>,
+    by_id: Index,
     bases: Vec<u64>,
     /// Requests of this worker that use each account now, whichever path chose it.
     used: Vec<u32>,
+    /// Accounts that an operator has drained, as last seen.
+    drained: Vec<bool>,
 }
 
 impl Counts {
     /// All at 0.
     #[must_use]
     pub fn new(pool: &Pool, config: &Config) -> Self {
+        let mut by_id = Index::new(pool.accounts.len());
+        for (index, account) in (0..).zip(&pool.accounts) {
+            by_id.first(account.id.as_bytes().into(), index);
+        }
         Self {
-            by_id: (0..)
-                .zip(&pool.accounts)
-                .map(|(index, account)| (account.id.as_bytes().into(), index))
-                .collect(),
+            by_id,
             bases: bases(&pool.accounts, config.score, config.priority_mode),
             used: vec![0; pool.accounts.len()],
+            drained: vec![false; pool.accounts.len()],
         }
     }
 
     /// The index of an account that Redis named.
     #[must_use]
     pub fn index(&self, id: &[u8]) -> Option<u32> {
-        self.by_id.get(id).copied()
+        self.by_id.get(id)
     }
 
     /// The priority's part of the score, in millionths, by index.
@@ -111,7 +275,18 @@ impl Counts {
         }
     }
 
-    /// The best enabled account with room in this worker's share, by the same score as the ledger's; `None`: all full.
+    /// Puts the operator's drains in force: ids with a space between. Those of no account here are left out.
+    pub fn drain(&mut self, ids: &[u8]) {
+        self.drained.fill(false);
+        for id in ids.split(|byte| *byte == b' ') {
+            let index = self.index(id).map(|index| index as usize);
+            if let Some(drained) = index.and_then(|index| self.drained.get_mut(index)) {
+                *drained = true;
+            }
+        }
+    }
+
+    /// The best enabled account that is not drained, with room in this worker's share, by the same score as the ledger's; `None`: all full.
     pub fn choose(
         &self,
         pool: &Pool,
@@ -122,15 +297,14 @@ impl Counts {
         let weight = score.random * UNIT;
         let mut best = None;
         let mut best_score = f64::INFINITY;
-        for (((index, account), used), base) in
-            (0..).zip(&pool.accounts).zip(&self.used).zip(&self.bases)
-        {
+        let accounts = (0..).zip(&pool.accounts).zip(&self.used).zip(&self.bases);
+        for ((((index, account), used), base), drained) in accounts.zip(&self.drained) {
             let most = account
                 .max_concurrency
                 .checked_div(share)
                 .unwrap_or(1)
                 .max(1);
-            if !account.enabled || *used >= most {
+            if !account.enabled || *drained || *used >= most {
                 continue;
             }
             let load = f64::from(*used) / f64::from(most);

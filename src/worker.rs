@@ -13,10 +13,10 @@ use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Mode, PoolKeys, Reconciled, Renewed, Script, Shas, Sync,
-    SyncAccount, Synced,
+    self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
+    Shas, Sync, SyncAccount, Synced,
 };
-use crate::pool::{self, Counts};
+use crate::pool::{self, Counts, Names};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -44,6 +44,10 @@ const RECONCILE_SILENCE_MS: u64 = 90_000;
 const RIDE_MS: u64 = 1;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
+/// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
+const LOOK: (u64, u64) = (1000, 64);
+/// Names of accounts in one notice.
+const NAMED: usize = 10;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
 
@@ -172,6 +176,33 @@ pub enum Notice {
         /// How many entries were wrong.
         entries: u64,
     },
+    /// The share of the gray release in force is another one.
+    Percent {
+        /// The pool's name.
+        pool: String,
+        /// The override before, in basis points.
+        old: Option<u16>,
+        /// The override now, in basis points.
+        new: Option<u16>,
+        /// What holds without one, in basis points.
+        configured: u16,
+    },
+    /// Other accounts are drained.
+    Drained {
+        /// The pool's name.
+        pool: String,
+        /// Those before, their ids with a space between.
+        old: String,
+        /// Those now, the same way.
+        new: String,
+    },
+    /// Something in the operator's overrides is ignored: what was in force before goes on.
+    Ignored {
+        /// The pool's name.
+        pool: String,
+        /// What it is.
+        what: Ignored,
+    },
     /// Leases expired although their streams live.
     Lost {
         /// The pool's name.
@@ -179,6 +210,17 @@ pub enum Notice {
         /// How many.
         leases: usize,
     },
+}
+
+/// What is ignored of an operator's overrides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// A percentage that is no number of basis points.
+    Percent,
+    /// Drained accounts, because there are too many.
+    Drained,
+    /// All of it: Redis answers with an error.
+    All(Fault),
 }
 
 /// Why the pipe is down.
@@ -236,7 +278,11 @@ impl Notice {
     #[must_use]
     pub fn is_warning(&self) -> bool {
         match self {
-            Self::PipeReady | Self::BreakerClosed | Self::Replaced { .. } => false,
+            Self::PipeReady
+            | Self::BreakerClosed
+            | Self::Replaced { .. }
+            | Self::Percent { .. }
+            | Self::Drained { .. } => false,
             Self::PipeDown(_)
             | Self::PipeUnopened { .. }
             | Self::BreakerOpened(..)
@@ -244,6 +290,7 @@ impl Notice {
             | Self::Differs { .. }
             | Self::SyncFailed { .. }
             | Self::Drift { .. }
+            | Self::Ignored { .. }
             | Self::Lost { .. } => true,
         }
     }
@@ -306,6 +353,33 @@ impl fmt::Display for Notice {
                     "pool {pool}: {entries} entries of the ledger were wrong and were mended; did someone edit it?"
                 )
             }
+            Self::Percent {
+                pool,
+                old,
+                new,
+                configured,
+            } => {
+                write!(f, "pool {pool}: gray percentage ")?;
+                share(f, *old, *configured)?;
+                f.write_str(" => ")?;
+                share(f, *new, *configured)
+            }
+            Self::Drained { pool, old, new } => {
+                write!(f, "pool {pool}: drained accounts ")?;
+                list(f, old)?;
+                f.write_str(" => ")?;
+                list(f, new)
+            }
+            Self::Ignored { pool, what } => {
+                write!(f, "pool {pool}: ignored in the key control: ")?;
+                f.write_str(match what {
+                    Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
+                    Ignored::Drained => "drains, more than 1000",
+                    Ignored::All(fault) => {
+                        return write!(f, "everything, it can't be read ({})", fault.as_str());
+                    }
+                })
+            }
             Self::Lost { pool, leases } => {
                 write!(
                     f,
@@ -313,6 +387,30 @@ impl fmt::Display for Notice {
                 )
             }
         }
+    }
+}
+
+/// A percentage, and where it comes from.
+fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::Result {
+    let points = set.unwrap_or(configured);
+    write!(f, "{}.{:02} % (", points / 100, points % 100)?;
+    f.write_str(match set {
+        Some(_) => "override)",
+        None => "configured)",
+    })
+}
+
+/// Ids of accounts: the first few.
+fn list(f: &mut fmt::Formatter<'_>, ids: &str) -> fmt::Result {
+    f.write_str(if ids.is_empty() { "none" } else { "" })?;
+    let mut ids = ids.split(' ');
+    for (place, id) in ids.by_ref().take(NAMED).enumerate() {
+        f.write_str(if place > 0 { ", " } else { "" })?;
+        f.write_str(id)?;
+    }
+    match ids.count() {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
     }
 }
 
@@ -343,6 +441,10 @@ enum Command {
         pool: usize,
         tries: u8,
     },
+    Look {
+        pool: usize,
+        tries: u8,
+    },
     Cooldown {
         pool: usize,
         account: u32,
@@ -364,7 +466,10 @@ struct AcquireCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcquireKind {
     Take,
+    /// Only asked: nobody knows which account the traditional way takes.
     Dry,
+    /// Only asked, to be compared with this account, which the traditional way takes.
+    DryBeside(u32),
     Record(u32),
 }
 
@@ -420,6 +525,78 @@ struct PoolState {
     epoch: u64,
     /// What the last sync answered, so that it is said once.
     synced: Option<Synced>,
+    control: Control,
+    /// Which account a request names, where a shadow is compared with that.
+    names: Option<Names>,
+    /// What this pool's shadow counted.
+    shadow: Shadow,
+}
+
+/// What shadow requests would have got, and of those granted, how that compares with the traditional way.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Shadow {
+    /// An account.
+    pub granted: u64,
+    /// A refusal.
+    pub saturated: u64,
+    /// No answer.
+    pub failed: u64,
+    /// The account that the traditional way takes.
+    pub agreed: u64,
+    /// Another one.
+    pub differed: u64,
+    /// An account, and nobody knows which one the traditional way takes.
+    pub unknown: u64,
+}
+
+impl Shadow {
+    /// As they stand in metrics.
+    pub const NAMES: [&str; 6] = [
+        "granted",
+        "saturated",
+        "failed",
+        "agreed",
+        "differed",
+        "unknown",
+    ];
+
+    /// In the order of the names.
+    #[must_use]
+    pub fn all(&self) -> [u64; 6] {
+        [
+            self.granted,
+            self.saturated,
+            self.failed,
+            self.agreed,
+            self.differed,
+            self.unknown,
+        ]
+    }
+}
+
+/// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
+#[derive(Debug, Default)]
+struct Control {
+    /// Whether a request came by: only then is it looked at.
+    wanted: bool,
+    /// In basis points; `None`: as configured.
+    percent: Option<u16>,
+    /// Ids with a space between.
+    drained: String,
+    /// What the last look had to ignore, so that it is said once: the percentage, the drains.
+    ignored: [Option<Ignored>; 2],
+    usage: Vec<Usage>,
+}
+
+/// How full an account is, in the whole fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The account, by its index in the configuration.
+    pub account: u32,
+    /// Live leases.
+    pub used: u64,
+    /// Its slots.
+    pub max_concurrency: u64,
 }
 
 /// One worker's state.
@@ -464,6 +641,9 @@ pub struct Worker {
     ready_ms: u64,
     /// When the next reconcile step is due, in ms; the pool it is for; whether one is on its way.
     reconcile: (u64, usize, bool),
+    /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
+    /// on their way.
+    look: (u64, usize),
     counters: Counters,
     output: Output,
 }
@@ -484,6 +664,11 @@ impl Worker {
                 syncing: false,
                 epoch: 0,
                 synced: None,
+                control: Control::default(),
+                names: (config.gray.mode == GrayMode::Shadow
+                    && config.traditional == Traditional::Passthrough)
+                    .then(|| Names::new(pool)),
+                shadow: Shadow::default(),
             })
             .collect();
         Self {
@@ -517,6 +702,7 @@ impl Worker {
             sweep_slots: 0,
             ready_ms: 0,
             reconcile: (0, 0, false),
+            look: (u64::MAX, 0),
             counters: Counters::default(),
             output: Output::default(),
             config,
@@ -533,6 +719,27 @@ impl Worker {
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The share of a pool's sessions that is in, in basis points: by override, else as configured.
+    #[must_use]
+    pub fn basis_points(&self, pool: usize) -> u16 {
+        let set = self.pools.get(pool).and_then(|state| state.control.percent);
+        set.unwrap_or(self.config.gray.basis_points)
+    }
+
+    /// How full a pool's accounts were at the last look; empty before it, and in a large pool.
+    #[must_use]
+    pub fn usage(&self, pool: usize) -> &[Usage] {
+        self.pools
+            .get(pool)
+            .map_or(&[], |state| &state.control.usage)
+    }
+
+    /// What a pool's shadow counted since the worker began.
+    #[must_use]
+    pub fn shadow(&self, pool: usize) -> Option<&Shadow> {
+        self.pools.get(pool).map(|state| &state.shadow)
     }
 
     /// What must be done now.
@@ -571,7 +778,9 @@ impl Worker {
         let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
         let (due_ms, _, under_way) = self.reconcile;
         let reconcile = (ready && !under_way).then_some(due_ms);
-        [acquire, head, open, ride, doubt, sweep, reconcile]
+        let (due_ms, looks) = self.look;
+        let look = (ready && looks == 0 && due_ms < u64::MAX).then_some(due_ms);
+        [acquire, head, open, ride, doubt, sweep, reconcile, look]
             .into_iter()
             .flatten()
             .min()
@@ -604,20 +813,33 @@ impl Worker {
             told: false,
             lost: false,
         });
+        let mut shadowed = None;
         let event = match pool {
             None => Event::Out(Reason::NoPool),
             Some(pool) => {
                 let random = self.random.u64(..);
+                let share = self.share(now_ms, pool);
                 match self
                     .gate
-                    .choose(&self.config.gray, headers, session, random)
+                    .choose(&self.config.gray, share, headers, session, random)
                 {
                     Choice::Out => Event::Out(Reason::OutOfPercentage),
+                    Choice::In if self.config.gray.mode == GrayMode::Shadow => {
+                        shadowed = Some(pool);
+                        Event::Out(Reason::Shadow)
+                    }
                     Choice::In => self.admit(now_ms, pool, slot),
                 }
             }
         };
         let verdict = self.drive(now_ms, slot, event);
+        if let Some(pool) = shadowed
+            && self.config.traditional == Traditional::Passthrough
+        {
+            let names = self.pools.get(pool).and_then(|state| state.names.as_ref());
+            let named = names.and_then(|names| names.named(headers));
+            self.ask_shadow(now_ms, pool, slot, named);
+        }
         if verdict.is_some_and(|verdict| verdict.holds().is_none()) {
             // Nothing can happen to it any more.
             self.requests.try_remove(slot);
@@ -675,39 +897,69 @@ impl Worker {
 
     /// In the percentage: send the acquire if it can be sent.
     fn admit(&mut self, now_ms: u64, pool: usize, slot: usize) -> Event {
-        let shadow = self.config.gray.mode == GrayMode::Shadow;
+        if let Err(reason) = self.available(now_ms) {
+            return Event::Unavailable(reason);
+        }
         let lease = self.ids.mint();
+        self.ask(now_ms, pool, slot, lease, AcquireKind::Take);
+        let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
+        self.waiting.push_back((deadline_ms, slot, lease));
+        Event::In(lease)
+    }
+
+    fn ask(&mut self, now_ms: u64, pool: usize, slot: usize, lease: LeaseId, kind: AcquireKind) {
         let session = self.requests.get(slot).and_then(|request| request.session);
-        let kind = if shadow {
-            AcquireKind::Dry
-        } else {
-            AcquireKind::Take
+        let acquire = AcquireCommand {
+            pool,
+            slot,
+            lease,
+            kind,
+            session,
+            tries: 0,
         };
-        match self.available(now_ms) {
-            Ok(()) => {
-                self.send(
-                    now_ms,
-                    AcquireCommand {
-                        pool,
-                        slot,
-                        lease,
-                        kind,
-                        session,
-                        tries: 0,
-                    },
-                );
-                if shadow {
-                    return Event::Out(Reason::Shadow);
-                }
-                let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
-                self.waiting.push_back((deadline_ms, slot, lease));
-                Event::In(lease)
+        self.send(now_ms, acquire);
+    }
+
+    /// Asks what a request would get that goes the traditional way, by this account if that is known.
+    fn ask_shadow(&mut self, now_ms: u64, pool: usize, slot: usize, account: Option<u32>) {
+        if self.available(now_ms).is_ok() {
+            let lease = self.ids.mint();
+            let kind = account.map_or(AcquireKind::Dry, AcquireKind::DryBeside);
+            self.ask(now_ms, pool, slot, lease, kind);
+        } else {
+            self.shadow_failed(pool);
+        }
+    }
+
+    fn shadow_failed(&mut self, pool: usize) {
+        self.count_shadow(pool, Counter::ShadowFailed, |shadow| &mut shadow.failed);
+    }
+
+    fn shadow_granted(&mut self, pool: usize, would_be: &[u8], traditional: Option<u32>) {
+        self.count_shadow(pool, Counter::ShadowGranted, |shadow| &mut shadow.granted);
+        let compared = self.pools.get(pool).and_then(|state| {
+            let (would_be, traditional) = (state.counts.index(would_be)?, traditional?);
+            Some(match &state.names {
+                Some(names) => names.is(would_be, traditional),
+                None => would_be == traditional,
+            })
+        });
+        match compared {
+            Some(true) => {
+                self.count_shadow(pool, Counter::ShadowAgreed, |shadow| &mut shadow.agreed)
             }
-            Err(_) if shadow => {
-                self.counters.add(Counter::ShadowFailed);
-                Event::Out(Reason::Shadow)
+            Some(false) => {
+                self.count_shadow(pool, Counter::ShadowDiffered, |shadow| &mut shadow.differed)
             }
-            Err(reason) => Event::Unavailable(reason),
+            None => self.count_shadow(pool, Counter::ShadowUnknown, |shadow| &mut shadow.unknown),
+        }
+    }
+
+    fn count_shadow(&mut self, pool: usize, counter: Counter, of: fn(&mut Shadow) -> &mut u64) {
+        self.counters.add(counter);
+        if let Some(state) = self.pools.get_mut(pool) {
+            let count = of(&mut state.shadow);
+            *count = count.saturating_add(1);
         }
     }
 
@@ -748,6 +1000,15 @@ impl Worker {
                 }
                 Effect::ChooseLocally => {
                     let event = self.choose_locally(pool);
+                    // Ahead of the lease that is recorded: the shadow must not see its own request.
+                    if phase.reason() == Some(Reason::Shadow) {
+                        let account = if let Event::ChosenLocally { account, .. } = event {
+                            Some(account)
+                        } else {
+                            None
+                        };
+                        self.ask_shadow(now_ms, pool, slot, account);
+                    }
                     return self.drive(now_ms, slot, event);
                 }
                 Effect::CountUp { account } => self.count(pool, |counts| counts.up(account)),
@@ -923,11 +1184,32 @@ impl Worker {
 
     // ---- the pipe ----
 
-    /// Whether an acquire can be sent, or may wait for the pipe to open. Opens it on first need.
-    fn available(&mut self, now_ms: u64) -> Result<(), Reason> {
+    /// What a request of this pool is let in by, in basis points.
+    fn share(&mut self, now_ms: u64, pool: usize) -> u16 {
+        let Some(Control {
+            wanted, percent, ..
+        }) = self.pools.get_mut(pool).map(|state| &mut state.control)
+        else {
+            return 0;
+        };
+        let share = percent.unwrap_or(self.config.gray.basis_points);
+        if !std::mem::replace(wanted, true) && self.config.poll_ms > 0 {
+            // From now on the pool is looked at, which needs the pipe.
+            self.look.0 = now_ms;
+            self.need_pipe(now_ms);
+        }
+        share
+    }
+
+    fn need_pipe(&mut self, now_ms: u64) {
         if self.state == PipeState::Closed {
             self.state = PipeState::Waiting { until_ms: now_ms };
         }
+    }
+
+    /// Whether an acquire can be sent, or may wait for the pipe to open. Opens it on first need.
+    fn available(&mut self, now_ms: u64) -> Result<(), Reason> {
+        self.need_pipe(now_ms);
         if self.state != PipeState::Ready && self.failures > 0 {
             return Err(Reason::PipeDown);
         }
@@ -989,6 +1271,7 @@ impl Worker {
             | Command::Release { .. }
             | Command::Sync { .. }
             | Command::Reconcile { .. }
+            | Command::Look { .. }
             | Command::Cooldown { .. } => {}
         }
         let by = if with_source {
@@ -1031,7 +1314,7 @@ impl Worker {
                 };
                 let mode = match acquire.kind {
                     AcquireKind::Take => Mode::Take,
-                    AcquireKind::Dry => Mode::Dry,
+                    AcquireKind::Dry | AcquireKind::DryBeside(_) => Mode::Dry,
                     AcquireKind::Record(account) => {
                         Mode::Force(account_id(config, acquire.pool, account).unwrap_or_default())
                     }
@@ -1098,6 +1381,13 @@ impl Worker {
                 state
                     .keys
                     .reconcile(out, by, &self.name, RECONCILE_SILENCE_MS, count);
+            }
+            Command::Look { pool, .. } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                let (drained, used) = LOOK;
+                state.keys.look(out, by, drained, used);
             }
             Command::Cooldown {
                 pool,
@@ -1244,6 +1534,7 @@ impl Worker {
                 }
                 self.sweep_due_ms = self.sweep_due_ms.max(now_ms);
                 self.reconcile(now_ms);
+                self.look(now_ms);
             }
             PipeState::Closed
             | PipeState::Waiting { .. }
@@ -1378,6 +1669,7 @@ impl Worker {
                 tries,
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
             Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
+            Command::Look { pool, tries } => self.on_looked(now_ms, pool, tries, reply),
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
                 pool,
@@ -1434,6 +1726,11 @@ impl Worker {
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
         self.reconcile = (first_ms, 0, false);
+        if self.look.0 < u64::MAX {
+            self.look.0 = now_ms;
+        }
+        // Ahead of what waits, so that the next request goes by it already.
+        self.look(now_ms);
         for acquire in std::mem::take(&mut self.queue) {
             // Who left while the pipe opened took nothing and needs nothing.
             if self.is_wanted(&acquire) {
@@ -1446,7 +1743,7 @@ impl Worker {
     fn is_wanted(&self, acquire: &AcquireCommand) -> bool {
         match acquire.kind {
             AcquireKind::Take => self.awaits(acquire.slot, acquire.lease),
-            AcquireKind::Dry => true,
+            AcquireKind::Dry | AcquireKind::DryBeside(_) => true,
             AcquireKind::Record(account) => {
                 self.requests.get(acquire.slot).is_some_and(|request| {
                     request.phase
@@ -1496,17 +1793,23 @@ impl Worker {
                                 },
                             );
                         }
-                        AcquireKind::Dry => self.counters.add(Counter::ShadowFailed),
+                        AcquireKind::Dry | AcquireKind::DryBeside(_) => {
+                            self.shadow_failed(acquire.pool)
+                        }
                         AcquireKind::Take | AcquireKind::Record(_) => {}
                     }
                 }
             }
-            (AcquireKind::Dry, Ok(Acquired::Granted { .. })) => {
-                self.counters.add(Counter::ShadowGranted)
+            (AcquireKind::Dry, Ok(Acquired::Granted { account, .. })) => {
+                self.shadow_granted(acquire.pool, account, None)
             }
-            (AcquireKind::Dry, Ok(Acquired::Saturated { .. })) => {
-                self.counters.add(Counter::ShadowSaturated)
+            (AcquireKind::DryBeside(traditional), Ok(Acquired::Granted { account, .. })) => {
+                self.shadow_granted(acquire.pool, account, Some(traditional))
             }
+            (AcquireKind::Dry | AcquireKind::DryBeside(_), Ok(Acquired::Saturated { .. })) => self
+                .count_shadow(acquire.pool, Counter::ShadowSaturated, |shadow| {
+                    &mut shadow.saturated
+                }),
             (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
                 self.counters.add(Counter::LateGrant)
             }
@@ -1762,6 +2065,106 @@ impl Worker {
         self.reconcile = (now_ms.saturating_add(wait_ms), pool, false);
     }
 
+    /// Looks at the operator's overrides when that is due, in every pool that has had a request.
+    fn look(&mut self, now_ms: u64) {
+        let (due_ms, looks) = self.look;
+        if looks > 0 || due_ms > now_ms {
+            return;
+        }
+        self.look.0 = now_ms.saturating_add(self.config.poll_ms);
+        for pool in 0..self.pools.len() {
+            if self
+                .pools
+                .get(pool)
+                .is_some_and(|state| state.control.wanted)
+            {
+                self.look.1 = self.look.1.saturating_add(1);
+                self.write(now_ms, Command::Look { pool, tries: 0 }, false);
+            }
+        }
+    }
+
+    fn on_looked(&mut self, now_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
+        let looked = script::looked(reply);
+        if let Err(fault) = looked {
+            let retry = (tries < RETRIES).then_some(Command::Look {
+                pool,
+                tries: tries.saturating_add(1),
+            });
+            if self.recover(now_ms, fault, pool, retry) {
+                return;
+            }
+        }
+        self.look.1 = self.look.1.saturating_sub(1);
+        // A pipe that went down for it says why.
+        if !self.is_open() {
+            return;
+        }
+        let configured = self.config.gray.basis_points;
+        let name = self.pool_name(pool);
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let (control, notices) = (&mut state.control, &mut self.output.notices);
+        let ignored = match looked {
+            Err(fault) => [Some(Ignored::All(fault)), None],
+            Ok(looked) => [
+                (looked.percent == Override::Malformed).then_some(Ignored::Percent),
+                looked.drained.is_none().then_some(Ignored::Drained),
+            ],
+        };
+        let before = std::mem::replace(&mut control.ignored, ignored);
+        for (what, before) in ignored.into_iter().zip(before) {
+            let Some(what) = what else { continue };
+            self.counters.add(Counter::ControlIgnored);
+            if before != Some(what) {
+                let pool = name.clone();
+                notices.push(Notice::Ignored { pool, what });
+            }
+        }
+        let Ok(looked) = looked else {
+            return;
+        };
+        let old = control.percent;
+        let new = match looked.percent {
+            Override::Absent => None,
+            Override::BasisPoints(points) => Some(points),
+            Override::Malformed => old,
+        };
+        if new != old {
+            control.percent = new;
+            notices.push(Notice::Percent {
+                pool: name.clone(),
+                old,
+                new,
+                configured,
+            });
+        }
+        if let Some(drained) = looked.drained
+            && drained != control.drained.as_bytes()
+        {
+            state.counts.drain(drained);
+            let new = String::from_utf8(drained.to_vec()).unwrap_or_default();
+            let old = std::mem::replace(&mut control.drained, new.clone());
+            notices.push(Notice::Drained {
+                pool: name,
+                old,
+                new,
+            });
+        }
+        let counts = &state.counts;
+        control.usage.clear();
+        control
+            .usage
+            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
+                Some(Usage {
+                    account: counts.index(id)?,
+                    used,
+                    max_concurrency,
+                })
+            }));
+    }
+
     /// What any command's fault asks for. Answers whether the command is on its way again.
     fn recover(&mut self, now_ms: u64, fault: Fault, pool: usize, retry: Option<Command>) -> bool {
         if fault == Fault::Mismatch {
@@ -1831,6 +2234,7 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
+        self.look.1 = 0;
         self.doubts.retain(|doubt| doubt.over_ms > now_ms);
         // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
         let mut lost = std::mem::take(&mut self.riding);
@@ -1848,9 +2252,11 @@ impl Worker {
                         },
                     );
                 }
-                Command::Acquire(acquire) if acquire.kind == AcquireKind::Dry => {
-                    self.counters.add(Counter::ShadowFailed)
-                }
+                Command::Acquire(AcquireCommand {
+                    pool,
+                    kind: AcquireKind::Dry | AcquireKind::DryBeside(_),
+                    ..
+                }) => self.shadow_failed(pool),
                 Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
                 // release in this very list.
@@ -1862,6 +2268,7 @@ impl Worker {
                 | Command::Renew { .. }
                 | Command::Sync { .. }
                 | Command::Reconcile { .. }
+                | Command::Look { .. }
                 | Command::Cooldown { .. } => {}
             }
         }
@@ -1880,7 +2287,9 @@ impl Worker {
                             in_doubt: false,
                         },
                     ),
-                    AcquireKind::Dry => self.counters.add(Counter::ShadowFailed),
+                    AcquireKind::Dry | AcquireKind::DryBeside(_) => {
+                        self.shadow_failed(acquire.pool)
+                    }
                     // A lease that could not be recorded is taken up by a renewal.
                     AcquireKind::Take | AcquireKind::Record(_) => {}
                 }

@@ -186,6 +186,7 @@ fn minimal_has_every_default() {
         (config.cooldown.default_ms, config.cooldown.max_ms),
         (5_000, 600_000)
     );
+    assert_eq!(config.poll_ms, 1_000);
     assert!(!config.response_headers);
     let [pool] = config.pools.as_slice() else {
         panic!("{:?}", config.pools)
@@ -260,6 +261,7 @@ fn full_has_every_value() {
         (config.cooldown.default_ms, config.cooldown.max_ms),
         (1_000, 2_000)
     );
+    assert_eq!(config.poll_ms, 250);
     assert!(config.response_headers);
     let [claude, rest] = config.pools.as_slice() else {
         panic!("{:?}", config.pools)

@@ -8,3 +8,4 @@ mod http;
 mod logger;
 mod metrics;
 mod root;
+mod shadow;

@@ -3,6 +3,7 @@
 use super::calls::{self, Buffer, Map};
 use super::logger;
 use super::metrics::Metrics;
+use super::shadow::ShadowMetrics;
 use crate::config::{Config, Role, parse};
 use crate::headers::Headers;
 use crate::worker::{Notice, PipeOrder, Verdict, Worker};
@@ -22,6 +23,7 @@ pub struct Shared {
     started: Instant,
     worker: RefCell<Worker>,
     metrics: RefCell<Metrics>,
+    shadow: RefCell<ShadowMetrics>,
     /// The open gRPC stream.
     token: Cell<Option<u32>>,
     /// When the next tick comes, in ms.
@@ -39,6 +41,7 @@ impl Shared {
         let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
         Self {
             root_id,
+            shadow: RefCell::new(ShadowMetrics::define(&config)),
             started: Instant::now(),
             worker: RefCell::new(Worker::new(config, seed)),
             metrics: RefCell::new(Metrics::define()),
@@ -100,6 +103,13 @@ impl Shared {
     fn end_metrics(&self, worker: &Worker) {
         if let Ok(mut metrics) = self.metrics.try_borrow_mut() {
             metrics.end(worker.counters());
+        }
+        self.send_shadow(worker);
+    }
+
+    fn send_shadow(&self, worker: &Worker) {
+        if let Ok(mut shadow) = self.shadow.try_borrow_mut() {
+            shadow.send(worker);
         }
     }
 
@@ -227,6 +237,7 @@ impl Shared {
         self.done_reading();
         if let (Ok(mut metrics), Some(worker)) = (self.metrics.try_borrow_mut(), self.worker()) {
             metrics.send(worker.counters());
+            self.send_shadow(&worker);
         }
         self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
         if self.armed_ms.get().is_none() {

@@ -243,7 +243,7 @@ fn signed(line: &[u8]) -> Result<i64, Malformed> {
 }
 
 /// Digits alone, at least one.
-fn whole(digits: &[u8]) -> Option<u64> {
+pub(super) fn whole(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

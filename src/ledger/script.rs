@@ -1,7 +1,7 @@
 //! The ledger's scripts: their sources, typed arguments in, typed replies out.
 
 use super::keys;
-use super::resp::{Value, Values, push_array, push_bulk, push_bulk_of, push_number};
+use super::resp::{Value, Values, push_array, push_bulk, push_bulk_of, push_number, whole};
 use crate::lease::LeaseId;
 
 /// One Lua file of `lua/`.
@@ -19,6 +19,8 @@ pub enum Script {
     Cooldown,
     /// Prove and mend the counts, one step of a pass.
     Reconcile,
+    /// See the operator's overrides.
+    Look,
     /// An operator's change.
     Control,
     /// Show every account.
@@ -30,25 +32,27 @@ const LEDGER: &str = include_str!("../../lua/ledger.lua");
 
 impl Script {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Acquire,
         Self::Release,
         Self::Renew,
         Self::Sync,
         Self::Cooldown,
         Self::Reconcile,
+        Self::Look,
         Self::Control,
         Self::Inspect,
     ];
 
     /// Those that the filter itself runs, in the order they are loaded.
-    pub const FILTER: [Self; 6] = [
+    pub const FILTER: [Self; 7] = [
         Self::Acquire,
         Self::Release,
         Self::Renew,
         Self::Sync,
         Self::Cooldown,
         Self::Reconcile,
+        Self::Look,
     ];
 
     /// Its flags, and the file itself. What frees or keeps a slot must run when memory is full.
@@ -60,6 +64,7 @@ impl Script {
             Self::Sync => ("", include_str!("../../lua/sync.lua")),
             Self::Cooldown => (" flags=allow-oom", include_str!("../../lua/cooldown.lua")),
             Self::Reconcile => (" flags=allow-oom", include_str!("../../lua/reconcile.lua")),
+            Self::Look => (" flags=no-writes", include_str!("../../lua/look.lua")),
             Self::Control => (" flags=allow-oom", include_str!("../../lua/control.lua")),
             Self::Inspect => (" flags=no-writes", include_str!("../../lua/inspect.lua")),
         }
@@ -340,6 +345,14 @@ impl PoolKeys {
         push_bulk(out, worker.as_bytes());
         push_number(out, silence_ms);
         push_number(out, count);
+    }
+
+    /// `look.lua`; at most so many drained accounts, and the use of so many.
+    pub fn look(&self, out: &mut Vec<u8>, by: By, drained: u64, used: u64) {
+        self.head(out, Script::Look, by, 1, 2);
+        push_bulk(out, self.control.as_bytes());
+        push_number(out, drained);
+        push_number(out, used);
     }
 
     /// `control.lua`; `session` is the session's hash, for `unbind`.
@@ -663,6 +676,66 @@ pub fn reconciled(reply: &[u8]) -> Result<Reconciled, Fault> {
         Some((b"done", drift)) => Ok(Reconciled::Done(drift)),
         Some(_) | None => Err(Fault::Mismatch),
     }
+}
+
+/// What `look.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Looked<'a> {
+    /// The share of the gray release by override.
+    pub percent: Override,
+    /// Ids of the drained accounts, a space between; `None`: too many.
+    pub drained: Option<&'a [u8]>,
+    used: &'a [u8],
+}
+
+/// An override as Redis has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Override {
+    /// Not set: what is configured holds.
+    Absent,
+    /// In basis points, 0..=10000.
+    BasisPoints(u16),
+    /// Someone wrote something else there.
+    Malformed,
+}
+
+impl<'a> Looked<'a> {
+    /// Each account's id, how many of its slots are used, and how many it has; of none in a large pool.
+    pub fn used(&self) -> impl Iterator<Item = (&'a [u8], u64, u64)> {
+        let mut words = self.used.split(|byte| *byte == b' ');
+        std::iter::from_fn(move || {
+            Some((words.next()?, whole(words.next()?)?, whole(words.next()?)?))
+        })
+    }
+}
+
+/// Reads the reply to a look.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
+    let mut values = Values::new(reply);
+    array(&mut values, 3..=3)?;
+    let percent = match values.bulk().ok_or(Fault::Mismatch)? {
+        b"" => Override::Absent,
+        digits => match whole(digits).and_then(|points| u16::try_from(points).ok()) {
+            Some(points) if points <= 10_000 => Override::BasisPoints(points),
+            Some(_) | None => Override::Malformed,
+        },
+    };
+    let drained = match values.value() {
+        Some(Value::Bulk(ids)) => Some(ids),
+        Some(Value::Nil) => None,
+        Some(Value::Simple(_) | Value::Error(_) | Value::Integer(_) | Value::Array(_)) | None => {
+            return Err(Fault::Mismatch);
+        }
+    };
+    let used = values.bulk().ok_or(Fault::Mismatch)?;
+    Ok(Looked {
+        percent,
+        drained,
+        used,
+    })
 }
 
 fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<(), Fault> {

@@ -15,8 +15,10 @@ fn percent(percent: f64) -> EnvoyConfig {
 }
 
 #[test]
-fn at_0_percent_redis_is_left_alone() {
-    let world = World::start(percent(0.0).workers(2));
+fn at_0_percent_and_without_looks_redis_is_left_alone() {
+    let world = World::start(percent(0.0).workers(2).plugin(|plugin| {
+        plugin["control"] = json!({"poll_ms": 0});
+    }));
     let replies = world.client().load(50, 5, |number| {
         Request::get("/").header(SESSION, format!("session-{number}"))
     });
@@ -148,6 +150,103 @@ fn shadow_counts_and_takes_nothing() {
     assert_eq!(way(&world.get("/")), (200, "traditional"));
     world.eventually_counts("shadow.saturated", 1);
     drop((held, stream));
+    world.assert_all_free();
+}
+
+/// What one pool's shadow counted: granted, saturated, failed; agreed, differed, unknown.
+fn shadow_of(world: &World, pool: &str) -> [u64; 6] {
+    [
+        "granted",
+        "saturated",
+        "failed",
+        "agreed",
+        "differed",
+        "unknown",
+    ]
+    .map(|name| world.counter(&format!("pool.{pool}.shadow.{name}")))
+}
+
+/// In the order of `accounts` whatever chance says, so that every figure is exact.
+fn in_order(accounts: &[&str], slots: u32) -> serde_json::Value {
+    let account = |(priority, id): (u32, &&str)| {
+        json!({"id": id, "max_concurrency": slots, "priority": priority,
+            "set_headers": {"x-account": format!("key-of-{id}")}})
+    };
+    (1..).zip(accounts).map(account).collect()
+}
+
+/// A client that chose its account itself goes on as it is, and the shadow says how often it would have been given that one.
+#[test]
+fn a_shadow_counts_per_pool_how_often_it_agrees_with_the_clients_own_choice() {
+    let world = World::start(config(&[("a", 1)]).workers(2).plugin(|plugin| {
+        plugin["gray"]["mode"] = json!("shadow");
+        plugin["score"] = json!({"priority": 1, "load": 0, "random": 0});
+        plugin["pools"] = json!([
+            {"name": "chat", "match": [{"header": "x-model", "exact": "chat"}], "accounts": in_order(&["a", "b"], 9)},
+            {"name": "rest", "accounts": in_order(&["c"], 9)},
+        ]);
+    }));
+    let replies = world.client().load(400, 8, |number| {
+        let own = ["key-of-a", "key-of-b", "nobody's", "key-of-c"][number % 4];
+        let model = if number % 4 == 3 { "other" } else { "chat" };
+        Request::get("/echo")
+            .header("x-account", own)
+            .header("x-model", model)
+    });
+    for (number, reply) in replies.into_iter().enumerate() {
+        let reply = reply.expect("a response");
+        assert_eq!(way(&reply), (200, "traditional"));
+        let own = ["key-of-a", "key-of-b", "nobody's", "key-of-c"][number % 4];
+        assert_eq!(reply.json()["headers"]["x-account"], own, "left as it is");
+    }
+    world.eventually_counts("shadow.granted", 400);
+    let (chat, rest) = (shadow_of(&world, "chat"), shadow_of(&world, "rest"));
+    println!("granted, saturated, failed; agreed, differed, unknown: chat {chat:?}, rest {rest:?}");
+    assert_eq!(chat, [300, 0, 0, 100, 100, 100]);
+    assert_eq!(rest, [100, 0, 0, 100, 0, 0]);
+    for (name, all) in [("agreed", 200), ("differed", 100), ("unknown", 100)] {
+        assert_eq!(world.counter(&format!("shadow.{name}")), all);
+    }
+    assert!(world.ledger.is_empty());
+}
+
+/// The worker's own choice knows its own requests only, the shadow those of the fleet.
+#[test]
+fn a_shadow_counts_how_often_it_agrees_with_the_local_choice() {
+    let settings = || {
+        config(&[("a", 1)]).plugin(|plugin| {
+            plugin["score"] = json!({"priority": 1, "load": 0, "random": 0});
+            plugin["pools"][0]["accounts"] = in_order(&["a", "b"], 1);
+            for account in plugin["pools"][0]["accounts"]
+                .as_array_mut()
+                .expect("accounts")
+            {
+                account["set_headers"]["x-upstream"] = json!("acct_1");
+            }
+        })
+    };
+    let world = World::start(settings().plugin(|plugin| {
+        plugin["gray"]["mode"] = json!("shadow");
+        plugin["traditional"] = json!({"mode": "local"});
+    }));
+    let local = |count: usize, held: usize| {
+        for _ in 0..count {
+            let reply = world.get("/");
+            assert_eq!(way(&reply), (200, "local"));
+            assert_eq!(reply.header("x-slotgate-account"), "a");
+            // Its lease is gone before the next one asks.
+            eventually(SOON, || world.ledger.live() == held);
+        }
+    };
+    local(10, 0);
+    world.eventually_counts("shadow.agreed", 10);
+    let enforcing = world.another(settings());
+    let other = enforcing.client().open("/sse?events=100000", &[]);
+    assert_eq!(other.header("x-slotgate-account"), "a");
+    local(5, 1);
+    world.eventually_counts("shadow.differed", 5);
+    assert_eq!(shadow_of(&world, "demo"), [15, 0, 0, 10, 5, 0]);
+    drop(other);
     world.assert_all_free();
 }
 

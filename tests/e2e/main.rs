@@ -22,6 +22,7 @@ mod aborts;
 mod accounts;
 mod answers;
 mod configuration;
+mod control;
 mod edges;
 mod gray;
 mod headers;

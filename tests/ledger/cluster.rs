@@ -37,6 +37,7 @@ fn exercise(pipe: &mut Pipe) {
     assert_eq!(renewed, Ok(vec![Renewed::Renewed, Renewed::Readopted]));
     assert_eq!(pipe.release(&[lease, lost]), Ok(2));
     pipe.inspect().unwrap();
+    pipe.look(10, 10).unwrap();
     for verb in ["drain", "undrain", "thaw"] {
         pipe.control(verb, "a", None).unwrap();
     }

@@ -3,7 +3,9 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, PATIENCE, Redis, eventually};
 use slotgate::lease::{LeaseId, LeaseIds};
-use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, Script, SyncAccount, Synced};
+use slotgate::ledger::script::{
+    Fault, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced, looked,
+};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -482,7 +484,7 @@ fn malformed_arguments_are_named_and_write_nothing() {
     let mut eval = |script: Script, arguments: &[&str]| {
         let source = source(script);
         let extra = match script {
-            Script::Sync | Script::Control => 1,
+            Script::Sync | Script::Look | Script::Control => 1,
             Script::Reconcile => 2,
             _ => 0,
         };
@@ -588,6 +590,10 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (Script::Reconcile, &["a b", "1000", "10"], "BADARG by"),
         (Script::Reconcile, &["w", "0", "10"], "BADARG silence_ms"),
         (Script::Reconcile, &["w", "1000", "0"], "BADARG count"),
+        (Script::Look, &["0", "1"], "BADARG drained"),
+        (Script::Look, &["1001", "1"], "BADARG drained"),
+        (Script::Look, &["1", "1001"], "BADARG used"),
+        (Script::Look, &["1"], "BADARG used"),
         (Script::Cooldown, &["a", "0"], "BADARG cooldown_ms"),
         (Script::Cooldown, &["zz", "1"], "NOACCOUNT zz"),
     ] {
@@ -924,6 +930,127 @@ fn an_operators_changes_are_checked_and_tell_old_and_new() {
 }
 
 #[test]
+fn look_tells_what_an_operator_set_and_how_full_the_accounts_are() {
+    let mut rig = Rig::new();
+    let told = |percent, drained: &str, used: &str| Ok((percent, drained.into(), used.into()));
+    let idle = "a 0/1 b 0/2 c 0/3";
+    assert_eq!(rig.pipe.look(10, 10), told(Override::Absent, "", idle));
+    rig.pipe.control("percent", "0", None).unwrap();
+    for account in ["c", "a"] {
+        rig.pipe.control("drain", account, None).unwrap();
+    }
+    let (lease, taken) = rig.take();
+    assert_eq!(taken, "b");
+    rig.pipe.cooldown("b", 60_000).unwrap();
+    let set = Override::BasisPoints(0);
+    let busy = "a 0/1 b 1/2 c 0/3";
+    assert_eq!(rig.pipe.look(2, 3), told(set, "a c", busy));
+    // Beyond a bound it says so, and never a part.
+    assert_eq!(rig.pipe.look(1, 3), told(set, "-", busy));
+    assert_eq!(rig.pipe.look(2, 2), told(set, "a c", ""));
+    assert_eq!(rig.pipe.look(2, 0), told(set, "a c", ""));
+    rig.pipe.control("percent", "", None).unwrap();
+    assert_eq!(rig.pipe.look(2, 3), told(Override::Absent, "a c", busy));
+    assert_eq!(rig.pipe.look(1, 3), told(Override::Absent, "-", busy));
+    // Removed accounts are told no more, their drains are until they are taken back.
+    let two = [account("b", 2), account("d", 1)];
+    assert_eq!(rig.pipe.sync(2, 2, Some(&two)), Ok(Synced::Replaced));
+    assert_eq!(
+        rig.pipe.look(2, 3),
+        told(Override::Absent, "a c", "b 1/2 d 0/1")
+    );
+    rig.pipe.control("undrain", "a", None).unwrap();
+    rig.pipe.control("undrain", "c", None).unwrap();
+    assert_eq!(rig.pipe.release(&[lease]), Ok(1));
+    assert_eq!(
+        rig.pipe.look(2, 3),
+        told(Override::Absent, "", "b 0/2 d 0/1")
+    );
+}
+
+#[test]
+fn look_takes_whatever_someone_wrote_by_hand() {
+    let mut rig = Rig::new();
+    let control = rig.ledger.key("control");
+    for (by_hand, seen) in [
+        ("10000", Override::BasisPoints(10_000)),
+        ("007", Override::BasisPoints(7)),
+        ("10001", Override::Malformed),
+        ("-1", Override::Malformed),
+        ("12.5", Override::Malformed),
+        ("\r\n:1\r\n", Override::Malformed),
+        ("", Override::Absent),
+    ] {
+        rig.redis.run::<()>("HSET", &[&control, "percent", by_hand]);
+        let (percent, drained, _) = rig.pipe.look(10, 0).unwrap();
+        assert_eq!((percent, drained.as_str()), (seen, ""), "{by_hand:?}");
+    }
+    rig.redis.run::<()>(
+        "HSET",
+        &[
+            &control,
+            "drain:a b",
+            "1",
+            "drain:",
+            "1",
+            "note",
+            "x",
+            "drain:b",
+            "0",
+        ],
+    );
+    let (_, drained, _) = rig.pipe.look(10, 0).unwrap();
+    assert_eq!(drained, "b");
+    rig.redis.run::<()>("DEL", &[&control]);
+    rig.redis.run::<()>("SET", &[&control, "10"]);
+    assert_eq!(rig.pipe.look(10, 10), Err(Fault::Unknown));
+    rig.redis.run::<()>("DEL", &[&control]);
+    // A pool that nobody has synced yet can be set all the same.
+    rig.redis.run::<()>("FLUSHALL", &[]);
+    rig.pipe.control("percent", "1", None).unwrap();
+    assert_eq!(
+        rig.pipe.look(10, 10),
+        Ok((Override::BasisPoints(1), String::new(), String::new()))
+    );
+}
+
+/// However large the pool and however much is drained: a look reads little, answers little, and runs on a replica.
+#[test]
+fn a_look_is_bounded() {
+    let mut rig = Rig::bare(&[]);
+    let ids: Vec<String> = (0..5_000).map(|n| format!("account-{n:04}")).collect();
+    let list: Vec<_> = ids.iter().map(|id| account(id, 10)).collect();
+    assert_eq!(rig.pipe.sync(1, 1, Some(&list)), Ok(Synced::Replaced));
+    let port = rig.redis.port().to_string();
+    let replica = Redis::start_with(&["--replicaof", "127.0.0.1", &port]);
+    let mut read = Pipe::open(&replica, "p");
+    let mut drained = 0;
+    for (until, told) in [(1_000, true), (1_001, false), (5_000, false)] {
+        for id in &ids[drained..until] {
+            rig.pipe.control("drain", id, None).unwrap();
+        }
+        drained = until;
+        let reply = rig.pipe.look_raw(1_000, 64);
+        assert_eq!(looked(&reply).unwrap().drained.is_some(), told, "{until}");
+        assert!(reply.len() < 70_000, "{} bytes", reply.len());
+        assert_eq!(looked(&reply).unwrap().used().count(), 0);
+    }
+    eventually(PATIENCE, || {
+        read.look(1_000, 64)
+            .is_ok_and(|(_, drained, _)| drained == "-")
+    });
+    rig.redis.run::<()>("CONFIG", &["RESETSTAT"]);
+    for _ in 0..100 {
+        rig.pipe.look(1_000, 64).unwrap();
+    }
+    let cost: String = rig.redis.run("INFO", &["commandstats"]);
+    let cost = cost
+        .lines()
+        .find(|line| line.starts_with("cmdstat_evalsha:"));
+    println!("5,000 accounts, all drained: {}", cost.unwrap());
+}
+
+#[test]
 fn inspect_checks_its_arguments_and_needs_a_pool() {
     let mut rig = Rig::new();
     for (cursor, count) in [("x", 10), ("-1", 10), ("", 10), ("0", 0), ("0", 1001)] {
@@ -1147,7 +1274,7 @@ fn a_lost_pool_leaves_no_ghosts_behind() {
 /// grows, it was worth it or it is a mistake.
 #[test]
 fn commands_per_call_stay_what_they_are() {
-    for (accounts, acquire, release) in ACQUIRE_AND_RELEASE {
+    for (accounts, acquire, release, look) in COMMANDS {
         let mut rig = Rig::bare(&[]);
         let ids: Vec<String> = (0..accounts).map(|n| format!("a{n}")).collect();
         let list: Vec<_> = ids.iter().map(|id| account(id, 100)).collect();
@@ -1173,14 +1300,20 @@ fn commands_per_call_stay_what_they_are() {
         let one = counted(&mut rig, &mut |rig| {
             assert_eq!(rig.pipe.release(&leases[50..51]), Ok(1));
         });
+        let looked = counted(&mut rig, &mut |rig| {
+            rig.pipe.look(1_000, 64).unwrap();
+        });
         assert_eq!(
-            (acquired, released, one),
-            (acquire, release.0, release.1),
+            (acquired, released, one, looked),
+            (acquire, release.0, release.1, look),
             "{accounts} accounts"
         );
     }
 }
 
-/// Accounts; commands of 100 acquires; of one release of 50 leases, and of one.
-const ACQUIRE_AND_RELEASE: [(u32, u64, (u64, u64)); 3] =
-    [(3, 825, (8, 8)), (10, 1022, (8, 8)), (1_000, 1125, (8, 8))];
+/// Accounts; commands of 100 acquires; of one release of 50 leases, and of one; of a look.
+const COMMANDS: [(u32, u64, (u64, u64), u64); 3] = [
+    (3, 825, (8, 8), 5),
+    (10, 1022, (8, 8), 5),
+    (1_000, 1125, (8, 8), 4),
+];

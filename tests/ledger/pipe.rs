@@ -7,8 +7,8 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::keys::{COMMON, key};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, By, Fault, Mode, PoolKeys, Reconciled, Renewed, Script, Sha, Shas, Sync,
-    SyncAccount, Synced, acquired, number, reconciled, renewed, synced,
+    Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script, Sha, Shas,
+    Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed, synced,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -319,6 +319,24 @@ impl Pipe {
             Some(Value::Error(error)) => Err(Fault::of(error)),
             other => panic!("{other:?}"),
         }
+    }
+
+    pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {
+        self.call(|keys, out, by| keys.look(out, by, drained, used))
+    }
+
+    /// The percentage, the drained accounts (`-`: too many), and the use of accounts in the order of their ids.
+    pub fn look(&mut self, drained: u64, used: u64) -> Result<(Override, String, String), Fault> {
+        let reply = self.look_raw(drained, used);
+        let looked = looked(&reply)?;
+        let of = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let mut uses: Vec<_> = looked
+            .used()
+            .map(|(id, used, max)| format!("{} {used}/{max}", of(id)))
+            .collect();
+        uses.sort();
+        let drained = looked.drained.map_or_else(|| "-".to_owned(), of);
+        Ok((looked.percent, drained, uses.join(" ")))
     }
 
     pub fn inspect_raw(&mut self, cursor: &str, count: u64) -> Vec<u8> {

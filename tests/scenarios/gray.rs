@@ -81,6 +81,7 @@ fn choose(
     let headers = Headers::new(&bytes);
     Gate::new(&config.gray.salt).choose(
         &config.gray,
+        config.gray.basis_points,
         headers,
         session(&config.gray.session, headers),
         random,

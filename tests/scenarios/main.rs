@@ -18,6 +18,7 @@ pub fn config(change: impl FnOnce(&mut serde_json::Value)) -> slotgate::config::
     let mut json = serde_json::json!({
         "role": "scheduler",
         "gray": {"percent": 100},
+        "control": {"poll_ms": 0},
         "pools": [{"name": "p", "accounts": [
             {"id": "a", "max_concurrency": 2, "set_headers": {"x-upstream": "a"}},
             {"id": "b", "max_concurrency": 4, "set_headers": {"x-upstream": "b"}},

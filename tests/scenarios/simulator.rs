@@ -93,6 +93,7 @@ fn settings() -> Config {
     config(|json| {
         json["redis"] = serde_json::json!({"acquire_timeout_ms": ACQUIRE_TIMEOUT_MS, "command_timeout_ms": 400});
         json["lease"] = serde_json::json!({"ttl_ms": TTL_MS, "renew_interval_ms": 6_000});
+        json["control"] = serde_json::json!({"poll_ms": 3_000});
         json["pools"][0]["accounts"] = serde_json::json!([
             {"id": "a", "max_concurrency": SLOTS}, {"id": "b", "max_concurrency": SLOTS}]);
     })
@@ -435,6 +436,10 @@ impl Simulation {
         }
         let keys: usize = text(&command[2]).parse().unwrap();
         let arguments = &command[3 + keys..];
+        if Script::ALL[script] == Script::Look {
+            // It clears nothing away, so that what was leaked still lies there at the end.
+            return b"*3\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n".to_vec();
+        }
         let (now_ms, ledger) = (self.now_ms, &mut self.ledger);
         ledger.leases.retain(|_, (_, over_ms)| *over_ms > now_ms);
         let used = |ledger: &Ledger, account: usize| {
@@ -535,7 +540,9 @@ impl Simulation {
                 .into()
             }
             Script::Reconcile => b"*2\r\n$9\r\nelsewhere\r\n:0\r\n".to_vec(),
-            Script::Cooldown | Script::Control | Script::Inspect => b":0\r\n".to_vec(),
+            Script::Cooldown | Script::Look | Script::Control | Script::Inspect => {
+                b":0\r\n".to_vec()
+            }
         }
     }
 }

@@ -10,6 +10,9 @@ use slotgate::ledger::script::{Fault, Script};
 use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
 use std::collections::{BTreeMap, VecDeque};
 
+#[path = "control.rs"]
+mod control;
+
 const CURRENT: &str = "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n";
 const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
 
@@ -1237,6 +1240,112 @@ fn shadow_asks_and_never_waits() {
     rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
     rig.worker.on_pipe_closed(rig.now_ms);
     assert_eq!(rig.count(Counter::ShadowFailed), 2);
+}
+
+/// A shadow with accounts told apart by different headers; `c` sets what `b` does, and `d` nothing.
+fn shadow_of(mode: &str) -> Rig {
+    let mut rig = Rig::new(|json| {
+        json["gray"]["mode"] = "shadow".into();
+        json["traditional"] = serde_json::json!({"mode": mode});
+        json["score"] = serde_json::json!({"priority": 1, "load": 0, "random": 0});
+        json["pools"][0]["accounts"] = serde_json::json!([
+            {"id": "a", "max_concurrency": 1, "set_headers": {"x-upstream": "one"}},
+            {"id": "b", "max_concurrency": 1, "priority": 2, "set_headers": {"x-upstream": "one", "authorization": "B"}},
+            {"id": "c", "max_concurrency": 1, "priority": 3, "set_headers": {"x-upstream": "one", "authorization": "B"}},
+            {"id": "d", "max_concurrency": 1, "priority": 4},
+        ]);
+    });
+    rig.request(&[]);
+    rig.reopen();
+    rig.commands();
+    rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+    rig
+}
+
+#[test]
+fn a_shadow_is_compared_with_the_account_that_the_request_names() {
+    let mut rig = shadow_of("passthrough");
+    let before = *rig.worker.shadow(0).unwrap();
+    assert_eq!((before.granted, before.saturated), (0, 1));
+    let upstream = ("x-upstream", "one");
+    for (headers, would_be, agreed, differed, unknown) in [
+        (&[upstream][..], "a", 1, 0, 0),
+        (&[upstream], "b", 0, 1, 0),
+        (&[upstream], "d", 0, 1, 0),
+        // The more it sets, the closer it names.
+        (&[upstream, ("authorization", "B")], "b", 1, 0, 0),
+        (&[upstream, ("authorization", "B")], "c", 1, 0, 0),
+        (&[upstream, ("authorization", "B")], "a", 0, 1, 0),
+        // Another key is no account's, but the upstream still is.
+        (&[upstream, ("authorization", "X")], "a", 1, 0, 0),
+        (&[("authorization", "B")], "b", 0, 0, 1),
+        (&[("x-upstream", "two")], "a", 0, 0, 1),
+        (
+            &[("x-upstream", "on"), ("authorization", "eB")],
+            "b",
+            0,
+            0,
+            1,
+        ),
+        (&[], "d", 0, 0, 1),
+        (&[upstream], "gone", 0, 0, 1),
+    ] {
+        let before = *rig.worker.shadow(0).unwrap();
+        assert_eq!(rig.request(headers).1, passed_on(Reason::Shadow));
+        assert_eq!(rig.commands()[0].arguments()[4], "dry");
+        rig.reply(&granted(would_be));
+        let now = rig.worker.shadow(0).unwrap();
+        let more = (
+            now.agreed - before.agreed,
+            now.differed - before.differed,
+            now.unknown - before.unknown,
+        );
+        assert_eq!(more, (agreed, differed, unknown), "{headers:?} {would_be}");
+        assert_eq!(now.granted, before.granted + 1);
+    }
+    let shadow = *rig.worker.shadow(0).unwrap();
+    for (counter, count, expected) in [
+        (Counter::ShadowGranted, shadow.granted, 12),
+        (Counter::ShadowAgreed, shadow.agreed, 4),
+        (Counter::ShadowDiffered, shadow.differed, 3),
+        (Counter::ShadowUnknown, shadow.unknown, 5),
+        (Counter::ShadowSaturated, shadow.saturated, 1),
+        (Counter::ShadowFailed, shadow.failed, 0),
+    ] {
+        assert_eq!(
+            (rig.count(counter), count),
+            (expected, expected),
+            "{counter:?}"
+        );
+    }
+    assert_eq!(rig.worker.shadow(1), None);
+}
+
+#[test]
+fn a_shadow_is_compared_with_the_local_choice_and_does_not_see_it() {
+    let mut rig = shadow_of("local");
+    rig.reply(&granted("a"));
+    // One request of `shadow_of` holds the first account. Each choice goes to the next best.
+    for (chosen, would_be) in [("b", "b"), ("c", "b"), ("d", "d")] {
+        let (_, verdict) = rig.request(&[]);
+        assert_eq!(verdict.unwrap().path(), Some(Path::Local));
+        let sent = rig.commands();
+        let modes: Vec<_> = sent.iter().map(|one| one.arguments()[4].as_str()).collect();
+        assert_eq!(modes, ["dry", "force"], "its own lease comes after it");
+        assert_eq!(sent[1].arguments()[5], chosen);
+        rig.reply(&granted(would_be));
+        rig.reply(&granted(chosen));
+    }
+    // Full here; it would have been granted something.
+    assert!(matches!(
+        rig.request(&[]).1,
+        Some(Verdict::Saturated { .. })
+    ));
+    rig.reply(&granted("a"));
+    let shadow = rig.worker.shadow(0).unwrap();
+    let seen = (shadow.agreed, shadow.differed, shadow.unknown);
+    assert_eq!(seen, (2, 1, 1));
+    assert_eq!((shadow.granted, shadow.saturated, shadow.failed), (4, 1, 0));
 }
 
 #[test]

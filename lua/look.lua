@@ -1,0 +1,50 @@
+-- look: an operator's overrides, and how full the accounts are.
+--
+-- KEYS  the six of ledger.lua
+--       7 control (HASH, see control.lua)
+-- ARGV  1 most drained accounts to name, 1..1000
+--       2 most accounts to tell the use of, 0..1000
+-- Returns {percent, drained, used}
+--         percent  as it stands, whoever wrote it; empty: none
+--         drained  ids in order, a space between; nil: more than ARGV 1
+--         used     id, used, max of each account, spaces between; empty: more than ARGV 2
+-- Errors  BADARG
+-- Flags  no-writes
+-- Cost  O(ARGV 1 + ARGV 2), however many there are
+local tool = tools()
+local most_drained = tool.whole(ARGV[1], 'drained', 1, 1000)
+local most_used = tool.whole(ARGV[2], 'used', 0, 1000)
+
+-- A small hash; nil when it has more fields. Some versions of Redis count the values too.
+local function small(key, most)
+  local page = call('HSCAN', key, '0', 'COUNT', 2 * most + 1)
+  return page[1] == '0' and #page[2] <= 2 * most and page[2]
+end
+
+local percent = call('HGET', KEYS[7], 'percent')
+-- One more for the percentage.
+local control = small(KEYS[7], most_drained + (percent and 1 or 0))
+local drained = {}
+for i = 1, control and #control or 0, 2 do
+  drained[#drained + 1] = string.match(control[i], '^drain:([%w._-]+)$')
+end
+table.sort(drained)
+
+-- Six more for the fields of the sync, the wake and the pass.
+local accounts = most_used > 0 and small(ACCOUNTS, most_used + 6)
+local ids, limits = {}, {}
+for i = 1, accounts and #accounts or 0, 2 do
+  local max, flags = string.match(accounts[i + 1], '^(%d+) %d+ %d+ (%d+)$')
+  if max and tonumber(flags) < tool.REMOVED then
+    ids[#ids + 1] = accounts[i]
+    limits[#ids] = max
+  end
+end
+if #ids == 0 or #ids > most_used then
+  return {percent or '', control and table.concat(drained, ' '), ''}
+end
+local used = call('HMGET', USED, unpack(ids))
+for i = 1, #ids do
+  ids[i] = ids[i] .. ' ' .. (used[i] or '0') .. ' ' .. limits[i]
+end
+return {percent or '', control and table.concat(drained, ' '), table.concat(ids, ' ')}

@@ -1,0 +1,327 @@
+//! What an operator sets in Redis reaches the worker by its looks, and nothing else does.
+
+use super::*;
+use slotgate::worker::{Ignored, Usage};
+
+const POLL_MS: u64 = 1_000;
+
+impl Sent {
+    fn is_look(&self) -> bool {
+        self.0[0].starts_with("EVAL") && self.arguments() == ["1000", "64"]
+    }
+}
+
+/// A reply to a look.
+fn seen(percent: &str, drained: &str, used: &str) -> String {
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    format!("*3\r\n{}{}{}", bulk(percent), bulk(drained), bulk(used))
+}
+
+/// With the pipe ready, the first look answered so, and nothing else under way.
+fn looking(change: impl FnOnce(&mut serde_json::Value), first: &str) -> Rig {
+    let mut rig = Rig::new(|json| {
+        json["control"]["poll_ms"] = POLL_MS.into();
+        json["gray"]["percent"] = 0.into();
+        change(json);
+    });
+    rig.request(&[]);
+    rig.open();
+    rig.reply(CURRENT);
+    let sent = rig.commands();
+    assert!(sent[1].is_look(), "ahead of what waits: {sent:?}");
+    rig.reply(first);
+    rig
+}
+
+/// Answers all that was asked: looks so, acquires by a grant.
+fn settle(rig: &mut Rig, answer: &str) -> usize {
+    let mut looks = 0;
+    loop {
+        let sent = rig.commands_soon();
+        if sent.is_empty() {
+            return looks;
+        }
+        for command in sent {
+            looks += usize::from(command.is_look());
+            rig.reply(&match command.is_look() {
+                true => answer.to_owned(),
+                false if command.is_acquire() => granted("a"),
+                false => ":1\r\n".to_owned(),
+            });
+        }
+    }
+}
+
+/// The next look, when it is due, answered so. How long that took.
+fn look(rig: &mut Rig, answer: &str) -> u64 {
+    let start_ms = rig.now_ms;
+    rig.until(|worker| !worker.output().bytes.is_empty());
+    let took_ms = rig.now_ms - start_ms;
+    assert_eq!(settle(rig, answer), 1);
+    took_ms
+}
+
+/// Whether a request takes a slot; it ends at once.
+fn lets_in(rig: &mut Rig, answer: &str) -> bool {
+    let (id, verdict) = rig.request(&[]);
+    settle(rig, answer);
+    rig.worker.on_end(rig.now_ms, id);
+    settle(rig, answer);
+    verdict.is_none()
+}
+
+fn percent(old: Option<u16>, new: Option<u16>) -> Notice {
+    Notice::Percent {
+        pool: "p".into(),
+        old,
+        new,
+        configured: 0,
+    }
+}
+
+#[test]
+fn the_percentage_in_redis_replaces_the_configured_one_until_it_is_removed() {
+    let set = |points: &str| seen(points, "", "");
+    let mut rig = looking(|_| {}, &set(""));
+    assert!(!lets_in(&mut rig, &set("")) && rig.notices().is_empty());
+    let mut old = None;
+    for (points, is_in) in [("10000", true), ("0", false), ("10000", true), ("", false)] {
+        let took_ms = look(&mut rig, &set(points));
+        assert!((POLL_MS - 10..=POLL_MS).contains(&took_ms), "{took_ms}");
+        let new = points.parse().ok();
+        assert_eq!(rig.notices(), [percent(old, new)]);
+        assert_eq!(rig.worker.basis_points(0), new.unwrap_or(0));
+        assert_eq!(lets_in(&mut rig, &set(points)), is_in, "{points:?}");
+        look(&mut rig, &set(points));
+        assert!(rig.notices().is_empty(), "said once");
+        old = new;
+    }
+    assert_eq!(
+        percent(None, Some(10_000)).to_string(),
+        "pool p: gray percentage 0.00 % (configured) => 100.00 % (override)"
+    );
+    // One that is slow to be answered is not followed by another.
+    rig.wait(900);
+    rig.wait(900);
+    assert_eq!(rig.commands().len(), 1);
+}
+
+#[test]
+fn the_configured_value_may_be_the_higher_one() {
+    let mut rig = looking(
+        |json| json["gray"]["percent"] = 12.5.into(),
+        &seen("0", "", ""),
+    );
+    let notice = Notice::Percent {
+        pool: "p".into(),
+        old: None,
+        new: Some(0),
+        configured: 1_250,
+    };
+    assert_eq!(
+        notice.to_string(),
+        "pool p: gray percentage 12.50 % (configured) => 0.00 % (override)"
+    );
+    assert!(!notice.is_warning());
+    assert_eq!(rig.notices(), [notice]);
+    assert_eq!(rig.worker.basis_points(0), 0);
+    look(&mut rig, &seen("", "", ""));
+    assert_eq!(rig.worker.basis_points(0), 1_250);
+}
+
+#[test]
+fn what_someone_wrote_by_hand_and_is_no_percentage_changes_nothing() {
+    let mut rig = looking(|_| {}, &seen("2500", "", ""));
+    rig.notices();
+    let ignored = |what| Notice::Ignored {
+        pool: "p".into(),
+        what,
+    };
+    for (count, wrong) in (1..).zip(["10001", "65537", "-1", "1.5", "ten", " 1", "1 "]) {
+        look(&mut rig, &seen(wrong, "", ""));
+        let said = if count == 1 {
+            vec![ignored(Ignored::Percent)]
+        } else {
+            vec![]
+        };
+        assert_eq!(rig.notices(), said, "{wrong:?}: once");
+        assert_eq!(rig.count(Counter::ControlIgnored), count);
+        assert_eq!(rig.worker.basis_points(0), 2_500, "{wrong:?}");
+    }
+    assert_eq!(
+        ignored(Ignored::Percent).to_string(),
+        "pool p: ignored in the key control: percent, not a whole number of basis points in 0..=10000"
+    );
+    look(&mut rig, &seen("2500", "", ""));
+    look(&mut rig, &seen("x", "", ""));
+    assert_eq!(rig.notices(), [ignored(Ignored::Percent)], "and anew");
+    // A key of another type, and more drains than can be followed.
+    look(&mut rig, "-WRONGTYPE Operation against a key\r\n");
+    let fault = Fault::Unknown;
+    assert_eq!(rig.notices(), [ignored(Ignored::All(fault))]);
+    assert_eq!(rig.count(Counter::RedisError(fault)), 1);
+    look(&mut rig, "*3\r\n$0\r\n\r\n$-1\r\n$0\r\n\r\n");
+    assert_eq!(
+        rig.notices(),
+        [ignored(Ignored::Drained), percent(Some(2_500), None)]
+    );
+    assert!(ignored(Ignored::Drained).is_warning());
+}
+
+#[test]
+fn replies_that_are_none_reset_the_pipe() {
+    for wrong in [
+        ":1\r\n",
+        "*2\r\n$0\r\n\r\n$0\r\n\r\n",
+        "*3\r\n$-1\r\n$0\r\n\r\n$0\r\n\r\n",
+        "*3\r\n$0\r\n\r\n:1\r\n$0\r\n\r\n",
+        "*3\r\n$0\r\n\r\n$0\r\n\r\n:1\r\n",
+    ] {
+        let rig = &mut looking(|_| {}, wrong);
+        assert_eq!(rig.count(Counter::PipeLost(Down::Mismatch)), 1, "{wrong:?}");
+        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+        rig.reopen();
+        let sent = rig.commands();
+        assert!(sent.iter().any(Sent::is_look), "{sent:?}");
+    }
+}
+
+#[test]
+fn while_redis_is_away_the_last_override_holds_and_a_new_pipe_looks_at_once() {
+    let mut rig = looking(|_| {}, &seen("10000", "a", "a 1 2 b 3 4"));
+    rig.notices();
+    rig.until(|worker| !worker.output().bytes.is_empty());
+    rig.commands();
+    // Even with a look under way.
+    rig.worker.on_pipe_closed(rig.now_ms);
+    assert_eq!(rig.worker.basis_points(0), 10_000);
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.open();
+    rig.commands();
+    rig.reply(CURRENT);
+    let sent = rig.commands();
+    assert!(sent.len() == 1 && sent[0].is_look(), "{sent:?}");
+    rig.reply(&seen("", "", ""));
+    assert_eq!(rig.worker.basis_points(0), 0);
+    assert_eq!(rig.notices().len(), 2);
+}
+
+#[test]
+fn a_look_whose_script_redis_forgot_is_sent_again() {
+    let mut rig = looking(|_| {}, "-NOSCRIPT No matching script.\r\n");
+    let sent = rig.commands();
+    assert!(sent[0].0[0] == "EVAL" && sent[0].is_look(), "{sent:?}");
+    rig.reply(&seen("1", "", ""));
+    assert_eq!(rig.worker.basis_points(0), 1);
+    assert!(look(&mut rig, &seen("", "", "")) <= POLL_MS, "and goes on");
+}
+
+#[test]
+fn only_pools_that_had_a_request_are_looked_at() {
+    let mut rig = Rig::new(|json| {
+        json["control"]["poll_ms"] = POLL_MS.into();
+        json["gray"]["percent"] = 0.into();
+        let accounts = json["pools"][0]["accounts"].clone();
+        json["pools"] = serde_json::json!([
+                {"name": "other", "match": [{"header": "x-model", "exact": "m"}], "accounts": accounts},
+                {"name": "p", "accounts": accounts}]);
+    });
+    rig.request(&[]);
+    rig.open();
+    rig.reply(CURRENT);
+    rig.reply(CURRENT);
+    let sent = rig.commands();
+    assert!(sent.len() == 3 && sent[2].is_look(), "{sent:?}");
+    assert!(
+        sent[2].0.contains(&"slotgate:{p}:control".into()),
+        "{sent:?}"
+    );
+    rig.reply(&seen("", "", ""));
+    rig.request(&[("x-model", "m")]);
+    rig.wait(2);
+    let sent = rig.commands();
+    assert_eq!(
+        sent.iter().filter(|one| one.is_look()).count(),
+        2,
+        "at once"
+    );
+    for percent in ["10", "20"] {
+        rig.reply(&seen(percent, "", ""));
+    }
+    assert_eq!(
+        (rig.worker.basis_points(0), rig.worker.basis_points(1)),
+        (10, 20)
+    );
+}
+
+#[test]
+fn without_looks_there_is_no_pipe_at_0_percent() {
+    let mut rig = Rig::new(|json| json["gray"]["percent"] = 0.into());
+    rig.request(&[]);
+    assert_eq!(rig.worker.next_wake_ms(), None);
+    let mut rig = Rig::ready(|_| {});
+    rig.wait(5_000);
+    assert!(rig.commands().is_empty());
+}
+
+#[test]
+fn a_local_choice_leaves_drained_accounts_out() {
+    let local = |json: &mut serde_json::Value| {
+        json["traditional"] = serde_json::json!({"mode": "local"});
+        json["saturated"]["action"] = "traditional".into();
+    };
+    let mut rig = looking(local, &seen("", "b x-unknown", ""));
+    let drained = |old: &str, new: &str| Notice::Drained {
+        pool: "p".into(),
+        old: old.into(),
+        new: new.into(),
+    };
+    assert_eq!(rig.notices(), [drained("", "b x-unknown")]);
+    assert_eq!(
+        drained("", "b c").to_string(),
+        "pool p: drained accounts none => b, c"
+    );
+    let account = |rig: &mut Rig| match rig.request(&[]).1 {
+        Some(Verdict::Forward { holds, .. }) => holds.map(|(_, account)| account),
+        other => panic!("{other:?}"),
+    };
+    // One request of `looking` holds a slot of one of them already, of 2 and 4.
+    let chosen: Vec<_> = (0..6).map(|_| account(&mut rig)).collect();
+    assert!(chosen.iter().all(|one| *one != Some(1)), "{chosen:?}");
+    assert!(
+        chosen.contains(&Some(0)) && chosen.contains(&None),
+        "{chosen:?}"
+    );
+    rig.worker.on_pipe_closed(rig.now_ms);
+    assert_eq!(account(&mut rig), None, "holds while Redis is away");
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.open();
+    rig.reply(CURRENT);
+    rig.reply(&seen("", "", ""));
+    assert_eq!(rig.notices(), [drained("b x-unknown", "")]);
+    assert_eq!(account(&mut rig), Some(1), "it has room again");
+}
+
+#[test]
+fn many_drained_accounts_are_said_in_one_line() {
+    let ids: Vec<_> = (0..13).map(|n| format!("d{n}")).collect();
+    let mut rig = looking(|_| {}, &seen("", &ids.join(" "), ""));
+    assert_eq!(
+        rig.notices()[0].to_string(),
+        "pool p: drained accounts none => d0, d1, d2, d3, d4, d5, d6, d7, d8, d9 and 3 more"
+    );
+}
+
+#[test]
+fn the_use_of_accounts_is_known_by_index() {
+    let mut rig = looking(|_| {}, &seen("", "", "b 5 4 zz 1 1 a 0 2"));
+    let usage = |account, used, max_concurrency| Usage {
+        account,
+        used,
+        max_concurrency,
+    };
+    assert_eq!(rig.worker.usage(0), [usage(1, 5, 4), usage(0, 0, 2)]);
+    look(&mut rig, &seen("", "", ""));
+    assert_eq!(rig.worker.usage(0), []);
+    assert_eq!(rig.worker.usage(7), []);
+}
