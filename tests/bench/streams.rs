@@ -1,4 +1,4 @@
-//! What streams in flight cost: `make bench-streams`.
+//! What streams in flight cost: `make bench-streams` prints a table and writes target/bench-streams.json.
 //!
 //! One worker with more and more streams that never end, each with its lease. For every step: what Envoy and Redis spend
 //! on renewals, what the streams weigh, and how long other requests take meanwhile.
@@ -203,7 +203,7 @@ fn main() {
         "{:>7} {:>12} {:>12} {:>14} {:>9} {:>9} {:>9}  renewed/s",
         "streams", "Envoy % core", "Redis % core", "bytes/stream", "p50 ms", "p99 ms", "max ms"
     );
-    let (mut first, mut weights) = (None, Vec::new());
+    let (mut first, mut weights, mut steps) = (None, Vec::new(), Vec::new());
     for streams in STREAMS {
         bare.hold(streams);
         world.hold(streams);
@@ -243,8 +243,18 @@ fn main() {
             at(1.0),
             (counter("lease.renewed") - renewed) as f64 / seconds,
         );
+        steps.push(json!({
+            "streams": streams,
+            "Envoy % core": now.0 - first.0,
+            "Redis % core": now.1 - first.1,
+            "bytes/stream": (weight - weights[0]) / streams.max(1) as f64,
+            "p50 ms": at(0.5),
+            "p99 ms": at(0.99),
+        }));
         assert_eq!(counter("lease.lost"), 0);
     }
+    let path = support::root().join("target/bench-streams.json");
+    std::fs::write(path, json!({"steps": steps}).to_string()).expect("target can be written");
     println!(
         "% core: more than without streams. bytes/stream: resident memory of Envoy, more than the same streams without the filter."
     );
