@@ -222,8 +222,8 @@ pub enum Ignored {
     Percent,
     /// Drained accounts, because there are too many.
     Drained,
-    /// All of it: Redis answers with an error.
-    All(Fault),
+    /// All of it: the key is of another type.
+    All,
 }
 
 /// Why the pipe is down.
@@ -378,9 +378,7 @@ impl fmt::Display for Notice {
                 f.write_str(match what {
                     Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
                     Ignored::Drained => "drains, more than 1000",
-                    Ignored::All(fault) => {
-                        return write!(f, "everything, it can't be read ({})", fault.as_str());
-                    }
+                    Ignored::All => "everything, it is no hash",
                 })
             }
             Self::Lost { pool, leases } => {
@@ -2163,7 +2161,10 @@ impl Worker {
         };
         let (control, notices) = (&mut state.control, &mut self.output.notices);
         let ignored = match looked {
-            Err(fault) => [Some(Ignored::All(fault)), None],
+            // An error from within the script.
+            Err(Fault::Unknown) => [Some(Ignored::All), None],
+            // Of the moment, and counted.
+            Err(_) => return,
             Ok(looked) => [
                 (looked.percent == Override::Malformed).then_some(Ignored::Percent),
                 looked.drained.is_none().then_some(Ignored::Drained),

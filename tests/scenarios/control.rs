@@ -165,9 +165,13 @@ fn what_someone_wrote_by_hand_and_is_no_percentage_changes_nothing() {
     assert_eq!(rig.notices(), [ignored(Ignored::Percent)], "and anew");
     // A key of another type, and more drains than can be followed.
     look(&mut rig, "-WRONGTYPE Operation against a key\r\n");
-    let fault = Fault::Unknown;
-    assert_eq!(rig.notices(), [ignored(Ignored::All(fault))]);
-    assert_eq!(rig.count(Counter::RedisError(fault)), 1);
+    assert_eq!(rig.notices(), [ignored(Ignored::All)]);
+    assert_eq!(rig.count(Counter::RedisError(Fault::Unknown)), 1);
+    let count = rig.count(Counter::ControlIgnored);
+    look(&mut rig, "-BUSY Redis is busy running a script\r\n");
+    assert!(rig.notices().is_empty(), "that passes");
+    assert_eq!(rig.count(Counter::ControlIgnored), count);
+    assert_eq!(rig.worker.basis_points(0), 2_500);
     look(&mut rig, "*4\r\n$0\r\n\r\n$-1\r\n$0\r\n\r\n$0\r\n\r\n");
     assert_eq!(
         rig.notices(),
