@@ -35,7 +35,7 @@ if verb == 'drain' or verb == 'undrain' then
   return {old, verb == 'drain' and '1' or ''}
 elseif verb == 'percent' then
   if subject ~= '' then
-    tool.whole(subject, 'percent', 0, 10000)
+    subject = string.format('%d', tool.whole(subject, 'percent', 0, 10000))
   end
   local old = call('HGET', CONTROL, 'percent') or ''
   if subject ~= '' then

@@ -13,8 +13,8 @@ use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
-    Shas, Sync, SyncAccount, Synced,
+    self, Acquire, Acquired, By, Fault, Looked, Mode, Override, PoolKeys, Reconciled, Renewed,
+    Script, Shas, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
 use crate::pool::{self, Counts, Names};
@@ -49,6 +49,8 @@ const RELEASE_BATCH: usize = 100;
 const ANSWER_MS: u64 = 10_000;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
+/// Looks on their way at once: those of many pools must not stand before every acquire.
+const LOOKS: usize = 8;
 /// Names of accounts in one notice.
 const NAMED: usize = 10;
 /// How often a command is sent again when Redis lacked the script or the pool.
@@ -63,6 +65,8 @@ pub struct Output {
     pub answers: Vec<(u32, Verdict)>,
     /// What to do with the pipe itself, before `bytes` are sent.
     pub pipe: Option<PipeOrder>,
+    /// Looks that changed something, by pool: for [`Worker::recall_look`] of the next configuration.
+    pub looks: Vec<(usize, Vec<u8>)>,
     /// What an operator should read.
     pub notices: Vec<Notice>,
 }
@@ -369,16 +373,16 @@ impl fmt::Display for Notice {
             }
             Self::Drained { pool, old, new } => {
                 write!(f, "pool {pool}: drained accounts ")?;
-                list(f, old)?;
+                list(f, old, new)?;
                 f.write_str(" => ")?;
-                list(f, new)
+                list(f, new, old)
             }
             Self::Ignored { pool, what } => {
                 write!(f, "pool {pool}: ignored in the key control: ")?;
                 f.write_str(match what {
                     Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
                     Ignored::Drained => "drains, more than 1000",
-                    Ignored::All => "everything, it is no hash",
+                    Ignored::All => "everything, it is no hash or may not be read",
                 })
             }
             Self::Lost { pool, leases } => {
@@ -401,15 +405,22 @@ fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::
     })
 }
 
-/// Ids of accounts: the first few.
-fn list(f: &mut fmt::Formatter<'_>, ids: &str) -> fmt::Result {
+/// Ids of accounts: the first few, those that are not among the others before the rest.
+fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
     f.write_str(if ids.is_empty() { "none" } else { "" })?;
-    let mut ids = ids.split(' ');
-    for (place, id) in ids.by_ref().take(NAMED).enumerate() {
-        f.write_str(if place > 0 { ", " } else { "" })?;
-        f.write_str(id)?;
+    let mut place = 0_usize;
+    for known in [false, true] {
+        for id in ids.split(' ') {
+            if others.split(' ').any(|other| other == id) == known {
+                if place < NAMED {
+                    f.write_str(if place > 0 { ", " } else { "" })?;
+                    f.write_str(id)?;
+                }
+                place = place.saturating_add(1);
+            }
+        }
     }
-    match ids.count() {
+    match place.saturating_sub(NAMED) {
         0 => Ok(()),
         more => write!(f, " and {more} more"),
     }
@@ -584,8 +595,8 @@ impl Shadow {
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
 #[derive(Debug, Default)]
 struct Control {
-    /// Whether a request came by: only then is it looked at.
-    wanted: bool,
+    /// When it is looked at next, in ms; only after a request came by, and not while a look is on its way.
+    look: Look,
     /// In basis points; `None`: as configured.
     percent: Option<u16>,
     /// Ids with a space between.
@@ -595,6 +606,18 @@ struct Control {
     usage: Vec<Usage>,
     /// The last question, answered or not ours to answer.
     question: Vec<u8>,
+}
+
+/// Whether a pool is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Look {
+    /// No request came by.
+    #[default]
+    Never,
+    /// At this time, in ms.
+    Due(u64),
+    /// The look is on its way.
+    Asked,
 }
 
 /// How full an account is, in the whole fleet.
@@ -764,7 +787,10 @@ impl Worker {
         self.requests.is_empty()
             && self.riding.is_empty()
             && self.doubts.is_empty()
-            && self.pending.is_empty()
+            && self
+                .pending
+                .iter()
+                .all(|(_, command)| matches!(command, Command::Look { .. }))
     }
 
     /// When [`Worker::on_tick`] is wanted next, in ms.
@@ -790,7 +816,7 @@ impl Worker {
         let (due_ms, _, under_way) = self.reconcile;
         let reconcile = (ready && !under_way).then_some(due_ms);
         let (due_ms, looks) = self.look;
-        let look = (ready && looks == 0 && due_ms < u64::MAX).then_some(due_ms);
+        let look = (ready && looks < LOOKS && due_ms < u64::MAX).then_some(due_ms);
         [acquire, head, open, ride, doubt, sweep, reconcile, look]
             .into_iter()
             .flatten()
@@ -1227,19 +1253,17 @@ impl Worker {
 
     /// What a request of this pool is let in by, in basis points.
     fn share(&mut self, now_ms: u64, pool: usize) -> u16 {
-        let Some(Control {
-            wanted, percent, ..
-        }) = self.pools.get_mut(pool).map(|state| &mut state.control)
-        else {
+        let Some(state) = self.pools.get_mut(pool) else {
             return 0;
         };
-        let share = percent.unwrap_or(self.config.gray.basis_points);
-        if !std::mem::replace(wanted, true) && self.config.poll_ms > 0 {
+        let share = state.control.percent;
+        if state.control.look == Look::Never && self.config.poll_ms > 0 {
             // From now on the pool is looked at, which needs the pipe.
+            state.control.look = Look::Due(now_ms);
             self.look.0 = now_ms;
             self.need_pipe(now_ms);
         }
-        share
+        share.unwrap_or(self.config.gray.basis_points)
     }
 
     fn need_pipe(&mut self, now_ms: u64) {
@@ -1717,7 +1741,7 @@ impl Worker {
                 tries,
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
             Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
-            Command::Look { pool, tries } => self.on_looked(now_ms, pool, tries, reply),
+            Command::Look { pool, tries } => self.on_looked(now_ms, sent_ms, pool, tries, reply),
             // Who asked will ask again.
             Command::Answer { pool, .. } => {
                 if let Some(Value::Error(error)) = Values::new(reply).value() {
@@ -1780,9 +1804,12 @@ impl Worker {
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
         self.reconcile = (first_ms, 0, false);
-        if self.look.0 < u64::MAX {
-            self.look.0 = now_ms;
+        for state in &mut self.pools {
+            if state.control.look != Look::Never {
+                state.control.look = Look::Due(now_ms);
+            }
         }
+        self.look = (now_ms, 0);
         // Ahead of what waits, so that the next request goes by it already.
         self.look(now_ms);
         for acquire in std::mem::take(&mut self.queue) {
@@ -2121,48 +2148,53 @@ impl Worker {
 
     /// Looks at the operator's overrides when that is due, in every pool that has had a request.
     fn look(&mut self, now_ms: u64) {
-        let (due_ms, looks) = self.look;
-        if looks > 0 || due_ms > now_ms {
+        if self.look.0 > now_ms {
             return;
         }
-        self.look.0 = now_ms.saturating_add(self.config.poll_ms);
+        self.look.0 = u64::MAX;
         for pool in 0..self.pools.len() {
-            if self
-                .pools
-                .get(pool)
-                .is_some_and(|state| state.control.wanted)
-            {
-                self.look.1 = self.look.1.saturating_add(1);
-                self.write(now_ms, Command::Look { pool, tries: 0 }, false);
+            let Some(state) = self.pools.get_mut(pool) else {
+                return;
+            };
+            match state.control.look {
+                Look::Due(due_ms) if due_ms <= now_ms && self.look.1 < LOOKS => {
+                    state.control.look = Look::Asked;
+                    self.look.1 = self.look.1.saturating_add(1);
+                    self.write(now_ms, Command::Look { pool, tries: 0 }, false);
+                }
+                Look::Due(due_ms) => self.look.0 = self.look.0.min(due_ms),
+                Look::Never | Look::Asked => {}
             }
         }
     }
 
-    fn on_looked(&mut self, now_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
+    fn on_looked(&mut self, now_ms: u64, sent_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
         let looked = script::looked(reply);
         if let Err(fault) = looked {
             let retry = (tries < RETRIES).then_some(Command::Look {
                 pool,
                 tries: tries.saturating_add(1),
             });
-            if self.recover(now_ms, fault, pool, retry) {
+            // Without the right to look, a worker can still do all else.
+            if fault != Fault::Denied && self.recover(now_ms, fault, pool, retry) {
                 return;
             }
         }
-        self.look.1 = self.look.1.saturating_sub(1);
         // A pipe that went down for it says why.
         if !self.is_open() {
             return;
         }
-        let configured = self.config.gray.basis_points;
+        self.look.1 = self.look.1.saturating_sub(1);
+        let due_ms = now_ms.max(sent_ms.saturating_add(self.config.poll_ms));
         let name = self.pool_name(pool);
         let Some(state) = self.pools.get_mut(pool) else {
             return;
         };
-        let (control, notices) = (&mut state.control, &mut self.output.notices);
+        state.control.look = Look::Due(due_ms);
+        self.look.0 = self.look.0.min(due_ms);
         let ignored = match looked {
             // An error from within the script.
-            Err(Fault::Unknown) => [Some(Ignored::All), None],
+            Err(Fault::Unknown | Fault::Denied) => [Some(Ignored::All), None],
             // Of the moment, and counted.
             Err(_) => return,
             Ok(looked) => [
@@ -2170,18 +2202,53 @@ impl Worker {
                 looked.drained.is_none().then_some(Ignored::Drained),
             ],
         };
-        let before = std::mem::replace(&mut control.ignored, ignored);
+        let before = std::mem::replace(&mut state.control.ignored, ignored);
         for (what, before) in ignored.into_iter().zip(before) {
             let Some(what) = what else { continue };
             self.counters.add(Counter::ControlIgnored);
             if before != Some(what) {
                 let pool = name.clone();
-                notices.push(Notice::Ignored { pool, what });
+                self.output.notices.push(Notice::Ignored { pool, what });
             }
         }
         let Ok(looked) = looked else {
             return;
         };
+        let said = self.output.notices.len();
+        self.follow(pool, &looked);
+        if self.output.notices.len() > said {
+            self.output.looks.push((pool, reply.to_vec()));
+        }
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let (counts, control) = (&state.counts, &mut state.control);
+        control.usage.clear();
+        control
+            .usage
+            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
+                Some(Usage {
+                    account: counts.index(id)?,
+                    used,
+                    max_concurrency,
+                })
+            }));
+        if looked.question != control.question.as_slice() {
+            control.question = looked.question.to_vec();
+            if let Some(text) = self.recall(now_ms, looked.question) {
+                self.write(now_ms, Command::Answer { pool, text }, false);
+            }
+        }
+    }
+
+    /// Puts the overrides in force, and says what that changed.
+    fn follow(&mut self, pool: usize, looked: &Looked) {
+        let configured = self.config.gray.basis_points;
+        let name = self.pool_name(pool);
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let (control, notices) = (&mut state.control, &mut self.output.notices);
         let old = control.percent;
         let new = match looked.percent {
             Override::Absent => None,
@@ -2209,22 +2276,15 @@ impl Worker {
                 new,
             });
         }
-        let counts = &state.counts;
-        control.usage.clear();
-        control
-            .usage
-            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
-                Some(Usage {
-                    account: counts.index(id)?,
-                    used,
-                    max_concurrency,
-                })
-            }));
-        if looked.question != control.question.as_slice() {
-            control.question = looked.question.to_vec();
-            if let Some(text) = self.recall(now_ms, looked.question) {
-                self.write(now_ms, Command::Answer { pool, text }, false);
-            }
+    }
+
+    /// Before the first request: the last look of any worker at this pool, so that a new configuration does not begin
+    /// without the operator's overrides. It was said when it was new.
+    pub fn recall_look(&mut self, pool: usize, look: &[u8]) {
+        if let Ok(looked) = script::looked(look) {
+            let said = self.output.notices.len();
+            self.follow(pool, &looked);
+            self.output.notices.truncate(said);
         }
     }
 
@@ -2297,7 +2357,6 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
-        self.look.1 = 0;
         self.doubts.retain(|doubt| doubt.over_ms > now_ms);
         // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
         let mut lost = std::mem::take(&mut self.riding);

@@ -39,11 +39,17 @@ impl Shared {
     fn new(root_id: u32, config: Config) -> Self {
         // Two draws of the standard library's hash seed, which the host fills with random bytes, and the clock.
         let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
+        let shadow = RefCell::new(ShadowMetrics::define(&config));
+        let mut worker = Worker::new(config, seed);
+        for pool in 0..worker.config().pools.len() {
+            let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
+            worker.recall_look(pool, &look.unwrap_or_default());
+        }
         Self {
             root_id,
-            shadow: RefCell::new(ShadowMetrics::define(&config)),
+            shadow,
             started: Instant::now(),
-            worker: RefCell::new(Worker::new(config, seed)),
+            worker: RefCell::new(worker),
             metrics: RefCell::new(Metrics::define()),
             token: Cell::new(None),
             armed_ms: Cell::new(None),
@@ -188,8 +194,14 @@ impl Shared {
             return;
         }
         let mut answers = std::mem::take(&mut output.answers);
+        let looks = std::mem::take(&mut output.looks);
         for notice in std::mem::take(&mut output.notices) {
             say(&notice);
+        }
+        for (pool, look) in looks {
+            if let Some(key) = look_key(worker.config(), pool) {
+                calls::share(&key, &look);
+            }
         }
         for (stream, verdict) in &answers {
             if calls::set_effective_context(*stream).is_ok()
@@ -333,6 +345,16 @@ fn say(notice: &Notice) {
     } else {
         log::info!("{notice}");
     }
+}
+
+/// Where workers leave their last look at a pool for each other: one name for one ledger.
+fn look_key(config: &Config, pool: usize) -> Option<String> {
+    let pool = &config.pools.get(pool)?.name;
+    let redis = &config.redis;
+    Some(format!(
+        "look {} {} {}:{{{pool}}}",
+        redis.pipe_cluster, redis.database, redis.key_prefix
+    ))
 }
 
 /// A `GrpcService` message that names an Envoy cluster. The host first reads the name it is given as such a message, and

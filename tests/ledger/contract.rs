@@ -1001,6 +1001,24 @@ fn look_takes_whatever_someone_wrote_by_hand() {
     );
     let (_, drained, _) = rig.pipe.look(10, 0).unwrap();
     assert_eq!(drained, "b");
+    // A reply of such a size would be none that the filter reads.
+    let huge = "x".repeat(2_000_000);
+    rig.redis.run::<()>(
+        "HSET",
+        &[&control, "percent", &huge, &format!("drain:{huge}"), "1"],
+    );
+    let (percent, drained, _) = rig.pipe.look(10, 0).unwrap();
+    assert_eq!((percent, drained.as_str()), (Override::Malformed, "b"));
+    assert!(rig.pipe.look_raw(10, 10).len() < 200);
+    rig.redis.run::<()>("DEL", &[&control]);
+    for (written, kept) in [("1e3", "1000"), ("0x64", "100"), (" 5 ", "5")] {
+        rig.pipe.control("percent", written, None).unwrap();
+        assert_eq!(
+            rig.redis.run::<String>("HGET", &[&control, "percent"]),
+            kept,
+            "{written:?}"
+        );
+    }
     rig.redis.run::<()>("DEL", &[&control]);
     rig.redis.run::<()>("SET", &[&control, "10"]);
     assert_eq!(rig.pipe.look(10, 10), Err(Fault::Unknown));
