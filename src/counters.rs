@@ -33,6 +33,8 @@ pub enum Counter {
     Drift,
     /// Cooldowns asked for.
     Cooldown,
+    /// Headers of pushback that say how long in no form known.
+    CooldownMalformed,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
@@ -52,7 +54,7 @@ pub enum Counter {
 }
 
 /// Those without a reason, in the order of [`index`].
-const PLAIN: [&str; 17] = [
+const PLAIN: [&str; 18] = [
     "forwarded.atomic",
     "forwarded.local",
     "lease.released",
@@ -70,6 +72,7 @@ const PLAIN: [&str; 17] = [
     "pipe.ready",
     "breaker.opened",
     "breaker.closed",
+    "cooldown_malformed",
 ];
 const TRADITIONAL: usize = PLAIN.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -163,6 +166,7 @@ fn index(counter: Counter) -> usize {
         Counter::PipeReady => 14,
         Counter::BreakerOpened => 15,
         Counter::BreakerClosed => 16,
+        Counter::CooldownMalformed => 17,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeLost(why) => of(PIPE_LOST, why.place()),

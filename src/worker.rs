@@ -610,19 +610,22 @@ impl Worker {
         (slot, verdict)
     }
 
-    /// The upstream answered. `now_unix_s` is the wall clock.
+    /// The upstream answered. `now_unix_s` is the wall clock; the headers are read only for a status that is pushback.
     pub fn on_response(
         &mut self,
         now_ms: u64,
         (slot, stream): (usize, u32),
         status: u16,
-        retry_after: Option<&[u8]>,
+        headers: Headers,
         now_unix_s: u64,
     ) {
-        if let Some(cooldown_ms) =
-            cooldown::length_ms(&self.config.cooldown, status, retry_after, now_unix_s)
-            && self.request(slot, stream).is_some()
-        {
+        if self.request(slot, stream).is_none() {
+            return;
+        }
+        if let Some(rest) = cooldown::rest(&self.config.cooldown, status, headers, now_unix_s) {
+            self.counters
+                .add_many(Counter::CooldownMalformed, rest.malformed);
+            let cooldown_ms = rest.ms;
             self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
         }
     }

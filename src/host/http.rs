@@ -80,10 +80,11 @@ impl Http {
             pushback.then_some(status)
         });
         if let Some(status) = pushback {
-            let retry_after = calls::header(Map::Response, "retry-after");
+            let serialized = calls::headers(Map::Response);
+            let headers = Headers::new(&serialized);
             let now_unix_s = unix_time().as_secs();
             self.shared.with(self.id, |worker, now_ms| {
-                worker.on_response(now_ms, request, status, Some(&retry_after), now_unix_s);
+                worker.on_response(now_ms, request, status, headers, now_unix_s);
             });
         }
     }

@@ -177,3 +177,51 @@ fn only_the_upstreams_own_pushback_counts_and_within_bounds() {
         assert!(left <= length && left > length - 2_000.0, "{path}: {left}");
     }
 }
+
+/// Each header that says how long, the more specific before the others; one that can't be read is counted and passed over.
+#[test]
+fn an_account_rests_for_as_long_as_any_of_the_headers_says() {
+    let accounts = ["a", "b", "c", "d", "e", "f"].map(|id| (id, 1));
+    let world = World::start(config(&accounts));
+    let now_s = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .expect("after 1970")
+        .as_secs();
+    let reset = now_s + 40;
+    for (query, length) in [
+        ("retry-after-ms=20500&retry-after=300".to_owned(), 20_500.0),
+        (
+            "retry-after=30&anthropic-ratelimit-unified-reset=1".to_owned(),
+            30_000.0,
+        ),
+        (
+            format!("retry-after=soon&anthropic-ratelimit-unified-reset={reset}"),
+            40_000.0,
+        ),
+        (
+            "anthropic-ratelimit-unified-reset=2999-01-01T00:00:00Z".to_owned(),
+            600_000.0,
+        ),
+        (
+            "x-ratelimit-reset-requests=20ms&x-ratelimit-reset-tokens=1m0.5s".to_owned(),
+            60_500.0,
+        ),
+        ("x-ratelimit-reset-requests=never".to_owned(), 5_000.0),
+    ] {
+        let reply = world.get(&format!("/status/429?{query}"));
+        let account = reply.header("x-slotgate-account").to_owned();
+        let left = eventually_some(Duration::from_secs(2), || {
+            let state = world.ledger.state();
+            state
+                .cooldown
+                .get(&account)
+                .map(|until| until - state.now_ms)
+        });
+        assert!(
+            left <= length && left > length - 3_000.0,
+            "{query}: {left} of {length}"
+        );
+    }
+    world.eventually_counts("cooldown", 6);
+    world.eventually_counts("cooldown_malformed", 2);
+}

@@ -52,6 +52,16 @@ impl Rig {
         rig
     }
 
+    fn respond(&mut self, id: Id, status: u16, headers: &[(&str, &str)]) {
+        let pairs: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
+            .collect();
+        let bytes = Headers::serialize(&pairs);
+        let headers = Headers::new(&bytes);
+        self.worker.on_response(self.now_ms, id, status, headers, 0);
+    }
+
     fn request(&mut self, headers: &[(&str, &str)]) -> (Id, Option<Verdict>) {
         let pairs: Vec<_> = headers
             .iter()
@@ -1191,12 +1201,19 @@ fn a_pool_redis_forgot_is_synced_and_the_leases_taken_up_again() {
 fn pushback_cools_the_account_down() {
     let mut rig = Rig::ready(|_| {});
     let (id, _) = rig.holding();
-    rig.worker.on_response(rig.now_ms, id, 200, None, 0);
+    rig.respond(id, 200, &[]);
     assert!(rig.commands().is_empty());
-    rig.worker.on_response(rig.now_ms, id, 429, Some(b"7"), 0);
+    rig.respond(id, 429, &[("retry-after", "7")]);
     assert_eq!(rig.commands()[0].arguments(), ["a", "7000"]);
-    rig.worker.on_response(rig.now_ms, id, 529, Some(b""), 0);
+    assert_eq!(rig.count(Counter::CooldownMalformed), 0);
+    rig.respond(id, 529, &[("retry-after", "soon")]);
     assert_eq!(rig.commands()[0].arguments(), ["a", "5000"]);
+    assert_eq!(rig.count(Counter::CooldownMalformed), 1);
+    // Of a status that is no pushback, and of a stream that is over, no header is judged.
+    rig.respond(id, 200, &[("retry-after", "soon")]);
+    rig.respond((id.0, id.1 + 1), 429, &[("retry-after", "soon")]);
+    assert!(rig.commands().is_empty());
+    assert_eq!(rig.count(Counter::CooldownMalformed), 1);
 }
 
 /// A worker that is to go waits for its releases, but not for ever for a Redis that never comes back.
