@@ -20,7 +20,7 @@ enum Form {
     /// RFC 9110, 10.2.3: seconds from now, or a date.
     RetryAfter,
     /// Seconds since 1970, or RFC 3339.
-    Instant,
+    Moment,
     /// As Go prints one: `1h2m3.5s`.
     Duration,
 }
@@ -31,7 +31,7 @@ const ANSWERS: [(&str, Form); 2] = [
     ("retry-after", Form::RetryAfter),
 ];
 /// When a window of the rate limit ends. These stand on every response, so beside a 503 they say nothing about it.
-const WINDOW: [(&str, Form); 1] = [("anthropic-ratelimit-unified-reset", Form::Instant)];
+const WINDOW: [(&str, Form); 1] = [("anthropic-ratelimit-unified-reset", Form::Moment)];
 /// The same, of two limits, one of which was hit: the longer counts, for after the shorter one the next request may be
 /// refused again.
 const WINDOWS: [(&str, Form); 2] = [
@@ -69,7 +69,7 @@ pub fn rest(cooldown: &Cooldown, status: u16, headers: Headers, now_unix_s: u64)
         let ms = match form {
             Form::Ms => decimal(value, MS).map(to_ms),
             Form::RetryAfter => retry_after_ms(value, now_unix_s),
-            Form::Instant => instant_ms(value, now_unix_s),
+            Form::Moment => instant_ms(value, now_unix_s),
             Form::Duration => duration_ms(value),
         };
         malformed = malformed.saturating_add(u64::from(ms.is_none()));
