@@ -13,8 +13,8 @@ use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Mode, PoolKeys, Reconciled, Renewed, Script, Shas, Sync,
-    SyncAccount, Synced,
+    self, Acquire, Acquired, By, Fault, Heard, Mode, PoolKeys, Reconciled, Renewed, Script, Shas,
+    Sync, SyncAccount, Synced,
 };
 use crate::pool::{self, Counts};
 use slab::Slab;
@@ -1096,13 +1096,9 @@ impl Worker {
                 let Some(state) = self.pools.get(*pool) else {
                     return;
                 };
-                state.keys.cooldown(
-                    out,
-                    by,
-                    account_id(config, *pool, *account).unwrap_or_default(),
-                    *length_ms,
-                    None,
-                );
+                let account = account_id(config, *pool, *account).unwrap_or_default();
+                let heard = Heard::Cool(*length_ms, None);
+                state.keys.cooldown(out, by, account, heard);
             }
         }
         self.pending.push_back((now_ms, command));
@@ -1492,7 +1488,7 @@ impl Worker {
             (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
             (
                 AcquireKind::Take | AcquireKind::Record(_),
-                Ok(Acquired::Granted { account, epoch }),
+                Ok(Acquired::Granted { account, epoch, .. }),
             ) => {
                 if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
                     request.epoch = epoch;

@@ -134,6 +134,19 @@ pub struct Acquire<'a> {
     pub scope: Option<&'a [u8; 16]>,
 }
 
+/// What `cooldown.lua` is told of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard<'a> {
+    /// It takes no new leases for so long, in ms; with a scope's hash, not in that scope.
+    Cool(u64, Option<&'a [u8; 16]>),
+    /// The same, and afterwards one lease at a time until one has passed.
+    CoolThenProbe(u64),
+    /// It takes leases only when no other account can, for so long, in ms.
+    Behind(u64),
+    /// This lease has passed: no more probes, if it was the one.
+    Passed(LeaseId),
+}
+
 /// Arguments of `sync.lua`.
 #[derive(Debug)]
 pub struct Sync<'a> {
@@ -315,21 +328,29 @@ impl PoolKeys {
         }
     }
 
-    /// `cooldown.lua`; with a scope's hash, only in that scope.
-    pub fn cooldown(
-        &self,
-        out: &mut Vec<u8>,
-        by: By,
-        account: &str,
-        length_ms: u64,
-        scope: Option<&[u8; 16]>,
-    ) {
-        self.head(out, Script::Cooldown, by, usize::from(scope.is_some()), 2);
+    /// `cooldown.lua`
+    pub fn cooldown(&self, out: &mut Vec<u8>, by: By, account: &str, heard: Heard) {
+        let (length_ms, what, scope, lease) = match heard {
+            Heard::Cool(length_ms, scope) => (length_ms, None, scope, None),
+            Heard::CoolThenProbe(length_ms) => (length_ms, Some("probe"), None, None),
+            Heard::Behind(length_ms) => (length_ms, Some("behind"), None, None),
+            Heard::Passed(lease) => (0, Some("passed"), None, Some(lease)),
+        };
+        let words = usize::from(what.is_some()).saturating_add(usize::from(lease.is_some()));
+        let arguments = words.saturating_add(2);
+        let scope_keys = usize::from(scope.is_some());
+        self.head(out, Script::Cooldown, by, scope_keys, arguments);
         if let Some(scope) = scope {
             push_hashed(out, &self.scope_prefix, scope);
         }
         push_bulk(out, account.as_bytes());
         push_number(out, length_ms);
+        if let Some(what) = what {
+            push_bulk(out, what.as_bytes());
+        }
+        if let Some(lease) = lease {
+            push_bulk(out, lease.as_bytes());
+        }
     }
 
     /// `reconcile.lua`; `worker` names who asks.
@@ -534,6 +555,8 @@ pub enum Acquired<'a> {
         account: &'a [u8],
         /// The ledger's epoch at that moment.
         epoch: u64,
+        /// Whether the account has cooled, and wants to know whether this lease passes.
+        probes: bool,
     },
     /// No account can take a lease.
     Saturated {
@@ -574,12 +597,16 @@ pub enum Synced {
 /// The [`Fault`] that stands in its place.
 pub fn acquired(reply: &[u8]) -> Result<Acquired<'_>, Fault> {
     let mut values = Values::new(reply);
-    array(&mut values, 2..=3)?;
+    let length = array(&mut values, 2..=4)?;
     let answer = match values.bulk() {
-        Some(b"granted") => values
-            .bulk()
-            .zip(values.number())
-            .map(|(account, epoch)| Acquired::Granted { account, epoch }),
+        Some(b"granted") => {
+            let granted = values.bulk().zip(values.number());
+            granted.map(|(account, epoch)| Acquired::Granted {
+                account,
+                epoch,
+                probes: length > 3,
+            })
+        }
         Some(b"saturated") => values
             .number()
             .map(|retry_after_ms| Acquired::Saturated { retry_after_ms }),
@@ -665,9 +692,9 @@ pub fn reconciled(reply: &[u8]) -> Result<Reconciled, Fault> {
     }
 }
 
-fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<(), Fault> {
+fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<usize, Fault> {
     match values.value() {
-        Some(Value::Array(found)) if length.contains(&found) => Ok(()),
+        Some(Value::Array(found)) if length.contains(&found) => Ok(found),
         Some(Value::Error(error)) => Err(Fault::of(error)),
         Some(
             Value::Simple(_) | Value::Integer(_) | Value::Bulk(_) | Value::Nil | Value::Array(_),
