@@ -432,6 +432,8 @@ mod tests {
             statuses: vec![429, 529],
             default_ms: 5_000,
             max_ms: 60_000,
+            probe: true,
+            scope: None,
         }
     }
 

@@ -35,6 +35,12 @@ pub enum Counter {
     Cooldown,
     /// Headers of pushback that say how long in no form known.
     CooldownMalformed,
+    /// Leases granted to probe an account that has cooled.
+    Probe,
+    /// Those of them that succeeded.
+    ProbePassed,
+    /// Times an account that fails fast was put behind the others.
+    Behind,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
@@ -54,7 +60,7 @@ pub enum Counter {
 }
 
 /// Those without a reason, in the order of [`index`].
-const PLAIN: [&str; 18] = [
+const PLAIN: [&str; 21] = [
     "forwarded.atomic",
     "forwarded.local",
     "lease.released",
@@ -73,6 +79,9 @@ const PLAIN: [&str; 18] = [
     "breaker.opened",
     "breaker.closed",
     "cooldown_malformed",
+    "probe.sent",
+    "probe.passed",
+    "behind",
 ];
 const TRADITIONAL: usize = PLAIN.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -167,6 +176,9 @@ fn index(counter: Counter) -> usize {
         Counter::BreakerOpened => 15,
         Counter::BreakerClosed => 16,
         Counter::CooldownMalformed => 17,
+        Counter::Probe => 18,
+        Counter::ProbePassed => 19,
+        Counter::Behind => 20,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeLost(why) => of(PIPE_LOST, why.place()),

@@ -136,9 +136,9 @@ pub struct Acquire<'a> {
 
 /// What `cooldown.lua` is told of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum Heard {
     /// It takes no new leases for so long, in ms; with a scope's hash, not in that scope.
-    Cool(u64, Option<&'a [u8; 16]>),
+    Cool(u64, Option<[u8; 16]>),
     /// The same, and afterwards one lease at a time until one has passed.
     CoolThenProbe(u64),
     /// It takes leases only when no other account can, for so long, in ms.
@@ -341,7 +341,7 @@ impl PoolKeys {
         let scope_keys = usize::from(scope.is_some());
         self.head(out, Script::Cooldown, by, scope_keys, arguments);
         if let Some(scope) = scope {
-            push_hashed(out, &self.scope_prefix, scope);
+            push_hashed(out, &self.scope_prefix, &scope);
         }
         push_bulk(out, account.as_bytes());
         push_number(out, length_ms);

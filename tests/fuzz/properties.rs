@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use slotgate::bridge::{Deframer, HEADER, MAX_FRAME, frame_header};
 use slotgate::config::{Config, Role, parse};
 use slotgate::cooldown::{self, duration_ms, http_date, instant_ms, retry_after_ms, rfc3339};
+use slotgate::failing::Source;
 use slotgate::gray::{self, BUCKETS, Gate};
 use slotgate::headers::Headers;
 use slotgate::ledger::resp::{self, Value, Values};
@@ -224,7 +225,7 @@ fn scheduler(variant: u8) -> Config {
     }
 }
 
-const REPLIES: [&str; 24] = [
+const REPLIES: [&str; 25] = [
     "+OK\r\n",
     "$40\r\n0123456789012345678901234567890123456789\r\n",
     "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n",
@@ -233,6 +234,7 @@ const REPLIES: [&str; 24] = [
     "*3\r\n$8\r\nreplaced\r\n$1\r\n1\r\n$1\r\n9\r\n",
     "*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n",
     "*3\r\n$7\r\ngranted\r\n$1\r\nb\r\n$1\r\n8\r\n",
+    "*4\r\n$7\r\ngranted\r\n$1\r\nb\r\n$1\r\n9\r\n$5\r\nprobe\r\n",
     "*3\r\n$7\r\ngranted\r\n$1\r\nz\r\n$1\r\n9\r\n",
     "*2\r\n$9\r\nsaturated\r\n$2\r\n50\r\n",
     "*2\r\n$1\r\n9\r\n$1\r\nr\r\n",
@@ -294,7 +296,11 @@ pub fn worker(data: &[u8]) {
                 if let Some(id) = some(&requests) {
                     let status = [429, 200, 500, 503][usize::from(operand) % 4];
                     let after = Headers::serialize(&[(b"retry-after", b"3")]);
-                    worker.on_response(now_ms, id, status, Headers::new(&after), 784_111_777);
+                    let source = [Source::Upstream, Source::NoUpstream, Source::Envoy]
+                        [usize::from(operand >> 6) % 3];
+                    worker.hears(id, status);
+                    let answer = (source, status);
+                    worker.on_response(now_ms, id, answer, Headers::new(&after), 784_111_777);
                 }
             }
             4 => now_ms += u64::from(operand),

@@ -297,7 +297,7 @@ impl Pipe {
         length_ms: u64,
         scope: Option<&[u8; 16]>,
     ) -> Result<u64, Fault> {
-        self.heard(account, Heard::Cool(length_ms, scope))
+        self.heard(account, Heard::Cool(length_ms, scope.copied()))
     }
 
     pub fn heard(&mut self, account: &str, heard: Heard) -> Result<u64, Fault> {
