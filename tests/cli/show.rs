@@ -415,11 +415,11 @@ fn probes_and_accounts_behind_are_shown() {
     assert_eq!(
         rig.masked(&out).lines().skip(1).collect::<Vec<_>>(),
         [
-            "account  used                       state",
-            "a        1/4  █████···············  free",
-            "late     0/4  ····················  free, behind the others",
-            "once     0/4  ····················  free for one probe",
-            "wait     1/4  █████···············  a probe is under way",
+            "account  used                        state",
+            "a        1/4   █████···············  free",
+            "late     0/4   ····················  free, behind the others",
+            "once     0/4   ····················  free for one probe",
+            "wait     1/4   █████···············  a probe is under way",
         ]
     );
     let states: Vec<Value> = rig.json(&["status"])["pools"][0]["accounts"]
