@@ -200,9 +200,12 @@ if not account or mode == 'dry' then
   -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
   -- since most end long before they expire.
   local wait = 60000
-  local cooling = call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
-  if cooling[2] then
-    wait = math.min(wait, cooling[2] - now)
+  local cooling = call('ZRANGE', COOLDOWN, 0, 15, 'WITHSCORES')
+  for i = 2, #cooling, 2 do
+    -- One that is behind can take a lease already.
+    if not string.find(cooling[i - 1], ':') then
+      wait = math.min(wait, cooling[i] - now)
+    end
   end
   local live = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
   if live[2] then

@@ -461,6 +461,21 @@ fn cooldowns_only_ever_extend_and_end() {
 }
 
 #[test]
+fn who_is_refused_is_told_when_a_cooldown_ends_not_when_one_is_behind_no_more() {
+    let mut rig = Rig::new();
+    for account in ["a", "b", "c"] {
+        rig.pipe.cooldown(account, 40_000).unwrap();
+    }
+    rig.pipe.heard("b", Heard::Behind(5_000)).unwrap();
+    let lease = rig.mint();
+    let answer = rig.pipe.acquire(lease, Mode::Take, None);
+    assert!(
+        matches!(answer, Ok(Answer::Saturated(39_000..=40_000))),
+        "{answer:?}"
+    );
+}
+
+#[test]
 fn drained_accounts_stay_drained_through_a_sync() {
     let mut rig = Rig::bare(&[]);
     let _: i64 = rig
@@ -723,8 +738,9 @@ fn freeing_works_when_memory_is_full_and_acquire_is_refused() {
 fn headers_tell_the_arity() {
     for script in Script::ALL {
         assert!(script.source().starts_with("#!lua"), "{script:?}");
-        let body = script.file();
-        let title = format!("-- {}:", format!("{script:?}").to_lowercase());
+        let name = format!("{script:?}").to_lowercase();
+        let body = std::fs::read_to_string(format!("lua/{name}.lua")).unwrap();
+        let title = format!("-- {name}:");
         assert!(
             body.starts_with(&title),
             "{script:?} is named in its header"
