@@ -122,7 +122,7 @@ elseif stage == 'compare' then
       end
       local flags = tonumber(string.match(record, '%d+$'))
       for flag, true_now in pairs({
-        [tool.COOLING] = call('ZSCORE', COOLDOWN, account) and true or false,
+        [tool.COOLING] = (call('ZSCORE', COOLDOWN, account) or call('HGET', ACCOUNTS, '#probe:' .. account)) and true or false,
         [tool.DRAINED] = call('HEXISTS', KEYS[8], 'drain:' .. account) == 1,
       }) do
         if flags < tool.REMOVED and (math.floor(flags / flag) % 2 == 1) ~= true_now then
@@ -130,6 +130,10 @@ elseif stage == 'compare' then
           record = call('HGET', ACCOUNTS, account)
           drift = drift + 1
         end
+      end
+      if flags < tool.REMOVED and tool.behind(account, call('ZSCORE', COOLDOWN, 'behind:' .. account) and true or false) then
+        record = call('HGET', ACCOUNTS, account)
+        drift = drift + 1
       end
       local before = call('ZSCORE', FREE, account)
       settle(account, record, counted)

@@ -35,6 +35,14 @@ pub enum Counter {
     Cooldown,
     /// Looks at the operator's overrides that found one to be ignored.
     ControlIgnored,
+    /// Headers of pushback that say how long in no form known.
+    CooldownMalformed,
+    /// Leases granted to probe an account that has cooled.
+    Probe,
+    /// Those of them that succeeded.
+    ProbePassed,
+    /// Times an account that fails fast was put behind the others.
+    Behind,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
@@ -60,7 +68,7 @@ pub enum Counter {
 }
 
 /// Those without a reason, in the order of [`index`].
-const PLAIN: [&str; 21] = [
+const PLAIN: [&str; 25] = [
     "forwarded.atomic",
     "forwarded.local",
     "lease.released",
@@ -82,6 +90,10 @@ const PLAIN: [&str; 21] = [
     "shadow.agreed",
     "shadow.differed",
     "shadow.unknown",
+    "cooldown_malformed",
+    "probe.sent",
+    "probe.passed",
+    "behind",
 ];
 const TRADITIONAL: usize = PLAIN.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -179,6 +191,10 @@ fn index(counter: Counter) -> usize {
         Counter::ShadowAgreed => 18,
         Counter::ShadowDiffered => 19,
         Counter::ShadowUnknown => 20,
+        Counter::CooldownMalformed => 21,
+        Counter::Probe => 22,
+        Counter::ProbePassed => 23,
+        Counter::Behind => 24,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeLost(why) => of(PIPE_LOST, why.place()),

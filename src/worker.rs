@@ -8,13 +8,14 @@ use crate::breaker::Breaker;
 use crate::config::{Config, GrayMode, Pool, Traditional};
 use crate::cooldown;
 use crate::counters::{Counter, Counters};
+use crate::failing::{Source, Windows};
 use crate::gray::{self, Choice, Gate};
 use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Looked, Mode, Override, PoolKeys, Reconciled, Renewed,
-    Script, Shas, Sync, SyncAccount, Synced,
+    self, Acquire, Acquired, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
+    Renewed, Script, Shas, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
 use crate::pool::{self, Counts, Names};
@@ -464,7 +465,7 @@ enum Command {
     Cooldown {
         pool: usize,
         account: u32,
-        length_ms: u64,
+        heard: Heard,
         tries: u8,
     },
 }
@@ -476,6 +477,7 @@ struct AcquireCommand {
     lease: LeaseId,
     kind: AcquireKind,
     session: Option<[u8; 16]>,
+    scope: Option<[u8; 16]>,
     tries: u8,
 }
 
@@ -511,6 +513,8 @@ struct Request {
     pool: usize,
     phase: Phase,
     session: Option<[u8; 16]>,
+    /// In what it cools an account down; rarely there, so it takes little room.
+    scope: Option<Box<[u8; 16]>>,
     /// The ledger's epoch at the grant; 0 when the lease isn't known to be recorded.
     epoch: u64,
     /// When the lease was last known to be good for a whole time to live, in ms.
@@ -519,6 +523,8 @@ struct Request {
     told: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
+    /// Whether its account has cooled and waits for its answer.
+    probes: bool,
 }
 
 /// A lease that must end and whose release could not be sent, or may have been too early.
@@ -537,6 +543,7 @@ struct Doubt {
 struct PoolState {
     keys: PoolKeys,
     counts: Counts,
+    windows: Windows,
     digest: u64,
     syncing: bool,
     /// The ledger's epoch as last seen; 0: not yet.
@@ -693,6 +700,7 @@ impl Worker {
             .map(|pool| PoolState {
                 keys: PoolKeys::new(&config.redis.key_prefix, &pool.name),
                 counts: Counts::new(pool, &config),
+                windows: Windows::new(pool.accounts.len(), config.failing),
                 digest: digest(pool, &config),
                 syncing: false,
                 epoch: 0,
@@ -844,10 +852,15 @@ impl Worker {
             pool: pool.unwrap_or(usize::MAX),
             phase: Phase::Idle,
             session: None,
+            scope: self.config.cooldown.scope.as_ref().and_then(|header| {
+                let value = headers.get(header).filter(|value| !value.is_empty())?;
+                Some(Box::new(gray::hash128(value)))
+            }),
             epoch: 0,
             renewed_ms: now_ms,
             told: false,
             lost: false,
+            probes: false,
         });
         let mut shadowed = None;
         let event = match pool {
@@ -911,20 +924,89 @@ impl Worker {
         self.memory.identify(id);
     }
 
-    /// The upstream answered. `now_unix_s` is the wall clock.
+    /// Whether a request with an account wants to know more of an answer of this status: who gave it, its headers, and the
+    /// time, for [`Worker::on_response`]. Of the usual one it does not, and only counts it.
+    pub fn hears(&mut self, (slot, stream): (usize, u32), status: u16) -> bool {
+        let Some(request) = self.request(slot, stream) else {
+            return false;
+        };
+        let (pool, probes) = (request.pool, request.probes);
+        let Some((_, account)) = request.phase.holds() else {
+            return false;
+        };
+        let pushback = self.config.cooldown.statuses.contains(&status);
+        let failed = status >= 500 && self.config.failing.percent > 0;
+        if !pushback && !failed && !probes {
+            self.answered(pool, account);
+            return false;
+        }
+        true
+    }
+
+    fn answered(&mut self, pool: usize, account: u32) {
+        if let Some(state) = self.pools.get_mut(pool) {
+            state.windows.answered(account);
+        }
+    }
+
+    /// A request with an account was answered. `now_unix_s` is the wall clock; the headers are read only for a status that
+    /// is pushback.
     pub fn on_response(
         &mut self,
         now_ms: u64,
         (slot, stream): (usize, u32),
-        status: u16,
-        retry_after: Option<&[u8]>,
+        (source, status): (Source, u16),
+        headers: Headers,
         now_unix_s: u64,
     ) {
-        if let Some(cooldown_ms) =
-            cooldown::length_ms(&self.config.cooldown, status, retry_after, now_unix_s)
-            && self.request(slot, stream).is_some()
-        {
+        let Some(request) = self.request(slot, stream) else {
+            return;
+        };
+        let (pool, probes) = (request.pool, request.probes);
+        let Some((lease, account)) = request.phase.holds().filter(|_| source != Source::Envoy)
+        else {
+            return;
+        };
+        if status >= 500 {
+            let settings = self.config.failing;
+            let state = self.pools.get_mut(pool);
+            if state.is_some_and(|state| state.windows.failed(now_ms, account, settings)) {
+                self.counters.add(Counter::Behind);
+                self.tell_of(now_ms, pool, account, Heard::Behind(settings.behind_ms));
+            }
+        } else {
+            self.answered(pool, account);
+        }
+        if source == Source::NoUpstream {
+            return;
+        }
+        if let Some(rest) = cooldown::rest(&self.config.cooldown, status, headers, now_unix_s) {
+            self.counters
+                .add_many(Counter::CooldownMalformed, rest.malformed);
+            let cooldown_ms = rest.ms;
             self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
+        } else if probes && status < 500 {
+            self.counters.add(Counter::ProbePassed);
+            self.tell_of(now_ms, pool, account, Heard::Passed(lease));
+        }
+        if let Some(request) = self.requests.get_mut(slot) {
+            request.probes = false;
+        }
+    }
+
+    /// Tells the ledger what an answer says of its account; if it can't hear now, it is not told.
+    fn tell_of(&mut self, now_ms: u64, pool: usize, account: u32, heard: Heard) {
+        if self.state == PipeState::Ready {
+            self.write(
+                now_ms,
+                Command::Cooldown {
+                    pool,
+                    account,
+                    heard,
+                    tries: 0,
+                },
+                false,
+            );
         }
     }
 
@@ -972,13 +1054,16 @@ impl Worker {
     }
 
     fn ask(&mut self, now_ms: u64, pool: usize, slot: usize, lease: LeaseId, kind: AcquireKind) {
-        let session = self.requests.get(slot).and_then(|request| request.session);
+        let request = self.requests.get(slot);
+        let session = request.and_then(|request| request.session);
+        let scope = request.and_then(|request| request.scope.as_deref().copied());
         let acquire = AcquireCommand {
             pool,
             slot,
             lease,
             kind,
             session,
+            scope,
             tries: 0,
         };
         self.send(now_ms, acquire);
@@ -1063,7 +1148,7 @@ impl Worker {
                     verdict = Some(Verdict::Unavailable { pool, reason });
                 }
                 Effect::ChooseLocally => {
-                    let event = self.choose_locally(pool);
+                    let event = self.choose_locally(now_ms, pool);
                     // Ahead of the lease that is recorded: the shadow must not see its own request.
                     if phase.reason() == Some(Reason::Shadow) {
                         let account = if let Event::ChosenLocally { account, .. } = event {
@@ -1085,18 +1170,14 @@ impl Worker {
                     cooldown_ms,
                 } => {
                     self.counters.add(Counter::Cooldown);
-                    if self.state == PipeState::Ready {
-                        self.write(
-                            now_ms,
-                            Command::Cooldown {
-                                pool,
-                                account,
-                                length_ms: cooldown_ms,
-                                tries: 0,
-                            },
-                            false,
-                        );
-                    }
+                    let request = self.requests.get(slot);
+                    let scope = request.and_then(|request| request.scope.as_deref().copied());
+                    let heard = if scope.is_none() && self.config.cooldown.probe {
+                        Heard::CoolThenProbe(cooldown_ms)
+                    } else {
+                        Heard::Cool(cooldown_ms, scope)
+                    };
+                    self.tell_of(now_ms, pool, account, heard);
                 }
                 Effect::Release { lease, in_doubt } => {
                     if self.requests.get(slot).is_some_and(|request| request.told) {
@@ -1130,7 +1211,7 @@ impl Worker {
         }
     }
 
-    fn choose_locally(&mut self, pool: usize) -> Event {
+    fn choose_locally(&mut self, now_ms: u64, pool: usize) -> Event {
         let share = match self.config.traditional {
             Traditional::Local { share } => share,
             Traditional::Passthrough => 1,
@@ -1141,9 +1222,9 @@ impl Worker {
             .get(pool)
             .zip(self.pools.get(pool))
             .and_then(|(pool, state)| {
-                state
-                    .counts
-                    .choose(pool, self.config.score, share, &mut self.random)
+                let behind = |account| state.windows.is_behind(now_ms, account);
+                let (score, random) = (self.config.score, &mut self.random);
+                state.counts.choose(pool, score, share, random, behind)
             });
         match account {
             Some(account) => Event::ChosenLocally {
@@ -1169,6 +1250,7 @@ impl Worker {
                     lease,
                     kind,
                     session: None,
+                    scope: None,
                     tries: 0,
                 },
             );
@@ -1395,7 +1477,7 @@ impl Worker {
                         .session
                         .as_ref()
                         .map(|hash| (hash, config.affinity_ttl_ms)),
-                    scope: None,
+                    scope: acquire.scope.as_ref(),
                 };
                 state.keys.acquire(out, by, &arguments);
             }
@@ -1464,19 +1546,14 @@ impl Worker {
             Command::Cooldown {
                 pool,
                 account,
-                length_ms,
+                heard,
                 ..
             } => {
                 let Some(state) = self.pools.get(*pool) else {
                     return;
                 };
-                state.keys.cooldown(
-                    out,
-                    by,
-                    account_id(config, *pool, *account).unwrap_or_default(),
-                    *length_ms,
-                    None,
-                );
+                let account = account_id(config, *pool, *account).unwrap_or_default();
+                state.keys.cooldown(out, by, account, *heard);
             }
         }
         self.pending.push_back((now_ms, command));
@@ -1752,14 +1829,14 @@ impl Worker {
             Command::Cooldown {
                 pool,
                 account,
-                length_ms,
+                heard,
                 tries,
             } => {
                 if let Err(fault) = script::number(reply) {
                     let retry = Command::Cooldown {
                         pool,
                         account,
-                        length_ms,
+                        heard,
                         tries: tries.saturating_add(1),
                     };
                     self.recover(now_ms, fault, pool, (tries < RETRIES).then_some(retry));
@@ -1897,11 +1974,17 @@ impl Worker {
             (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
             (
                 AcquireKind::Take | AcquireKind::Record(_),
-                Ok(Acquired::Granted { account, epoch }),
+                Ok(Acquired::Granted {
+                    account,
+                    epoch,
+                    probes,
+                }),
             ) => {
                 if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
                     request.epoch = epoch;
                     request.renewed_ms = sent_ms;
+                    request.probes = probes;
+                    self.counters.add_many(Counter::Probe, u64::from(probes));
                 }
                 self.see_epoch(now_ms, acquire.pool, epoch);
                 if acquire.kind == AcquireKind::Take {

@@ -96,9 +96,9 @@ impl Shared {
         Some(result)
     }
 
-    /// Asks the worker without giving it an event.
-    pub fn look<R>(&self, question: impl FnOnce(&Worker) -> Option<R>) -> Option<R> {
-        question(&*self.worker()?)
+    /// Asks the worker without giving it an event: nothing comes of it that the host must do.
+    pub fn look<R>(&self, question: impl FnOnce(&mut Worker) -> Option<R>) -> Option<R> {
+        question(&mut *self.worker()?)
     }
 
     /// Whether clients are told path and account.
