@@ -1377,3 +1377,23 @@ fn an_account_behind_is_taken_when_no_other_can_be() {
     assert!(state.cooldown.is_empty(), "{state:?}");
     assert!(state.free.values().all(|score| *score < 1e9), "{state:?}");
 }
+
+/// During an upgrade the older version takes no part: it would mend what it does not know.
+#[test]
+fn who_knows_more_of_the_ledger_takes_the_passes_over() {
+    let mut rig = Rig::new();
+    let mut ask = |by: &str| rig.pipe.reconcile(by, 60_000, 1).unwrap() != Reconciled::Elsewhere;
+    let asked = [
+        "0ld", "1.new", "0ld", "1.other", "2.newer", "1.new", "2.newer",
+    ]
+    .map(&mut ask);
+    assert_eq!(asked, [true, true, false, false, true, false, true]);
+    // It ends although it was begun by another.
+    let ended = (0..1_000).any(|_| {
+        matches!(
+            rig.pipe.reconcile("2.newer", 60_000, 100),
+            Ok(Reconciled::Done(0))
+        )
+    });
+    assert!(ended);
+}
