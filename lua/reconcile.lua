@@ -125,6 +125,12 @@ elseif stage == 'compare' then
         call('HSET', USED, account, counted)
       end
       local flags = tonumber(string.match(record, '%d+$'))
+      -- Not free although it waits for a probe: so leave it the scripts of an older version, which know no probes and would do
+      -- it again. It is let go.
+      if flags == tool.COOLING and counted < tonumber(string.match(record, '^%d+')) and not call('ZSCORE', FREE, account)
+        and tool.wants_probe(account) then
+        call('HDEL', ACCOUNTS, '#probe:' .. account)
+      end
       for flag, true_now in pairs({
         [tool.COOLING] = (call('ZSCORE', COOLDOWN, account) or call('HGET', ACCOUNTS, '#probe:' .. account)) and true or false,
         [tool.DRAINED] = call('HEXISTS', KEYS[8], 'drain:' .. account) == 1,

@@ -1319,12 +1319,24 @@ fn a_pass_mends_probes_and_accounts_behind() {
     rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
     rig.pipe.heard("b", Heard::Behind(60_000)).unwrap();
     std::thread::sleep(Duration::from_millis(3));
-    let (_, taken) = rig.take();
+    let (lease, taken) = rig.take();
     assert_ne!(taken, "b");
     let (accounts, free) = (rig.ledger.key("accounts"), rig.ledger.key("free"));
+    let other = rig.pinned("c");
+    rig.pipe.release(&[other]).unwrap();
+    if taken == "a" {
+        assert_eq!(pass(&mut rig), 0, "its probe is under way");
+        rig.pipe.release(&[lease]).unwrap();
+    }
+    assert_eq!(pass(&mut rig), 0, "it waits for a probe");
+    // As an older version's release leaves it: it waits no longer.
     rig.redis.run::<()>("ZREM", &[&free, "a"]);
-    let put_back = u64::from(rig.ledger.used("a") == 0);
-    assert_eq!(pass(&mut rig), put_back);
+    assert_eq!(pass(&mut rig), 1);
+    assert!(!rig.ledger.state().meta.contains_key("#probe:a"));
+    assert_eq!(rig.ledger.state().accounts["a"], "1 300000 0 0");
+    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    rig.redis
+        .run::<()>("ZREM", &[&rig.ledger.key("cooldown"), "a"]);
     rig.redis.run::<()>("HDEL", &[&accounts, "#probe:a"]);
     assert_eq!(pass(&mut rig), 1, "it does not cool");
     rig.redis
