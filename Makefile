@@ -42,7 +42,7 @@ test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test --features cli
 	@tests/guard.sh
 
-test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (one minute)
+test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (two minutes)
 	@tests/upgrade.sh
 
 test-matrix: setup wasm ## the end-to-end tests against Envoy 1.36 to 1.40, a table (ten minutes); VERSIONS="1.38.2" chooses

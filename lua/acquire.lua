@@ -214,7 +214,7 @@ if not account or mode == 'dry' then
   return {'saturated', math.max(wait, 1)}
 end
 
-local probes = got[1] and string.sub(got[1], -2) == ' 4' and wants_probe(account) or nil
+local probes = got[1] and string.sub(got[1], -2) == ' 4' and tools().wants_probe(account) or nil
 -- The first write tells whether the lease is new. Were a key of the wrong type, nothing is written yet, or it is taken back.
 if call('ZADD', LEASES, 'NX', format('%d', now + ttl), lease) == 0 then
   local held = call('HGET', OWNER, lease)

@@ -35,7 +35,7 @@ for i = 1, #page[2], 2 do
       base = string.format('%.0f', base - BEHIND)
     end
     local state = used < max and (behind and 'behind' or 'free') or 'full'
-    local probe = math.floor(flags / tool.COOLING) % 2 == 1 and probe_of(account)
+    local probe = math.floor(flags / tool.COOLING) % 2 == 1 and tool.probe_of(account)
     if probe and probe ~= '' then
       state = 'probing'
     elseif probe and used < max then

@@ -20,17 +20,6 @@ local ACCOUNTS, FREE, USED, LEASES, OWNER, COOLDOWN = KEYS[1], KEYS[2], KEYS[3],
 local call = redis.call
 local BEHIND = 2 ^ 52
 
--- The lease that probes an account; empty: it waits for one; false: it takes what it can hold. All three also while it cools.
-local function probe_of(account)
-  local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
-  return probe and (string.match(call('HGET', OWNER, probe) or '', '^[^:]*') == account and probe or '')
-end
-
--- Whether an account with the flag of one that cools, and no other, has cooled and takes a probe.
-local function wants_probe(account)
-  return probe_of(account) == '' and not call('ZSCORE', COOLDOWN, account)
-end
-
 -- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it. With a list, what is to
 -- be added to `free` is put there, for one ZADD.
 local function settle(account, record, used, list)
@@ -42,7 +31,14 @@ local function settle(account, record, used, list)
   end
   local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
   max = tonumber(max)
-  if used < max and (flags == '0' or flags == '4' and wants_probe(account)) then
+  local open = flags == '0'
+  if flags == '4' and used < max then
+    -- As `wants_probe` of the tools, which few callers have at hand.
+    local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
+    open = probe and not call('ZSCORE', COOLDOWN, account)
+      and string.match(call('HGET', OWNER, probe) or '', '^[^:]*') ~= account
+  end
+  if open and used < max then
     local score = string.format('%d', base + math.floor(load * used / max))
     if list then
       list[#list + 1] = score
@@ -145,6 +141,17 @@ local function tools()
     return tonumber(call('HGET', USED, account) or 0)
   end
 
+  -- The lease that probes an account; empty: it waits for one; false: it takes what it can hold. All three also while it cools.
+  function self.probe_of(account)
+    local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
+    return probe and (string.match(call('HGET', OWNER, probe) or '', '^[^:]*') == account and probe or '')
+  end
+
+  -- Whether an account with the flag of one that cools, and no other, has cooled and takes a probe.
+  function self.wants_probe(account)
+    return self.probe_of(account) == '' and not call('ZSCORE', COOLDOWN, account)
+  end
+
   -- Sets or clears one flag of an account. Answers whether it changed; nil: there is no such account.
   function self.flag(account, value, on)
     local record = call('HGET', ACCOUNTS, account)
@@ -229,7 +236,7 @@ local function tools()
       local record = call('HGET', ACCOUNTS, account)
       local max, flags = string.match(record or '0 8', '^(%d+) .-(%d+)$')
       local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
-      thawed = thawed and tonumber(call('ZSCORE', LEASES, probe_of(account) or '') or 0) <= now
+      thawed = thawed and tonumber(call('ZSCORE', LEASES, self.probe_of(account) or '') or 0) <= now
       if (flags == '0' or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
         return account
       end

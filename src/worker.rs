@@ -645,7 +645,7 @@ pub struct Worker {
     policy: Policy,
     gate: Gate,
     random: fastrand::Rng,
-    /// What every lease id of this worker begins with.
+    /// What the ledger knows this worker by when it recounts.
     name: String,
     ids: LeaseIds,
     pools: Vec<PoolState>,
@@ -720,7 +720,8 @@ impl Worker {
             },
             gate: Gate::new(&config.gray.salt),
             ids: LeaseIds::new(worker),
-            name: format!("{worker:016x}"),
+            // The number is explained in `reconcile.lua`; 1: it knows of probes and of accounts that are behind.
+            name: format!("1.{worker:016x}"),
             random,
             pools,
             requests: Slab::new(),

@@ -121,7 +121,7 @@ fn pushback(world: &World, other: &Envoy) {
     world.upstream.forget();
     let started = std::time::Instant::now();
     let mut behind = false;
-    eventually(RECOUNTED, || {
+    let recovered = poll(RECOUNTED, || {
         for client in &clients {
             let status = client.get("/", &[]).status;
             assert!(status == 200 || status == 429, "{status}");
@@ -132,8 +132,9 @@ fn pushback(world: &World, other: &Envoy) {
             state.accounts.get(*id) == Some(&format!("{slots} 300000 0 0"))
                 && state.free.contains_key(*id)
         });
-        state.cooldown.is_empty() && as_ever
+        (state.cooldown.is_empty() && as_ever).then_some(())
     });
+    assert!(recovered.is_some(), "{:#?}", ledger.state());
     assert!(behind, "the new one puts an account behind");
     println!("all accounts as ever after {:?}", started.elapsed());
     let snapshot = world.upstream.snapshot();

@@ -1498,12 +1498,24 @@ fn a_pass_mends_probes_and_accounts_behind() {
     rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
     rig.pipe.heard("b", Heard::Behind(60_000)).unwrap();
     std::thread::sleep(Duration::from_millis(3));
-    let (_, taken) = rig.take();
+    let (lease, taken) = rig.take();
     assert_ne!(taken, "b");
     let (accounts, free) = (rig.ledger.key("accounts"), rig.ledger.key("free"));
+    let other = rig.pinned("c");
+    rig.pipe.release(&[other]).unwrap();
+    if taken == "a" {
+        assert_eq!(pass(&mut rig), 0, "its probe is under way");
+        rig.pipe.release(&[lease]).unwrap();
+    }
+    assert_eq!(pass(&mut rig), 0, "it waits for a probe");
+    // As an older version's release leaves it: it waits no longer.
     rig.redis.run::<()>("ZREM", &[&free, "a"]);
-    let put_back = u64::from(rig.ledger.used("a") == 0);
-    assert_eq!(pass(&mut rig), put_back);
+    assert_eq!(pass(&mut rig), 1);
+    assert!(!rig.ledger.state().meta.contains_key("#probe:a"));
+    assert_eq!(rig.ledger.state().accounts["a"], "1 300000 0 0");
+    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    rig.redis
+        .run::<()>("ZREM", &[&rig.ledger.key("cooldown"), "a"]);
     rig.redis.run::<()>("HDEL", &[&accounts, "#probe:a"]);
     assert_eq!(pass(&mut rig), 1, "it does not cool");
     rig.redis
@@ -1555,4 +1567,24 @@ fn an_account_behind_is_taken_when_no_other_can_be() {
     let state = rig.ledger.state();
     assert!(state.cooldown.is_empty(), "{state:?}");
     assert!(state.free.values().all(|score| *score < 1e9), "{state:?}");
+}
+
+/// During an upgrade the older version takes no part: it would mend what it does not know.
+#[test]
+fn who_knows_more_of_the_ledger_takes_the_passes_over() {
+    let mut rig = Rig::new();
+    let mut ask = |by: &str| rig.pipe.reconcile(by, 60_000, 1).unwrap() != Reconciled::Elsewhere;
+    let asked = [
+        "0ld", "1.new", "0ld", "1.other", "2.newer", "1.new", "2.newer",
+    ]
+    .map(&mut ask);
+    assert_eq!(asked, [true, true, false, false, true, false, true]);
+    // It ends although it was begun by another.
+    let ended = (0..1_000).any(|_| {
+        matches!(
+            rig.pipe.reconcile("2.newer", 60_000, 100),
+            Ok(Reconciled::Done(0))
+        )
+    });
+    assert!(ended);
 }

@@ -253,7 +253,7 @@ impl Sent {
     }
 
     fn is_reconcile(&self) -> bool {
-        self.arguments().len() == 3 && self.arguments()[0].len() == 16
+        self.arguments().len() == 3 && self.arguments()[0].starts_with("1.")
     }
 
     fn is_release_of(&self, lease: &str) -> bool {
