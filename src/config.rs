@@ -45,6 +45,10 @@ pub struct Config {
     pub poll_ms: u64,
     /// Whether the client is told path and account.
     pub response_headers: bool,
+    /// Whether the access log is told of each request.
+    pub access_log: bool,
+    /// How much is shown one by one.
+    pub metrics: Metrics,
     /// The pools, at least one; at most the last one without match rules.
     pub pools: Vec<Pool>,
 }
@@ -203,6 +207,15 @@ pub struct Cooldown {
     pub default_ms: u64,
     /// No cooldown is longer, in ms.
     pub max_ms: u64,
+}
+
+/// `metrics`: how much is shown one by one.
+#[derive(Debug, Clone, Copy)]
+pub struct Metrics {
+    /// Pools with counters of their own, the first ones, 0..=1000.
+    pub max_pools: usize,
+    /// Accounts of each such pool with counters of their own, the first ones, 0..=10000.
+    pub max_accounts: usize,
 }
 
 /// One pool.
@@ -403,6 +416,8 @@ fn role(at: At<'_, '_>) -> Role {
             poll_ms
         },
         response_headers: f.flag("response_headers", false),
+        access_log: f.flag("access_log", false),
+        metrics: metrics(f.object("metrics")),
         pools: pools(&mut f),
     };
     f.done();
@@ -576,6 +591,15 @@ fn cooldown(mut f: Fields<'_, '_>) -> Cooldown {
         default_ms,
         max_ms,
     }
+}
+
+fn metrics(mut f: Fields<'_, '_>) -> Metrics {
+    let metrics = Metrics {
+        max_pools: f.int("max_pools", 20, 0..=1_000),
+        max_accounts: f.int("max_accounts", 64, 0..=10_000),
+    };
+    f.done();
+    metrics
 }
 
 fn pools(f: &mut Fields<'_, '_>) -> Vec<Pool> {

@@ -57,15 +57,19 @@ impl Gate {
         if let Some(forced) = forced(gray, headers) {
             return forced;
         }
-        let bucket =
-            match session.or_else(|| headers.get("x-request-id").filter(|id| !id.is_empty())) {
-                Some(key) => self.bucket(key),
-                None => of(random),
-            };
-        if bucket < basis_points {
+        if self.bucket_of(headers, session, random) < basis_points {
             Choice::In
         } else {
             Choice::Out
+        }
+    }
+
+    /// The bucket of a request.
+    #[must_use]
+    pub fn bucket_of(&self, headers: Headers, session: Option<&[u8]>, random: u64) -> u16 {
+        match session.or_else(|| headers.get("x-request-id").filter(|id| !id.is_empty())) {
+            Some(key) => self.bucket(key),
+            None => of(random),
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::ledger::script::{
     self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
     Shas, Sync, SyncAccount, Synced,
 };
-use crate::pool::{self, Counts, Names};
+use crate::pool::{self, Counts, Names, Shown, Usage};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -48,6 +48,8 @@ const RELEASE_BATCH: usize = 100;
 const LOOK: (u64, u64) = (1000, 64);
 /// Names of accounts in one notice.
 const NAMED: usize = 10;
+/// So many waits are kept until the host takes them: far more than a worker can have in that time.
+const MOST_WAITS: usize = 20_000;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
 
@@ -62,6 +64,10 @@ pub struct Output {
     pub pipe: Option<PipeOrder>,
     /// What an operator should read.
     pub notices: Vec<Notice>,
+    /// How long requests waited for their acquire's outcome: pool and µs.
+    pub waited_us: Vec<(usize, u64)>,
+    /// What the access log is to say, with `access_log` only; of each request before its verdict.
+    pub log: Vec<(u32, Logged)>,
 }
 
 /// What to do with the pipe.
@@ -71,6 +77,45 @@ pub enum PipeOrder {
     Open,
     /// Drop it without a word.
     Reset,
+}
+
+/// What the access log says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logged {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Its bucket; `None` when it fits no pool.
+    pub bucket: Option<u16>,
+    /// How long it waited for its acquire's outcome, in µs; `None` when it did not.
+    pub acquire_us: Option<u64>,
+}
+
+impl Logged {
+    /// The wait as text, in ms with three decimals.
+    #[must_use]
+    pub fn acquire_ms(&self) -> Option<String> {
+        let us = self.acquire_us?;
+        // Three digits behind a one, which then goes.
+        let (whole, rest) = (us / 1000, (us % 1000).saturating_add(1000));
+        let (mut text, rest) = (whole.to_string(), rest.to_string());
+        text.push('.');
+        text.push_str(rest.get(1..).unwrap_or_default());
+        Some(text)
+    }
+}
+
+/// What goes up and down, in the order of its names.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Gauges(pub [u64; Gauges::NAMES.len()]);
+
+impl Gauges {
+    /// As they stand in metrics.
+    pub const NAMES: [&str; 4] = [
+        "breaker.open",
+        "pipe.workers_ready",
+        "pipe.workers_down",
+        "queue.commands",
+    ];
 }
 
 /// What becomes of a request.
@@ -499,6 +544,10 @@ struct Request {
     told: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
+    /// Its bucket, with `access_log` only.
+    bucket: Option<u16>,
+    /// When it came, in µs.
+    came_us: u64,
 }
 
 /// A lease that must end and whose release could not be sent, or may have been too early.
@@ -526,50 +575,6 @@ struct PoolState {
     control: Control,
     /// Which account a request names, where a shadow is compared with that.
     names: Option<Names>,
-    /// What this pool's shadow counted.
-    shadow: Shadow,
-}
-
-/// What shadow requests would have got, and of those granted, how that compares with the traditional way.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Shadow {
-    /// An account.
-    pub granted: u64,
-    /// A refusal.
-    pub saturated: u64,
-    /// No answer.
-    pub failed: u64,
-    /// The account that the traditional way takes.
-    pub agreed: u64,
-    /// Another one.
-    pub differed: u64,
-    /// An account, and nobody knows which one the traditional way takes.
-    pub unknown: u64,
-}
-
-impl Shadow {
-    /// As they stand in metrics.
-    pub const NAMES: [&str; 6] = [
-        "granted",
-        "saturated",
-        "failed",
-        "agreed",
-        "differed",
-        "unknown",
-    ];
-
-    /// In the order of the names.
-    #[must_use]
-    pub fn all(&self) -> [u64; 6] {
-        [
-            self.granted,
-            self.saturated,
-            self.failed,
-            self.agreed,
-            self.differed,
-            self.unknown,
-        ]
-    }
 }
 
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
@@ -584,17 +589,6 @@ struct Control {
     /// What the last look had to ignore, so that it is said once: the percentage, the drains.
     ignored: [Option<Ignored>; 2],
     usage: Vec<Usage>,
-}
-
-/// How full an account is, in the whole fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// The account, by its index in the configuration.
-    pub account: u32,
-    /// Live leases.
-    pub used: u64,
-    /// Its slots.
-    pub max_concurrency: u64,
 }
 
 /// One worker's state.
@@ -643,6 +637,8 @@ pub struct Worker {
     /// on their way.
     look: (u64, usize),
     counters: Counters,
+    /// As the host told it last.
+    now_us: u64,
     output: Output,
 }
 
@@ -666,7 +662,6 @@ impl Worker {
                 names: (config.gray.mode == GrayMode::Shadow
                     && config.traditional == Traditional::Passthrough)
                     .then(|| Names::new(pool)),
-                shadow: Shadow::default(),
             })
             .collect();
         Self {
@@ -701,7 +696,8 @@ impl Worker {
             ready_ms: 0,
             reconcile: (0, 0, false),
             look: (u64::MAX, 0),
-            counters: Counters::default(),
+            counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
+            now_us: 0,
             output: Output::default(),
             config,
         }
@@ -734,10 +730,31 @@ impl Worker {
             .map_or(&[], |state| &state.control.usage)
     }
 
-    /// What a pool's shadow counted since the worker began.
+    /// What is shown of a pool's accounts, and how often that was seen in the ledger.
     #[must_use]
-    pub fn shadow(&self, pool: usize) -> Option<&Shadow> {
-        self.pools.get(pool).map(|state| &state.shadow)
+    pub fn accounts(&self, pool: usize) -> (&[Shown], u64) {
+        let state = self.pools.get(pool);
+        state.map_or((&[], 0), |state| state.counts.shown())
+    }
+
+    /// What goes up and down.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let opened = self.counters.get(Counter::BreakerOpened);
+        let ready = self.state == PipeState::Ready;
+        let down = !ready && self.state != PipeState::Closed;
+        let commands = self.pending.len().saturating_add(self.queue.len());
+        Gauges([
+            (opened > self.counters.get(Counter::BreakerClosed)).into(),
+            ready.into(),
+            down.into(),
+            commands as u64,
+        ])
+    }
+
+    /// The host's clock in µs, finer than that of the events: only for measuring.
+    pub fn set_clock_us(&mut self, now_us: u64) {
+        self.now_us = now_us;
     }
 
     /// What must be done now.
@@ -810,6 +827,8 @@ impl Worker {
             renewed_ms: now_ms,
             told: false,
             lost: false,
+            bucket: None,
+            came_us: self.now_us,
         });
         let event = match pool {
             None => Event::Out(Reason::NoPool),
@@ -817,12 +836,23 @@ impl Worker {
                 self.want_control(now_ms, pool);
                 let random = self.random.u64(..);
                 let share = self.basis_points(pool);
+                if self.config.access_log
+                    && let Some(request) = self.requests.get_mut(slot)
+                {
+                    request.bucket = Some(self.gate.bucket_of(headers, session, random));
+                }
                 match self
                     .gate
                     .choose(&self.config.gray, share, headers, session, random)
                 {
-                    Choice::Out => Event::Out(Reason::OutOfPercentage),
-                    Choice::In => self.admit(now_ms, pool, slot),
+                    Choice::Out => {
+                        self.count_in(pool, Counter::Out);
+                        Event::Out(Reason::OutOfPercentage)
+                    }
+                    Choice::In => {
+                        self.count_in(pool, Counter::In);
+                        self.admit(now_ms, pool, slot)
+                    }
                 }
             }
         };
@@ -833,6 +863,9 @@ impl Worker {
             let names = self.pools.get(pool).and_then(|state| state.names.as_ref());
             let named = names.and_then(|names| names.named(headers));
             self.ask_shadow(now_ms, pool, slot, named);
+        }
+        if let Some(verdict) = verdict {
+            self.log(slot, verdict, None);
         }
         if verdict.is_some_and(|verdict| verdict.holds().is_none()) {
             // Nothing can happen to it any more.
@@ -927,12 +960,16 @@ impl Worker {
         }
     }
 
+    fn count_in(&mut self, pool: usize, counter: Counter) {
+        self.counters.add_in(pool, counter, 1);
+    }
+
     fn shadow_failed(&mut self, pool: usize) {
-        self.count_shadow(pool, Counter::ShadowFailed, |shadow| &mut shadow.failed);
+        self.count_in(pool, Counter::ShadowFailed);
     }
 
     fn shadow_granted(&mut self, pool: usize, would_be: &[u8], traditional: Option<u32>) {
-        self.count_shadow(pool, Counter::ShadowGranted, |shadow| &mut shadow.granted);
+        self.count_in(pool, Counter::ShadowGranted);
         let compared = self.pools.get(pool).and_then(|state| {
             let (would_be, traditional) = (state.counts.index(would_be)?, traditional?);
             Some(match &state.names {
@@ -942,20 +979,12 @@ impl Worker {
         });
         match compared {
             Some(true) => {
-                self.count_shadow(pool, Counter::ShadowAgreed, |shadow| &mut shadow.agreed)
+                self.count_in(pool, Counter::ShadowAgreed)
             }
             Some(false) => {
-                self.count_shadow(pool, Counter::ShadowDiffered, |shadow| &mut shadow.differed)
+                self.count_in(pool, Counter::ShadowDiffered)
             }
-            None => self.count_shadow(pool, Counter::ShadowUnknown, |shadow| &mut shadow.unknown),
-        }
-    }
-
-    fn count_shadow(&mut self, pool: usize, counter: Counter, of: fn(&mut Shadow) -> &mut u64) {
-        self.counters.add(counter);
-        if let Some(state) = self.pools.get_mut(pool) {
-            let count = of(&mut state.shadow);
-            *count = count.saturating_add(1);
+            None => self.count_in(pool, Counter::ShadowUnknown),
         }
     }
 
@@ -970,11 +999,12 @@ impl Worker {
             match effect {
                 Effect::Forward { path, holds } => {
                     let reason = phase.reason();
-                    self.counters.add(match (reason, path) {
+                    let counter = match (reason, path) {
                         (Some(reason), _) => Counter::Traditional(reason),
                         (None, Path::Local) => Counter::Local,
                         (None, Path::Atomic | Path::Traditional) => Counter::Atomic,
-                    });
+                    };
+                    self.count_in(pool, counter);
                     verdict = Some(Verdict::Forward {
                         path,
                         reason,
@@ -983,7 +1013,7 @@ impl Worker {
                     });
                 }
                 Effect::RejectSaturated { retry_after_ms } => {
-                    self.counters.add(Counter::Rejected(Reason::Saturated));
+                    self.count_in(pool, Counter::Rejected(Reason::Saturated));
                     verdict = Some(Verdict::Saturated {
                         pool,
                         retry_after_ms,
@@ -991,7 +1021,7 @@ impl Worker {
                 }
                 Effect::RejectUnavailable => {
                     let reason = phase.reason().unwrap_or(Reason::Refused);
-                    self.counters.add(Counter::Rejected(reason));
+                    self.count_in(pool, Counter::Rejected(reason));
                     verdict = Some(Verdict::Unavailable { pool, reason });
                 }
                 Effect::ChooseLocally => {
@@ -1016,7 +1046,7 @@ impl Worker {
                     account,
                     cooldown_ms,
                 } => {
-                    self.counters.add(Counter::Cooldown);
+                    self.count_in(pool, Counter::Cooldown);
                     if self.state == PipeState::Ready {
                         self.write(
                             now_ms,
@@ -1045,15 +1075,33 @@ impl Worker {
 
     /// Steps a request that waits for its verdict, and hands the verdict out.
     fn answer(&mut self, now_ms: u64, slot: usize, event: Event) {
-        let Some(stream) = self.requests.get(slot).map(|request| request.stream) else {
+        let Some(request) = self.requests.get(slot) else {
             return;
         };
+        let (stream, pool) = (request.stream, request.pool);
+        let waited_us = self.now_us.saturating_sub(request.came_us);
         if let Some(verdict) = self.drive(now_ms, slot, event) {
+            if self.output.waited_us.len() < MOST_WAITS {
+                self.output.waited_us.push((pool, waited_us));
+            }
+            self.log(slot, verdict, Some(waited_us));
             self.output.answers.push((stream, verdict));
         }
     }
 
+    fn log(&mut self, slot: usize, verdict: Verdict, acquire_us: Option<u64>) {
+        if let Some(request) = self.requests.get(slot).filter(|_| self.config.access_log) {
+            let logged = Logged {
+                verdict,
+                bucket: request.bucket,
+                acquire_us,
+            };
+            self.output.log.push((request.stream, logged));
+        }
+    }
+
     fn count(&mut self, pool: usize, change: impl FnOnce(&mut Counts)) {
+        self.counters.touch();
         if let Some(state) = self.pools.get_mut(pool) {
             change(&mut state.counts);
         }
@@ -1107,7 +1155,7 @@ impl Worker {
     /// Sends the release, or keeps it until the pipe is ready. A lease that was never asked for needs none.
     fn release(&mut self, now_ms: u64, pool: usize, lease: LeaseId, in_doubt: bool) {
         if in_doubt {
-            self.counters.add(Counter::InDoubt);
+            self.count_in(pool, Counter::InDoubt);
         }
         // Behind the acquire on the same connection nothing is in doubt, but what an older connection still carries is.
         let reopened = self.counters.get(Counter::PipeReady) > 1
@@ -1174,7 +1222,7 @@ impl Worker {
         if self.doubts.len() < self.config.redis.max_pending.saturating_mul(4) {
             self.doubts.push_back(doubt);
         } else if !doubt.sent {
-            self.counters.add(Counter::Dropped);
+            self.count_in(doubt.pool, Counter::Dropped);
         }
     }
 
@@ -1793,12 +1841,10 @@ impl Worker {
                 self.shadow_granted(acquire.pool, account, traditional)
             }
             (AcquireKind::Dry(_), Ok(Acquired::Saturated { .. })) => {
-                self.count_shadow(acquire.pool, Counter::ShadowSaturated, |shadow| {
-                    &mut shadow.saturated
-                })
+                self.count_in(acquire.pool, Counter::ShadowSaturated)
             }
             (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
-                self.counters.add(Counter::LateGrant)
+                self.count_in(acquire.pool, Counter::LateGrant)
             }
             (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
             (
@@ -1845,7 +1891,9 @@ impl Worker {
             Ok(ended) => {
                 // A reply that is not ours to believe must not count more than was asked.
                 let most = doubts.len() as u64;
-                return self.counters.add_many(Counter::Released, ended.min(most));
+                return self
+                    .counters
+                    .add_in(pool, Counter::Released, ended.min(most));
             }
             Err(fault) => fault,
         };
@@ -1896,13 +1944,13 @@ impl Worker {
                 continue;
             }
             match answer {
-                Renewed::Renewed => self.counters.add(Counter::Renewed),
-                Renewed::Readopted => self.counters.add(Counter::Readopted),
+                Renewed::Renewed => self.counters.add_in(pool, Counter::Renewed, 1),
+                Renewed::Readopted => self.counters.add_in(pool, Counter::Readopted, 1),
                 Renewed::Lost => {
                     // Asked for again at every renewal, should there be room; said once.
                     if !request.lost {
                         request.lost = true;
-                        self.counters.add(Counter::Lost);
+                        self.counters.add_in(pool, Counter::Lost, 1);
                         lost = lost.saturating_add(1);
                     }
                     continue;
@@ -2033,7 +2081,7 @@ impl Worker {
         if let Ok(Reconciled::Done(entries)) = step
             && entries > 0
         {
-            self.counters.add_many(Counter::Drift, entries);
+            self.counters.add_in(pool, Counter::Drift, entries);
             let pool = self.pool_name(pool);
             self.output.notices.push(Notice::Drift { pool, entries });
         }
@@ -2103,7 +2151,7 @@ impl Worker {
         let before = std::mem::replace(&mut control.ignored, ignored);
         for (what, before) in ignored.into_iter().zip(before) {
             let Some(what) = what else { continue };
-            self.counters.add(Counter::ControlIgnored);
+            self.counters.add_in(pool, Counter::ControlIgnored, 1);
             if before != Some(what) {
                 let pool = name.clone();
                 notices.push(Notice::Ignored { pool, what });
@@ -2139,7 +2187,7 @@ impl Worker {
                 new,
             });
         }
-        let counts = &state.counts;
+        let counts = &mut state.counts;
         control.usage.clear();
         control
             .usage
@@ -2150,6 +2198,10 @@ impl Worker {
                     max_concurrency,
                 })
             }));
+        if !control.usage.is_empty() {
+            counts.see(&control.usage);
+            self.counters.touch();
+        }
     }
 
     /// What any command's fault asks for. Answers whether the command is on its way again.

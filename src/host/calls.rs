@@ -77,6 +77,12 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_set_property(
+        path: *const u8,
+        path_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_close_stream(stream: u32) -> u32;
     fn proxy_send_local_response(
@@ -105,6 +111,7 @@ unsafe extern "C" {
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -205,6 +212,14 @@ pub fn property(path: &[u8]) -> Vec<u8> {
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
 }
 
+/// Sets a property of the effective context's stream: its filter state `wasm.<name>`.
+pub fn set_property(name: &str, value: &[u8]) {
+    // SAFETY: all pointers live across the call.
+    let _ = unsafe {
+        proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len())
+    };
+}
+
 /// Lets the paused request of the effective context go on.
 pub fn resume_request() -> Result<(), HostError> {
     // SAFETY: numbers only.
@@ -281,6 +296,8 @@ pub enum Metric {
     Counter = 0,
     /// It goes up and down.
     Gauge = 1,
+    /// How often which values were seen.
+    Histogram = 2,
 }
 
 /// Defines a metric.
@@ -295,6 +312,12 @@ pub fn define_metric(kind: Metric, name: &str) -> Result<u32, HostError> {
 pub fn increment(id: u32, by: i64) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_increment_metric(id, by) };
+}
+
+/// One value more of a histogram, or a gauge's value for all workers.
+pub fn record(id: u32, value: u64) {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_record_metric(id, value) };
 }
 
 /// Tells the host that a root which answered `false` to `on_done` is done.
