@@ -167,31 +167,41 @@ impl Counters {
 }
 
 /// The names of a worker's own counters in Envoy's stats, in order. A label is `;name=value`.
-pub fn worker_names() -> impl Iterator<Item = String> {
-    let plain = WORKER.iter().map(|name| name_of(&[name]));
-    let lost = Down::NAMES.map(|why| name_of(&["pipe.lost;reason=", why]));
-    let errors = Fault::ALL.map(|fault| name_of(&["redis_error;reason=", fault.as_str()]));
-    plain.chain(lost).chain(errors)
+#[must_use]
+pub fn worker_names() -> Vec<String> {
+    let mut names: Vec<_> = WORKER.iter().map(|name| name_of(&[name])).collect();
+    for why in Down::NAMES {
+        names.push(name_of(&["pipe.lost;reason=", why]));
+    }
+    for fault in Fault::ALL {
+        names.push(name_of(&["redis_error;reason=", fault.as_str()]));
+    }
+    names
 }
 
 /// The names of a pool's counters, in order.
-pub fn pool_names(pool: &str) -> impl Iterator<Item = String> {
-    let by_reason = |outcome: &'static str| {
-        Reason::ALL.map(|why| {
-            let why = why.as_str();
-            name_of(&["requests;outcome=", outcome, ";reason=", why, ";pool=", pool])
-        })
-    };
-    let plain = POOL.iter().map(|name| name_of(&[name, ";pool=", pool]));
-    plain
-        .chain(by_reason("traditional"))
-        .chain(by_reason("rejected"))
+#[must_use]
+pub fn pool_names(pool: &str) -> Vec<String> {
+    let names = POOL.iter().map(|name| name_of(&[name, ";pool=", pool]));
+    let mut names: Vec<_> = names.collect();
+    for outcome in ["traditional;reason=", "rejected;reason="] {
+        for why in Reason::ALL {
+            let parts = ["requests;outcome=", outcome, why.as_str(), ";pool=", pool];
+            names.push(name_of(&parts));
+        }
+    }
+    names
 }
 
 /// A metric's name from its parts.
+#[inline(never)]
 #[must_use]
 pub fn name_of(parts: &[&str]) -> String {
-    ["slotgate.", &parts.concat()].concat()
+    let mut name = String::from("slotgate.");
+    for part in parts {
+        name.push_str(part);
+    }
+    name
 }
 
 /// Where a counter stands.
@@ -239,8 +249,8 @@ mod tests {
 
     #[test]
     fn each_counter_has_a_place_and_a_name_of_its_own() {
-        let worker: Vec<_> = worker_names().collect();
-        let pool: Vec<_> = pool_names("p").collect();
+        let worker = worker_names();
+        let pool = pool_names("p");
         assert_eq!((worker.len(), pool.len()), (IN_WORKER, IN_POOL));
         let distinct: std::collections::HashSet<_> = worker.iter().chain(&pool).collect();
         assert_eq!(distinct.len(), IN_WORKER + IN_POOL);

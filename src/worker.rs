@@ -978,12 +978,8 @@ impl Worker {
             })
         });
         match compared {
-            Some(true) => {
-                self.count_in(pool, Counter::ShadowAgreed)
-            }
-            Some(false) => {
-                self.count_in(pool, Counter::ShadowDiffered)
-            }
+            Some(true) => self.count_in(pool, Counter::ShadowAgreed),
+            Some(false) => self.count_in(pool, Counter::ShadowDiffered),
             None => self.count_in(pool, Counter::ShadowUnknown),
         }
     }

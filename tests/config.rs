@@ -187,7 +187,9 @@ fn minimal_has_every_default() {
         (5_000, 600_000)
     );
     assert_eq!(config.poll_ms, 1_000);
-    assert!(!config.response_headers);
+    assert!(!config.response_headers && !config.access_log);
+    let shown = (config.metrics.max_pools, config.metrics.max_accounts);
+    assert_eq!(shown, (20, 64));
     let [pool] = config.pools.as_slice() else {
         panic!("{:?}", config.pools)
     };
@@ -262,7 +264,9 @@ fn full_has_every_value() {
         (1_000, 2_000)
     );
     assert_eq!(config.poll_ms, 250);
-    assert!(config.response_headers);
+    assert!(config.response_headers && config.access_log);
+    let shown = (config.metrics.max_pools, config.metrics.max_accounts);
+    assert_eq!(shown, (0, 10_000));
     let [claude, rest] = config.pools.as_slice() else {
         panic!("{:?}", config.pools)
     };

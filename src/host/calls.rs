@@ -215,9 +215,7 @@ pub fn property(path: &[u8]) -> Vec<u8> {
 /// Sets a property of the effective context's stream: its filter state `wasm.<name>`.
 pub fn set_property(name: &str, value: &[u8]) {
     // SAFETY: all pointers live across the call.
-    let _ = unsafe {
-        proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len())
-    };
+    let _ = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
 }
 
 /// Lets the paused request of the effective context go on.

@@ -43,17 +43,19 @@ struct Series {
 }
 
 impl Series {
+    #[inline(never)]
     fn define(kind: Metric, name: &str) -> Self {
         let id = calls::define_metric(kind, name).ok();
         Self { id, sent: 0 }
     }
 
-    fn counters(names: impl Iterator<Item = String>) -> Vec<Self> {
-        let define = |name: String| Self::define(Metric::Counter, &name);
-        names.map(define).collect()
+    fn counters(names: &[String]) -> Vec<Self> {
+        let define = |name: &String| Self::define(Metric::Counter, name);
+        names.iter().map(define).collect()
     }
 
     /// Adds what it lacks.
+    #[inline(never)]
     fn add_up_to(&mut self, now: u64) {
         let more = now.wrapping_sub(self.sent).cast_signed();
         self.sent = now;
@@ -81,20 +83,29 @@ impl Series {
 impl Metrics {
     /// Defines them.
     pub fn define(config: &Config) -> Self {
-        let shown = config.pools.iter().take(config.metrics.max_pools);
-        let pools = shown.map(|pool| {
-            let others = pool.accounts.len() > config.metrics.max_accounts;
-            let ids = pool.accounts.iter().map(|account| account.id.as_str());
-            let ids = ids.take(config.metrics.max_accounts);
-            let ids = ids.chain(others.then_some(OTHER));
-            Pool::define(&pool.name, ids)
-        });
+        let most = config.metrics;
+        let mut pools = Vec::new();
+        for pool in config.pools.iter().take(most.max_pools) {
+            let mut accounts = Vec::new();
+            for account in pool.accounts.iter().take(most.max_accounts) {
+                accounts.push(Account::define(&pool.name, &account.id));
+            }
+            if pool.accounts.len() > most.max_accounts {
+                accounts.push(Account::define(&pool.name, OTHER));
+            }
+            pools.push(Pool::define(&pool.name, accounts));
+        }
+        let takes_the_rest = config
+            .pools
+            .last()
+            .is_some_and(|pool| pool.rules.is_empty());
+        if config.pools.len() > most.max_pools || !takes_the_rest {
+            pools.push(Pool::define(OTHER, Vec::new()));
+        }
         Self {
-            counters: Series::counters(counters::worker_names()),
+            counters: Series::counters(&counters::worker_names()),
             gauges: Gauges::NAMES.map(|name| Series::define(Metric::Gauge, &name_of(&[name]))),
-            pools: pools
-                .chain(Some(Pool::define(OTHER, std::iter::empty())))
-                .collect(),
+            pools,
             sent: Default::default(),
         }
     }
@@ -166,26 +177,34 @@ impl Metrics {
 }
 
 impl Pool {
-    fn define<'a>(pool: &str, accounts: impl Iterator<Item = &'a str>) -> Self {
+    fn define(pool: &str, accounts: Vec<Account>) -> Self {
         let series = |kind, name| Series::define(kind, &name_of(&[name, ";pool=", pool]));
-        let account = |id: &str| {
-            let series = |kind, name| {
-                let name = name_of(&["account.", name, ";pool=", pool, ";account=", id]);
-                Series::define(kind, &name)
-            };
-            Account {
-                requests: series(Metric::Counter, "requests"),
-                held: series(Metric::Gauge, "held"),
-                used: series(Metric::Gauge, "used"),
-                limit: series(Metric::Gauge, "limit"),
-            }
+        Self {
+            counters: Series::counters(&counters::pool_names(pool)),
+            waited_us: series(Metric::Histogram, "acquire_us").id,
+            asked_basis_points: Series {
+                id: (pool != OTHER)
+                    .then(|| series(Metric::Gauge, "gray.asked_basis_points").id)
+                    .flatten(),
+                sent: 0,
+            },
+            accounts,
+            seen: 0,
+        }
+    }
+}
+
+impl Account {
+    fn define(pool: &str, id: &str) -> Self {
+        let series = |kind, name| {
+            let parts = ["account.", name, ";pool=", pool, ";account=", id];
+            Series::define(kind, &name_of(&parts))
         };
         Self {
-            counters: Series::counters(counters::pool_names(pool)),
-            waited_us: series(Metric::Histogram, "acquire_us").id,
-            asked_basis_points: series(Metric::Gauge, "gray.asked_basis_points"),
-            accounts: accounts.map(account).collect(),
-            seen: 0,
+            requests: series(Metric::Counter, "requests"),
+            held: series(Metric::Gauge, "held"),
+            used: series(Metric::Gauge, "used"),
+            limit: series(Metric::Gauge, "limit"),
         }
     }
 }

@@ -3,9 +3,9 @@
 use super::calls::{self, Buffer, Map};
 use super::logger;
 use super::metrics::Metrics;
+use crate::admission::Reason;
 use crate::config::{Config, Role, parse};
 use crate::headers::Headers;
-use crate::admission::Reason;
 use crate::worker::{Logged, Notice, PipeOrder, Verdict, Worker};
 use std::cell::{Cell, RefCell, RefMut};
 use std::hash::{BuildHasher, RandomState};

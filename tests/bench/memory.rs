@@ -40,11 +40,7 @@ fn main() {
         .log_levels("warning", "wasm:warning");
     let envoy = Envoy::start(config);
     let ledger = Ledger::new(&redis, "slotgate", "demo");
-    let counter = |name: &str| {
-        envoy
-            .stat(&format!("wasmcustom.slotgate.{name}"))
-            .unwrap_or_default()
-    };
+    let counter = |name: &str| envoy.filter_stat(name).unwrap_or_default();
     let sent = || {
         envoy
             .stat("http.http.downstream_rq_completed")
@@ -68,7 +64,7 @@ fn main() {
             println!(
                 "{:>10} {:>10} {:>10} {:>10.1} {:>10.1}",
                 sent(),
-                counter("forwarded.atomic"),
+                counter("requests;outcome=atomic"),
                 counter("lease.released"),
                 envoy_mb.last().unwrap(),
                 resident(redis.pid())

@@ -203,12 +203,7 @@ fn main() {
     for streams in STREAMS {
         bare.hold(streams);
         world.hold(streams);
-        let counter = |name: &str| {
-            world
-                .envoy
-                .stat(&format!("wasmcustom.slotgate.{name}"))
-                .unwrap_or_default()
-        };
+        let counter = |name: &str| world.envoy.filter_stat(name).unwrap_or_default();
         // One that fell back while the pipe opened holds no lease.
         let held = ledger.live();
         assert!(held + 600 >= streams, "{held} leases of {streams} streams");

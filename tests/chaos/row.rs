@@ -134,16 +134,21 @@ fn leaked(world: &World) -> i64 {
 
 /// What was counted, but for what every request counts.
 fn moved(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    const USUAL: [&str; 5] = [
-        "forwarded.atomic",
-        "rejected.saturated",
+    const USUAL: [&str; 9] = [
+        "requests;outcome=atomic",
+        "requests;outcome=rejected;reason=saturated",
         "lease.released",
         "lease.renewed",
         "breaker.open",
+        "account.",
+        "gray.",
+        "pipe.workers_",
+        "queue.",
     ];
     let more = |(name, count): (&String, &u64)| {
         let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
-        (more > 0 && !USUAL.contains(&name.as_str())).then(|| (name.clone(), more))
+        (more > 0 && !USUAL.iter().any(|usual| name.starts_with(usual)))
+            .then(|| (name.clone(), more))
     };
     after.iter().filter_map(more).collect()
 }

@@ -205,7 +205,7 @@ fn without_a_cluster_on_the_way_to_redis() {
             _ => {
                 let said = "Envoy opens no stream through cluster slotgate_pipe";
                 assert!(envoy.log_contains(said), "{}", envoy.log());
-                let unopened = || envoy.stat("wasmcustom.slotgate.pipe.lost.unopened");
+                let unopened = || envoy.filter_stat("pipe.lost;reason=unopened");
                 eventually(SOON, || unopened() >= Some(1));
             }
         }
