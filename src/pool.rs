@@ -3,7 +3,6 @@
 use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score};
 use crate::gray;
 use crate::headers::Headers;
-use std::collections::BTreeMap;
 
 /// Scores are whole numbers in the ledger, this many to the unit.
 pub const UNIT: f64 = 1e6;
@@ -66,11 +65,11 @@ pub fn millionths(value: f64) -> u64 {
 /// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.
 #[derive(Debug)]
 pub struct Names {
-    /// Names of headers that some account sets, those with the most first.
+    /// Names of the headers that an account sets, each set of them once.
     groups: Vec<Vec<String>>,
     /// Hash of a group and its values → account by index, the first of those that set the same.
-    by_values: BTreeMap<Box<[u8]>, u32>,
-    /// The same first one for each account, by index.
+    by_values: Index,
+    /// That first one for each account, by index.
     same: Vec<u32>,
 }
 
@@ -82,27 +81,14 @@ impl Names {
         for account in &pool.accounts {
             let headers = &account.set_headers;
             if !headers.is_empty() && !groups.iter().any(|group| are(group, headers)) {
-                let more = groups
-                    .iter()
-                    .take_while(|group| group.len() > headers.len());
-                groups.insert(
-                    more.count(),
-                    headers.iter().map(|(name, _)| name.clone()).collect(),
-                );
+                groups.push(headers.iter().map(|(name, _)| name.clone()).collect());
             }
         }
-        let mut by_values = BTreeMap::new();
-        let mut same = Vec::with_capacity(pool.accounts.len());
+        let mut by_values = Index::new(pool.accounts.len());
+        let mut same = Vec::new();
         for (index, account) in (0..).zip(&pool.accounts) {
-            let headers = &account.set_headers;
-            let group = groups.iter().position(|group| are(group, headers));
-            same.push(group.map_or(index, |group| {
-                let mut key = Key::of(group);
-                for (_, value) in headers {
-                    key.push(value.as_bytes());
-                }
-                first(&mut by_values, key.hashed(), index)
-            }));
+            let key = set_by(&groups, account);
+            same.push(key.map_or(index, |key| by_values.first(key, index)));
         }
         Self {
             groups,
@@ -111,16 +97,25 @@ impl Names {
         }
     }
 
-    /// The account that the request names.
+    /// The account that the request names; of several the one that sets the most headers.
     #[must_use]
     pub fn named(&self, headers: Headers) -> Option<u32> {
-        (0..).zip(&self.groups).find_map(|(index, group)| {
+        let mut best = None;
+        let mut most = 0;
+        for (index, group) in self.groups.iter().enumerate() {
             let mut key = Key::of(index);
-            for name in group {
-                key.push(headers.get(name)?);
+            let all = group.iter().all(|name| {
+                let value = headers.get(name);
+                key.push(value.unwrap_or_default());
+                value.is_some()
+            });
+            let named = self.by_values.get(&key.hashed()).filter(|_| all);
+            if named.is_some() && group.len() > most {
+                best = named;
+                most = group.len();
             }
-            self.by_values.get(&key.hashed()).copied()
-        })
+        }
+        best
     }
 
     /// Whether an account sets the very headers of the one that was named.
@@ -136,10 +131,73 @@ fn shown_of(shown: &mut [Shown], account: u32) -> Option<&mut Shown> {
     shown.get_mut(last.min(account as usize))
 }
 
-/// The index that stands for the key: that of the first one who had it. Out of line: the tree's code is large.
+/// Accounts by a key, as a table of hashes with room: one comparison finds most. A tree costs more for each grant, and three
+/// times the code.
+#[derive(Debug)]
+struct Index {
+    entries: Vec<(Box<[u8]>, u32)>,
+    /// Place of the hash, or one of the next → its entry's number from 1 on; 0: none. A power of two of them.
+    places: Vec<u32>,
+}
+
+impl Index {
+    /// With room for so many.
+    fn new(most: usize) -> Self {
+        Self {
+            entries: Vec::new(),
+            places: vec![0; most.saturating_mul(2).next_power_of_two()],
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Option<u32> {
+        self.find(key).ok()
+    }
+
+    /// The index that stands for the key: that of the first one who had it.
+    fn first(&mut self, key: Box<[u8]>, index: u32) -> u32 {
+        match self.find(&key) {
+            Ok(first) => first,
+            Err(free) => {
+                self.entries.push((key, index));
+                if let Some(place) = self.places.get_mut(free) {
+                    *place = u32::try_from(self.entries.len()).unwrap_or(0);
+                }
+                index
+            }
+        }
+    }
+
+    /// What the key has, else a free place for it.
+    fn find(&self, key: &[u8]) -> Result<u32, usize> {
+        // FNV-1a: ids are short, and an operator's own.
+        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let mask = self.places.len().wrapping_sub(1);
+        let mut place = (hash ^ (hash >> 32)) as usize & mask;
+        loop {
+            let number = self
+                .places
+                .get(place)
+                .and_then(|number| number.checked_sub(1));
+            match number.and_then(|number| self.entries.get(number as usize)) {
+                Some((known, index)) if **known == *key => return Ok(*index),
+                Some(_) => place = place.wrapping_add(1) & mask,
+                None => return Err(place),
+            }
+        }
+    }
+}
+
+/// The key of what an account sets; `None`: nothing.
 #[inline(never)]
-fn first(indices: &mut BTreeMap<Box<[u8]>, u32>, key: Box<[u8]>, index: u32) -> u32 {
-    *indices.entry(key).or_insert(index)
+fn set_by(groups: &[Vec<String>], account: &Account) -> Option<Box<[u8]>> {
+    let headers = &account.set_headers;
+    let mut key = Key::of(groups.iter().position(|group| are(group, headers))?);
+    for (_, value) in headers {
+        key.push(value.as_bytes());
+    }
+    Some(key.hashed())
 }
 
 /// Whether these are the names of the headers.
@@ -173,7 +231,7 @@ impl Key {
 /// One pool as a worker uses it: its accounts by id, and its own counts.
 #[derive(Debug)]
 pub struct Counts {
-    by_id: BTreeMap<Box<[u8]>, u32>,
+    by_id: Index,
     bases: Vec<u64>,
     /// Requests of this worker that use each account now, whichever path chose it.
     used: Vec<u32>,
@@ -212,11 +270,11 @@ impl Counts {
     /// All at 0.
     #[must_use]
     pub fn new(pool: &Pool, config: &Config) -> Self {
-        let mut by_id = BTreeMap::new();
         let most = config.metrics.max_accounts.saturating_add(1);
         let mut shown = vec![Shown::default(); pool.accounts.len().min(most)];
+        let mut by_id = Index::new(pool.accounts.len());
         for (index, account) in (0..).zip(&pool.accounts) {
-            first(&mut by_id, account.id.as_bytes().into(), index);
+            by_id.first(account.id.as_bytes().into(), index);
             if let Some(shown) = shown_of(&mut shown, index) {
                 let slots = u64::from(account.max_concurrency);
                 shown.max_concurrency = shown.max_concurrency.saturating_add(slots);
@@ -256,7 +314,7 @@ impl Counts {
     /// The index of an account that Redis named.
     #[must_use]
     pub fn index(&self, id: &[u8]) -> Option<u32> {
-        self.by_id.get(id).copied()
+        self.by_id.get(id)
     }
 
     /// The priority's part of the score, in millionths, by index.

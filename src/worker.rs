@@ -511,8 +511,10 @@ struct AcquireCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcquireKind {
     Take,
-    /// Only asked, to be compared with the account that the traditional way takes, if that is known.
-    Dry(Option<u32>),
+    /// Only asked: nobody knows which account the traditional way takes.
+    Dry,
+    /// Only asked, to be compared with this account, which the traditional way takes.
+    DryBeside(u32),
     Record(u32),
 }
 
@@ -830,12 +832,12 @@ impl Worker {
             bucket: None,
             came_us: self.now_us,
         });
+        let mut shadowed = None;
         let event = match pool {
             None => Event::Out(Reason::NoPool),
             Some(pool) => {
-                self.want_control(now_ms, pool);
                 let random = self.random.u64(..);
-                let share = self.basis_points(pool);
+                let share = self.share(now_ms, pool);
                 if self.config.access_log
                     && let Some(request) = self.requests.get_mut(slot)
                 {
@@ -851,13 +853,18 @@ impl Worker {
                     }
                     Choice::In => {
                         self.count_in(pool, Counter::In);
-                        self.admit(now_ms, pool, slot)
+                        if self.config.gray.mode == GrayMode::Shadow {
+                            shadowed = Some(pool);
+                            Event::Out(Reason::Shadow)
+                        } else {
+                            self.admit(now_ms, pool, slot)
+                        }
                     }
                 }
             }
         };
         let verdict = self.drive(now_ms, slot, event);
-        if let (Event::Out(Reason::Shadow), Some(pool)) = (event, pool)
+        if let Some(pool) = shadowed
             && self.config.traditional == Traditional::Passthrough
         {
             let names = self.pools.get(pool).and_then(|state| state.names.as_ref());
@@ -924,9 +931,6 @@ impl Worker {
 
     /// In the percentage: send the acquire if it can be sent.
     fn admit(&mut self, now_ms: u64, pool: usize, slot: usize) -> Event {
-        if self.config.gray.mode == GrayMode::Shadow {
-            return Event::Out(Reason::Shadow);
-        }
         if let Err(reason) = self.available(now_ms) {
             return Event::Unavailable(reason);
         }
@@ -954,7 +958,8 @@ impl Worker {
     fn ask_shadow(&mut self, now_ms: u64, pool: usize, slot: usize, account: Option<u32>) {
         if self.available(now_ms).is_ok() {
             let lease = self.ids.mint();
-            self.ask(now_ms, pool, slot, lease, AcquireKind::Dry(account));
+            let kind = account.map_or(AcquireKind::Dry, AcquireKind::DryBeside);
+            self.ask(now_ms, pool, slot, lease, kind);
         } else {
             self.shadow_failed(pool);
         }
@@ -1224,16 +1229,21 @@ impl Worker {
 
     // ---- the pipe ----
 
-    /// A request came by: from now on the pool's overrides are looked at, which needs the pipe.
-    fn want_control(&mut self, now_ms: u64, pool: usize) {
-        if let Some(state) = self.pools.get_mut(pool)
-            && !state.control.wanted
-            && self.config.poll_ms > 0
-        {
-            state.control.wanted = true;
+    /// What a request of this pool is let in by, in basis points.
+    fn share(&mut self, now_ms: u64, pool: usize) -> u16 {
+        let Some(Control {
+            wanted, percent, ..
+        }) = self.pools.get_mut(pool).map(|state| &mut state.control)
+        else {
+            return 0;
+        };
+        let share = percent.unwrap_or(self.config.gray.basis_points);
+        if !std::mem::replace(wanted, true) && self.config.poll_ms > 0 {
+            // From now on the pool is looked at, which needs the pipe.
             self.look.0 = now_ms;
             self.need_pipe(now_ms);
         }
+        share
     }
 
     fn need_pipe(&mut self, now_ms: u64) {
@@ -1349,7 +1359,7 @@ impl Worker {
                 };
                 let mode = match acquire.kind {
                     AcquireKind::Take => Mode::Take,
-                    AcquireKind::Dry(_) => Mode::Dry,
+                    AcquireKind::Dry | AcquireKind::DryBeside(_) => Mode::Dry,
                     AcquireKind::Record(account) => {
                         Mode::Force(account_id(config, acquire.pool, account).unwrap_or_default())
                     }
@@ -1778,7 +1788,7 @@ impl Worker {
     fn is_wanted(&self, acquire: &AcquireCommand) -> bool {
         match acquire.kind {
             AcquireKind::Take => self.awaits(acquire.slot, acquire.lease),
-            AcquireKind::Dry(_) => true,
+            AcquireKind::Dry | AcquireKind::DryBeside(_) => true,
             AcquireKind::Record(account) => {
                 self.requests.get(acquire.slot).is_some_and(|request| {
                     request.phase
@@ -1828,15 +1838,20 @@ impl Worker {
                                 },
                             );
                         }
-                        AcquireKind::Dry(_) => self.shadow_failed(acquire.pool),
+                        AcquireKind::Dry | AcquireKind::DryBeside(_) => {
+                            self.shadow_failed(acquire.pool)
+                        }
                         AcquireKind::Take | AcquireKind::Record(_) => {}
                     }
                 }
             }
-            (AcquireKind::Dry(traditional), Ok(Acquired::Granted { account, .. })) => {
-                self.shadow_granted(acquire.pool, account, traditional)
+            (AcquireKind::Dry, Ok(Acquired::Granted { account, .. })) => {
+                self.shadow_granted(acquire.pool, account, None)
             }
-            (AcquireKind::Dry(_), Ok(Acquired::Saturated { .. })) => {
+            (AcquireKind::DryBeside(traditional), Ok(Acquired::Granted { account, .. })) => {
+                self.shadow_granted(acquire.pool, account, Some(traditional))
+            }
+            (AcquireKind::Dry | AcquireKind::DryBeside(_), Ok(Acquired::Saturated { .. })) => {
                 self.count_in(acquire.pool, Counter::ShadowSaturated)
             }
             (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
@@ -2287,9 +2302,11 @@ impl Worker {
                         },
                     );
                 }
-                Command::Acquire(acquire) if matches!(acquire.kind, AcquireKind::Dry(_)) => {
-                    self.shadow_failed(acquire.pool)
-                }
+                Command::Acquire(AcquireCommand {
+                    pool,
+                    kind: AcquireKind::Dry | AcquireKind::DryBeside(_),
+                    ..
+                }) => self.shadow_failed(pool),
                 Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
                 // release in this very list.
@@ -2320,7 +2337,9 @@ impl Worker {
                             in_doubt: false,
                         },
                     ),
-                    AcquireKind::Dry(_) => self.shadow_failed(acquire.pool),
+                    AcquireKind::Dry | AcquireKind::DryBeside(_) => {
+                        self.shadow_failed(acquire.pool)
+                    }
                     // A lease that could not be recorded is taken up by a renewal.
                     AcquireKind::Take | AcquireKind::Record(_) => {}
                 }

@@ -102,6 +102,29 @@ fn percent_is_set_and_cleared() {
 }
 
 #[test]
+fn a_percentage_that_someone_wrote_by_hand_is_shown_and_can_be_replaced() {
+    let rig = Rig::new();
+    for by_hand in ["ten", "10001", "-1"] {
+        rig.redis
+            .run::<()>("HSET", &["slotgate:{p}:control", "percent", by_hand]);
+        let shown = rig.run(&["status"]).done();
+        assert!(
+            shown.contains("gray by no override: Redis holds one that is no percentage"),
+            "{shown}"
+        );
+        assert_eq!(
+            rig.json(&["status"])["pools"][0]["percent_override"],
+            json!(null)
+        );
+    }
+    assert_eq!(
+        rig.run(&["percent", "set", "5"]).done(),
+        "pool p: gray 5 %, was as configured\n"
+    );
+    assert!(rig.run(&["status"]).done().contains("gray 5 % by override"));
+}
+
+#[test]
 fn unbind_forgets_a_session() {
     let mut rig = Rig::new();
     assert_eq!(

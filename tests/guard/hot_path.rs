@@ -41,7 +41,7 @@ fn main() {
     worker.on_tick(0);
     worker.on_pipe_open(0);
     reply(&mut worker, b"+OK\r\n");
-    for _ in 0..6 {
+    for _ in 0..7 {
         reply(
             &mut worker,
             b"$40\r\n0123456789012345678901234567890123456789\r\n",
@@ -51,6 +51,8 @@ fn main() {
         &mut worker,
         b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n",
     );
+    // The first look at the operator's overrides: there are none.
+    reply(&mut worker, b"*3\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n");
     if percent > 0 {
         reply(&mut worker, GRANTED);
     }

@@ -54,6 +54,23 @@ fn priorities_in_the_score() {
 }
 
 #[test]
+fn accounts_are_found_by_their_ids() {
+    for count in [1, 2, 3, 1_000, 5_000] {
+        let config = config(|json| {
+            let accounts = (0..count)
+                .map(|n| serde_json::json!({"id": format!("acct-{n}"), "max_concurrency": 1}));
+            json["pools"][0]["accounts"] = accounts.collect();
+        });
+        let counts = Counts::new(&config.pools[0], &config);
+        for n in 0..count {
+            assert_eq!(counts.index(format!("acct-{n}").as_bytes()), Some(n));
+            assert_eq!(counts.index(format!("acct{n}").as_bytes()), None);
+        }
+        assert_eq!(counts.index(b""), None);
+    }
+}
+
+#[test]
 fn local_choice_fills_every_account_to_its_share() {
     let config = config(|_| {});
     let pool = &config.pools[0];

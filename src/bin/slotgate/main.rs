@@ -156,7 +156,7 @@ enum Command {
     Drain(OneAccount),
     /// Let a drained account take leases again
     Undrain(OneAccount),
-    /// Override the share of the gray release
+    /// Override the share of the gray release; filters follow within their control.poll_ms
     #[command(subcommand)]
     Percent(Percent),
     /// End an account's cooldown

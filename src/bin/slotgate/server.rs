@@ -86,6 +86,8 @@ pub struct Pool {
     pub expired: u64,
     /// The operator's percentage, in basis points.
     pub percent: Option<u16>,
+    /// Whether something else stands in its place, which filters ignore.
+    pub ignored: bool,
     /// By id.
     pub accounts: Vec<Account>,
 }
@@ -338,7 +340,11 @@ impl Server {
         let mut count = redis::cmd("ZCOUNT");
         let expired: u64 = self.ask(count.arg(&leases).arg("-inf").arg(now_ms))?;
         let control = keys::control(&self.prefix, pool);
-        let percent: Option<u16> = self.ask(redis::cmd("HGET").arg(control).arg("percent"))?;
+        let percent: Option<String> = self.ask(redis::cmd("HGET").arg(control).arg("percent"))?;
+        // As the filter reads it; what someone else wrote there is no override.
+        let percent = percent.filter(|text| !text.is_empty());
+        let points = percent.as_ref().and_then(|text| text.parse::<u16>().ok());
+        let points = points.filter(|points| *points <= 10_000);
         Ok(Pool {
             name: pool.to_owned(),
             now_ms,
@@ -346,7 +352,8 @@ impl Server {
             epoch,
             live,
             expired,
-            percent,
+            ignored: percent.is_some() && points.is_none(),
+            percent: points,
             accounts: accounts.into_values().collect(),
         })
     }

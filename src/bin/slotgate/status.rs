@@ -73,6 +73,7 @@ fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
     }
     let share = match pool.percent {
         Some(set) => format!("{} % by override", percent(set)),
+        None if pool.ignored => "by no override: Redis holds one that is no percentage".to_owned(),
         None => "as configured".to_owned(),
     };
     text.push_str(&format!("  revision {}  gray {share}\n", pool.revision));
