@@ -184,12 +184,12 @@ fn from_0_percent_and_through_an_outage() {
     control(&world, "percent", "10000");
     eventually(FOLLOW, || way(&world.get("/")) == (200, "atomic"));
     world.redis.kill();
-    let failed = world.counters("traditional");
+    let failed = world.counters("requests;outcome=traditional");
     let before = world.counter("requests;outcome=traditional;reason=out_of_percentage");
     for _ in 0..20 {
         assert_eq!(way(&world.get("/")), (200, "traditional"));
     }
-    eventually(SOON, || world.counters("traditional") >= failed + 20);
+    eventually(SOON, || world.counters("requests;outcome=traditional") >= failed + 20);
     assert_eq!(
         world.counter("requests;outcome=traditional;reason=out_of_percentage"),
         before,
