@@ -189,7 +189,9 @@ fn from_0_percent_and_through_an_outage() {
     for _ in 0..20 {
         assert_eq!(way(&world.get("/")), (200, "traditional"));
     }
-    eventually(SOON, || world.counters("requests;outcome=traditional") >= failed + 20);
+    eventually(SOON, || {
+        world.counters("requests;outcome=traditional") >= failed + 20
+    });
     assert_eq!(
         world.counter("requests;outcome=traditional;reason=out_of_percentage"),
         before,
