@@ -59,7 +59,7 @@ fn promtool_takes_the_configuration_and_the_rules_and_each_alert_fires_when_it_s
 #[test]
 fn every_query_has_data_under_load() {
     let mut run = Run::start();
-    run.load(40);
+    run.load(90);
     run.wait(8);
     run.override_percent(80);
     run.push_back(2);

@@ -87,21 +87,17 @@ impl Run {
         let _: i64 = self.redis.run("HSET", &arguments);
     }
 
-    /// Upstreams answer some requests with 429.
+    /// The upstream answers so many requests that have an account with 429.
     pub fn push_back(&self, times: usize) {
-        for number in 0..times {
-            for _ in 0..20 {
-                let headers = [("x-session-id", format!("pushed-{number}"))];
-                let headers = headers
-                    .each_ref()
-                    .map(|(name, value)| (*name, value.as_str()));
-                let reply = self.envoys[0]
-                    .client()
-                    .get("/status/429?retry-after=4", &headers);
-                if !reply.header("x-slotgate-account").is_empty() {
-                    break;
-                }
-            }
+        let client = self.envoys[0].client();
+        let mut sessions = (0..).map(|number| format!("pushed-{number}"));
+        for _ in 0..times {
+            eventually(PATIENCE, || {
+                let session = sessions.next().unwrap_or_default();
+                let headers = [("x-session-id", session.as_str())];
+                let reply = client.get("/status/429?retry-after=4", &headers);
+                !reply.header("x-slotgate-account").is_empty()
+            });
         }
     }
 
