@@ -135,9 +135,7 @@ fn picture_of_a_run() {
     run.redis.pause(Duration::from_secs(4));
     run.wait(40);
     let range = run.range();
-    let panels: Vec<Value> = run::panels();
-    let svg = picture::draw(&panels, |target| {
-        run.prometheus.range(&query_of(target), range)
-    });
+    let ask = |target: &Value| run.prometheus.range(&query_of(target), range);
+    let svg = picture::draw(&run::panels(), range, ask);
     std::fs::write(root().join("envoy/grafana/run.svg"), svg).expect("a picture");
 }

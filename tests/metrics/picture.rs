@@ -47,7 +47,8 @@ fn round_up(value: f64) -> f64 {
     step.unwrap_or(&10.0) * power
 }
 
-pub fn draw(panels: &[Value], ask: impl Fn(&Value) -> Vec<Series>) -> String {
+/// `range`: from and to, in s.
+pub fn draw(panels: &[Value], range: (f64, f64), ask: impl Fn(&Value) -> Vec<Series>) -> String {
     let rows = panels.len().div_ceil(COLUMNS) as f64;
     let (width, height) = (WIDTH * COLUMNS as f64, HEIGHT * rows + 30.0);
     let mut svg = format!(
@@ -66,13 +67,18 @@ pub fn draw(panels: &[Value], ask: impl Fn(&Value) -> Vec<Series>) -> String {
             let named = |series: Series| (legend(format, &series.labels), series.points);
             ask(target).into_iter().map(named).collect::<Vec<_>>()
         });
-        self::panel(&mut svg, panel, &lines.collect::<Vec<_>>());
+        self::panel(&mut svg, panel, range, &lines.collect::<Vec<_>>());
         svg.push_str("</g>\n");
     }
     svg + "</svg>\n"
 }
 
-fn panel(svg: &mut String, panel: &Value, lines: &[(String, Vec<(f64, f64)>)]) {
+fn panel(
+    svg: &mut String,
+    panel: &Value,
+    (from, to): (f64, f64),
+    lines: &[(String, Vec<(f64, f64)>)],
+) {
     let [left, top, width, height] = PLOT;
     let defaults = &panel["fieldConfig"]["defaults"];
     let unit = defaults["unit"].as_str().unwrap_or_default();
@@ -84,10 +90,7 @@ fn panel(svg: &mut String, panel: &Value, lines: &[(String, Vec<(f64, f64)>)]) {
     };
     let most = finite().fold(defaults["max"].as_f64().unwrap_or(0.0), f64::max);
     let most = if most > 0.0 { round_up(most) } else { 1.0 };
-    let from = points()
-        .map(|(time, _)| *time)
-        .fold(f64::INFINITY, f64::min);
-    let span = (points().map(|(time, _)| *time).fold(0.0, f64::max) - from).max(1.0);
+    let span = to - from;
     let title = panel["title"].as_str().unwrap_or_default();
     let _ = write!(
         svg,
