@@ -742,12 +742,11 @@ impl Worker {
     /// What goes up and down.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
-        let opened = self.counters.get(Counter::BreakerOpened);
         let ready = self.state == PipeState::Ready;
         let down = !ready && self.state != PipeState::Closed;
         let commands = self.pending.len().saturating_add(self.queue.len());
         Gauges([
-            (opened > self.counters.get(Counter::BreakerClosed)).into(),
+            self.breaker.is_open().into(),
             ready.into(),
             down.into(),
             commands as u64,

@@ -181,11 +181,13 @@ extern "C" fn proxy_on_delete(id: u32) {
     // Dropped only when the map is free again.
     let gone = contexts(|contexts| contexts.remove(&id));
     if let Some(Some(Context::Root(_))) = gone {
-        let left = contexts(|contexts| contexts.values().cloned().collect::<Vec<_>>());
-        for context in left.into_iter().flatten() {
-            if let Context::Root(root) = context {
-                root.set_metrics_again();
+        // In the map's borrow: Envoy calls nothing back for a metric.
+        contexts(|contexts| {
+            for context in contexts.values() {
+                if let Context::Root(root) = context {
+                    root.set_metrics_again();
+                }
             }
-        }
+        });
     }
 }

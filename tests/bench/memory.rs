@@ -27,6 +27,7 @@ fn main() {
     });
     let redis = Redis::start();
     let config = EnvoyConfig::from_example()
+        .without_access_log()
         .plugin(|plugin| {
             plugin["pools"][0]["accounts"] = (0..100)
                 .map(|n| json!({"id": format!("a{n}"), "max_concurrency": 10, "set_headers": {"x-upstream": "acct_1"}}))

@@ -95,7 +95,7 @@ fn weight_in_the_core() -> usize {
 
 /// Requests that carry `x-hold` stop behind the filter, for ever.
 fn config(redis: &Redis, upstream: &Upstream, with_filter: bool) -> EnvoyConfig {
-    let config = EnvoyConfig::from_example().plugin(|plugin| {
+    let config = EnvoyConfig::from_example().without_access_log().plugin(|plugin| {
         plugin["pools"][0]["accounts"] = (0..100)
             .map(|n| json!({"id": format!("a{n}"), "max_concurrency": 1_000, "set_headers": {"x-upstream": "acct_1"}}))
             .collect();

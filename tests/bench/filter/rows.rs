@@ -125,6 +125,10 @@ pub const ROWS: &[Row] = &[
     row("slotgate, real upstream", ALL_IN).upstream(),
     row("slotgate, affinity", ALL_IN).sessions(),
     row(
+        "slotgate, access_log",
+        Way::Slotgate(r#"{"access_log": true}"#),
+    ),
+    row(
         "slotgate, shadow",
         Way::Slotgate(r#"{"gray": {"percent": 100, "mode": "shadow"}}"#),
     ),
@@ -174,6 +178,7 @@ impl Running {
         let upstream = setup.upstream.then(Upstream::start);
         let mut webdis = None;
         let mut config = EnvoyConfig::from_example()
+            .without_access_log()
             .plugin(|plugin| {
                 let account = |n| json!({"id": format!("a{n}"), "max_concurrency": SLOTS, "set_headers": {"x-upstream": "acct_1"}});
                 plugin["response_headers"] = json!(false);
