@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli dist check test test-metrics dashboard test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli dist check test test-metrics dashboard test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +88,9 @@ bench-ledger: setup ## what the scripts cost Redis, beside what others do
 
 bench-streams: setup wasm ## what 20,000 streams in flight cost (four minutes)
 	$(CARGO) run --release --example bench-streams
+
+bench-curves: ## draw what bench and bench-streams have written: tests/bench/curves.svg
+	tests/bench/curves.py >tests/bench/curves.svg
 
 bench-memory: setup wasm ## memory over five million requests (fifteen minutes)
 	$(CARGO) run --release --example bench-memory

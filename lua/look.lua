@@ -2,12 +2,14 @@
 --
 -- KEYS  the six of ledger.lua
 --       7 control (HASH, see control.lua)
+--       8 question (STRING, what someone asks about a request)
 -- ARGV  1 most drained accounts to name, 1..1000
 --       2 most accounts to tell the use of, 0..1000
--- Returns {percent, drained, used}
+-- Returns {percent, drained, used, question}
 --         percent  as it stands, whoever wrote it; empty: none
 --         drained  ids in order, a space between; nil: more than ARGV 1
 --         used     id, used, max of each account, spaces between; empty: more than ARGV 2
+--         question as it stands; empty: none, or more than 512 bytes
 -- Errors  BADARG
 -- Flags  no-writes
 -- Cost  O(ARGV 1 + ARGV 2), however many there are
@@ -40,11 +42,16 @@ for i = 1, accounts and #accounts or 0, 2 do
     limits[#ids] = max
   end
 end
+-- What is wrong with it must not hide an override.
+local question = redis.pcall('GET', KEYS[8])
+if type(question) ~= 'string' or #question > 512 then
+  question = ''
+end
 if #ids == 0 or #ids > most_used then
-  return {percent or '', control and table.concat(drained, ' '), ''}
+  return {percent or '', control and table.concat(drained, ' '), '', question}
 end
 local used = call('HMGET', USED, unpack(ids))
 for i = 1, #ids do
   ids[i] = ids[i] .. ' ' .. (used[i] or '0') .. ' ' .. limits[i]
 end
-return {percent or '', control and table.concat(drained, ' '), table.concat(ids, ' ')}
+return {percent or '', control and table.concat(drained, ' '), table.concat(ids, ' '), question}

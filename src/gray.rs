@@ -44,7 +44,7 @@ impl Gate {
         of(hash)
     }
 
-    /// In or out, by the share in force. `random` is used for a request with neither session nor request id.
+    /// In or out, by the share in force, and the bucket, unless an override made that unimportant. `random` is used for a request with neither session nor request id.
     #[must_use]
     pub fn choose(
         &self,
@@ -53,24 +53,21 @@ impl Gate {
         headers: Headers,
         session: Option<&[u8]>,
         random: u64,
-    ) -> Choice {
+    ) -> (Choice, Option<u16>) {
         if let Some(forced) = forced(gray, headers) {
-            return forced;
+            return (forced, None);
         }
-        if self.bucket_of(headers, session, random) < basis_points {
+        let bucket =
+            match session.or_else(|| headers.get("x-request-id").filter(|id| !id.is_empty())) {
+                Some(key) => self.bucket(key),
+                None => of(random),
+            };
+        let choice = if bucket < basis_points {
             Choice::In
         } else {
             Choice::Out
-        }
-    }
-
-    /// The bucket of a request.
-    #[must_use]
-    pub fn bucket_of(&self, headers: Headers, session: Option<&[u8]>, random: u64) -> u16 {
-        match session.or_else(|| headers.get("x-request-id").filter(|id| !id.is_empty())) {
-            Some(key) => self.bucket(key),
-            None => of(random),
-        }
+        };
+        (choice, Some(bucket))
     }
 }
 

@@ -22,6 +22,7 @@ pub mod headers;
 mod host;
 pub mod lease;
 pub mod ledger;
+pub mod memory;
 pub mod pool;
 pub mod structpb;
 pub mod worker;

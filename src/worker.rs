@@ -16,6 +16,7 @@ use crate::ledger::script::{
     self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
     Shas, Sync, SyncAccount, Synced,
 };
+use crate::memory::Memory;
 use crate::pool::{self, Counts, Names, Shown, Usage};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -44,6 +45,8 @@ const RECONCILE_SILENCE_MS: u64 = 90_000;
 const RIDE_MS: u64 = 1;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
+/// An answer to someone's question is kept for so long, in ms.
+const ANSWER_MS: u64 = 10_000;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
 /// Names of accounts in one notice.
@@ -84,7 +87,7 @@ pub enum PipeOrder {
 pub struct Logged {
     /// What became of it.
     pub verdict: Verdict,
-    /// Its bucket; `None` when it fits no pool.
+    /// Its bucket; `None` when that did not decide: it fits no pool, or an override was given.
     pub bucket: Option<u16>,
     /// How long it waited for its acquire's outcome, in µs; `None` when it did not.
     pub acquire_us: Option<u64>,
@@ -264,8 +267,8 @@ pub enum Ignored {
     Percent,
     /// Drained accounts, because there are too many.
     Drained,
-    /// All of it: Redis answers with an error.
-    All(Fault),
+    /// All of it: the key is of another type.
+    All,
 }
 
 /// Why the pipe is down.
@@ -420,9 +423,7 @@ impl fmt::Display for Notice {
                 f.write_str(match what {
                     Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
                     Ignored::Drained => "drains, more than 1000",
-                    Ignored::All(fault) => {
-                        return write!(f, "everything, it can't be read ({})", fault.as_str());
-                    }
+                    Ignored::All => "everything, it is no hash",
                 })
             }
             Self::Lost { pool, leases } => {
@@ -490,6 +491,10 @@ enum Command {
         pool: usize,
         tries: u8,
     },
+    Answer {
+        pool: usize,
+        text: String,
+    },
     Cooldown {
         pool: usize,
         account: u32,
@@ -535,6 +540,8 @@ enum PipeState {
 #[derive(Debug)]
 struct Request {
     stream: u32,
+    /// In `memory`.
+    number: u32,
     pool: usize,
     phase: Phase,
     session: Option<[u8; 16]>,
@@ -546,7 +553,7 @@ struct Request {
     told: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
-    /// Its bucket, with `access_log` only.
+    /// Its bucket, if that decided.
     bucket: Option<u16>,
     /// When it came, in µs.
     came_us: u64,
@@ -591,6 +598,8 @@ struct Control {
     /// What the last look had to ignore, so that it is said once: the percentage, the drains.
     ignored: [Option<Ignored>; 2],
     usage: Vec<Usage>,
+    /// The last question, answered or not ours to answer.
+    question: Vec<u8>,
 }
 
 /// One worker's state.
@@ -638,6 +647,7 @@ pub struct Worker {
     /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
     /// on their way.
     look: (u64, usize),
+    memory: Memory,
     counters: Counters,
     /// As the host told it last.
     now_us: u64,
@@ -698,6 +708,7 @@ impl Worker {
             ready_ms: 0,
             reconcile: (0, 0, false),
             look: (u64::MAX, 0),
+            memory: Memory::default(),
             counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
             now_us: 0,
             output: Output::default(),
@@ -819,11 +830,10 @@ impl Worker {
         }
         let slot = self.requests.insert(Request {
             stream,
+            number: 0,
             pool: pool.unwrap_or(usize::MAX),
             phase: Phase::Idle,
-            session: session
-                .filter(|_| self.config.affinity_ttl_ms > 0)
-                .map(gray::hash128),
+            session: None,
             epoch: 0,
             renewed_ms: now_ms,
             told: false,
@@ -833,19 +843,27 @@ impl Worker {
         });
         let mut shadowed = None;
         let event = match pool {
-            None => Event::Out(Reason::NoPool),
+            None => {
+                self.remember(now_ms, slot, None, 0);
+                Event::Out(Reason::NoPool)
+            }
             Some(pool) => {
                 let random = self.random.u64(..);
                 let share = self.share(now_ms, pool);
-                if self.config.access_log
-                    && let Some(request) = self.requests.get_mut(slot)
-                {
-                    request.bucket = Some(self.gate.bucket_of(headers, session, random));
+                let (choice, bucket) =
+                    self.gate
+                        .choose(&self.config.gray, share, headers, session, random);
+                self.remember(now_ms, slot, bucket, share);
+                if let Some(request) = self.requests.get_mut(slot) {
+                    request.bucket = bucket;
+                    // Who is out needs no affinity, and its hash costs more than the decision.
+                    if let (Choice::In, Some(session)) = (choice, session)
+                        && self.config.affinity_ttl_ms > 0
+                    {
+                        request.session = Some(gray::hash128(session));
+                    }
                 }
-                match self
-                    .gate
-                    .choose(&self.config.gray, share, headers, session, random)
-                {
+                match choice {
                     Choice::Out => {
                         self.count_in(pool, Counter::Out);
                         Event::Out(Reason::OutOfPercentage)
@@ -878,6 +896,23 @@ impl Worker {
             self.requests.try_remove(slot);
         }
         (slot, verdict)
+    }
+
+    fn remember(&mut self, now_ms: u64, slot: usize, bucket: Option<u16>, share: u16) {
+        if let Some(request) = self.requests.get_mut(slot) {
+            request.number = self.memory.begin(now_ms, bucket, share);
+        }
+    }
+
+    /// What is remembered of the request that a question is about; see [`Memory::answer`].
+    #[must_use]
+    pub fn recall(&self, now_ms: u64, question: &[u8]) -> Option<String> {
+        self.memory.answer(now_ms, question, &self.config)
+    }
+
+    /// The `x-request-id` of the request that arrived last.
+    pub fn identify(&mut self, id: &[u8]) {
+        self.memory.identify(id);
     }
 
     /// The upstream answered. `now_unix_s` is the wall clock.
@@ -993,7 +1028,7 @@ impl Worker {
         let request = self.requests.get_mut(slot)?;
         let (phase, effects) = request.phase.step(event, &self.policy);
         request.phase = phase;
-        let pool = request.pool;
+        let (pool, number) = (request.pool, request.number);
         let mut verdict = None;
         for effect in effects {
             match effect {
@@ -1069,6 +1104,9 @@ impl Worker {
         }
         if phase == Phase::Done {
             self.requests.try_remove(slot);
+        }
+        if let Some(verdict) = verdict {
+            self.memory.decide(now_ms, number, verdict);
         }
         verdict
     }
@@ -1316,6 +1354,7 @@ impl Worker {
             | Command::Sync { .. }
             | Command::Reconcile { .. }
             | Command::Look { .. }
+            | Command::Answer { .. }
             | Command::Cooldown { .. } => {}
         }
         let by = if with_source {
@@ -1432,6 +1471,12 @@ impl Worker {
                 };
                 let (drained, used) = LOOK;
                 state.keys.look(out, by, drained, used);
+            }
+            Command::Answer { pool, text } => {
+                let Some(state) = self.pools.get(*pool) else {
+                    return;
+                };
+                state.keys.answer(out, text, ANSWER_MS);
             }
             Command::Cooldown {
                 pool,
@@ -1714,6 +1759,12 @@ impl Worker {
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
             Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
             Command::Look { pool, tries } => self.on_looked(now_ms, pool, tries, reply),
+            // Who asked will ask again.
+            Command::Answer { pool, .. } => {
+                if let Some(Value::Error(error)) = Values::new(reply).value() {
+                    self.recover(now_ms, Fault::of(error), pool, None);
+                }
+            }
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
                 pool,
@@ -2152,7 +2203,10 @@ impl Worker {
         };
         let (control, notices) = (&mut state.control, &mut self.output.notices);
         let ignored = match looked {
-            Err(fault) => [Some(Ignored::All(fault)), None],
+            // An error from within the script.
+            Err(Fault::Unknown) => [Some(Ignored::All), None],
+            // Of the moment, and counted.
+            Err(_) => return,
             Ok(looked) => [
                 (looked.percent == Override::Malformed).then_some(Ignored::Percent),
                 looked.drained.is_none().then_some(Ignored::Drained),
@@ -2211,6 +2265,12 @@ impl Worker {
         if !control.usage.is_empty() {
             counts.see(&control.usage);
             self.counters.touch();
+        }
+        if looked.question != control.question.as_slice() {
+            control.question = looked.question.to_vec();
+            if let Some(text) = self.recall(now_ms, looked.question) {
+                self.write(now_ms, Command::Answer { pool, text }, false);
+            }
         }
     }
 
@@ -2318,6 +2378,7 @@ impl Worker {
                 | Command::Sync { .. }
                 | Command::Reconcile { .. }
                 | Command::Look { .. }
+                | Command::Answer { .. }
                 | Command::Cooldown { .. } => {}
             }
         }

@@ -41,12 +41,19 @@ impl Http {
                 .gray_override
                 .as_ref()
                 .map(|rule| rule.header.as_bytes());
-            for (name, _) in headers.iter() {
+            let mut request_id = None;
+            for (name, value) in headers.iter() {
+                if name == b"x-request-id" {
+                    request_id = Some(value);
+                }
                 if name.starts_with(b"x-slotgate-") || Some(name) == own {
                     calls::remove_header(Map::Request, name);
                 }
             }
             let (slot, verdict) = worker.on_request(now_ms, id, headers);
+            if let Some(request_id) = request_id {
+                worker.identify(request_id);
+            }
             match verdict {
                 Some(verdict) if verdict.holds().is_none() => self.path.set(verdict.path()),
                 Some(_) | None => self.slot.set(Some(slot)),

@@ -30,6 +30,18 @@ pub fn scope_prefix(prefix: &str, pool: &str) -> String {
     key(prefix, pool, "cooldown:")
 }
 
+/// What someone asks about a request.
+#[must_use]
+pub fn question(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "question")
+}
+
+/// What a worker answered.
+#[must_use]
+pub fn answer(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "answer")
+}
+
 /// The reconcile pass under way.
 #[must_use]
 pub fn pass(prefix: &str, pool: &str) -> String {
@@ -48,5 +60,7 @@ mod tests {
         );
         assert_eq!(control("sg", "a.b"), "sg:{a.b}:control");
         assert_eq!(session_prefix("sg", "p"), "sg:{p}:session:");
+        assert_eq!(question("sg", "p"), "sg:{p}:question");
+        assert_eq!(answer("sg", "p"), "sg:{p}:answer");
     }
 }

@@ -175,6 +175,8 @@ pub struct PoolKeys {
     session_prefix: String,
     scope_prefix: String,
     pass: String,
+    question: String,
+    answer: String,
 }
 
 impl PoolKeys {
@@ -191,6 +193,8 @@ impl PoolKeys {
             session_prefix: keys::session_prefix(prefix, pool),
             scope_prefix: keys::scope_prefix(prefix, pool),
             pass: keys::pass(prefix, pool),
+            question: keys::question(prefix, pool),
+            answer: keys::answer(prefix, pool),
         }
     }
 
@@ -349,10 +353,21 @@ impl PoolKeys {
 
     /// `look.lua`; at most so many drained accounts, and the use of so many.
     pub fn look(&self, out: &mut Vec<u8>, by: By, drained: u64, used: u64) {
-        self.head(out, Script::Look, by, 1, 2);
+        self.head(out, Script::Look, by, 2, 2);
         push_bulk(out, self.control.as_bytes());
+        push_bulk(out, self.question.as_bytes());
         push_number(out, drained);
         push_number(out, used);
+    }
+
+    /// A plain SET for a while: what a worker answers to a question that a look showed.
+    pub fn answer(&self, out: &mut Vec<u8>, text: &str, keep_ms: u64) {
+        push_array(out, 5);
+        push_bulk(out, b"SET");
+        push_bulk(out, self.answer.as_bytes());
+        push_bulk(out, text.as_bytes());
+        push_bulk(out, b"PX");
+        push_number(out, keep_ms);
     }
 
     /// `control.lua`; `session` is the session's hash, for `unbind`.
@@ -686,6 +701,8 @@ pub struct Looked<'a> {
     /// Ids of the drained accounts, a space between; `None`: too many.
     pub drained: Option<&'a [u8]>,
     used: &'a [u8],
+    /// What someone asks about a request; empty: nothing.
+    pub question: &'a [u8],
 }
 
 /// An override as Redis has it.
@@ -715,7 +732,7 @@ impl<'a> Looked<'a> {
 /// The [`Fault`] that stands in its place.
 pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
     let mut values = Values::new(reply);
-    array(&mut values, 3..=3)?;
+    array(&mut values, 4..=4)?;
     let percent = match values.bulk().ok_or(Fault::Mismatch)? {
         b"" => Override::Absent,
         digits => match whole(digits).and_then(|points| u16::try_from(points).ok()) {
@@ -730,11 +747,12 @@ pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
             return Err(Fault::Mismatch);
         }
     };
-    let used = values.bulk().ok_or(Fault::Mismatch)?;
+    let (used, question) = values.bulk().zip(values.bulk()).ok_or(Fault::Mismatch)?;
     Ok(Looked {
         percent,
         drained,
         used,
+        question,
     })
 }
 

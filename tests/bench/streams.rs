@@ -1,4 +1,4 @@
-//! What streams in flight cost: `make bench-streams`.
+//! What streams in flight cost: `make bench-streams` prints a table and writes target/bench-streams.json.
 //!
 //! One worker with more and more streams that never end, each with its lease. For every step: what Envoy and Redis spend
 //! on renewals, what the streams weigh, and how long other requests take meanwhile.
@@ -15,6 +15,7 @@ mod support;
 
 use slotgate::config::{Role, parse};
 use slotgate::headers::Headers;
+use slotgate::ledger::script::Script;
 use slotgate::worker::Worker;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -79,10 +80,13 @@ fn weight_in_the_core() -> usize {
     worker.on_tick(0);
     worker.on_pipe_open(0);
     worker.on_pipe_bytes(0, b"+OK\r\n");
-    for _ in 0..6 {
+    for _ in Script::FILTER {
         worker.on_pipe_bytes(0, b"$40\r\n0123456789012345678901234567890123456789\r\n");
     }
     worker.on_pipe_bytes(0, b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    // The first look at the operator's overrides: there are none.
+    worker.on_pipe_bytes(0, b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n");
+    worker.on_pipe_bytes(0, b"*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n");
     let before = ALLOCATED.load(Ordering::Relaxed);
     for stream in 1..=streams {
         worker.on_request(0, stream as u32, Headers::new(&Headers::serialize(&[])));
@@ -199,7 +203,7 @@ fn main() {
         "{:>7} {:>12} {:>12} {:>14} {:>9} {:>9} {:>9}  renewed/s",
         "streams", "Envoy % core", "Redis % core", "bytes/stream", "p50 ms", "p99 ms", "max ms"
     );
-    let (mut first, mut weights) = (None, Vec::new());
+    let (mut first, mut weights, mut steps) = (None, Vec::new(), Vec::new());
     for streams in STREAMS {
         bare.hold(streams);
         world.hold(streams);
@@ -234,8 +238,18 @@ fn main() {
             at(1.0),
             (counter("lease.renewed") - renewed) as f64 / seconds,
         );
+        steps.push(json!({
+            "streams": streams,
+            "Envoy % core": now.0 - first.0,
+            "Redis % core": now.1 - first.1,
+            "bytes/stream": (weight - weights[0]) / streams.max(1) as f64,
+            "p50 ms": at(0.5),
+            "p99 ms": at(0.99),
+        }));
         assert_eq!(counter("lease.lost"), 0);
     }
+    let path = support::root().join("target/bench-streams.json");
+    std::fs::write(path, json!({"steps": steps}).to_string()).expect("target can be written");
     println!(
         "% core: more than without streams. bytes/stream: resident memory of Envoy, more than the same streams without the filter."
     );

@@ -13,6 +13,7 @@ mod check;
 mod faults;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
+mod recall;
 mod show;
 #[path = "../support/mod.rs"]
 mod support;

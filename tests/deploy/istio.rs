@@ -1,6 +1,8 @@
 //! `envoy/istio/`, merged into a gateway's configuration as istiod does it, and run. No cluster and no istiod: what they
 //! make of the resources is written down here, in `apply`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -188,6 +190,46 @@ fn envoy_filters() {
 #[test]
 fn wasm_plugins() {
     run("envoy/istio/wasmplugin.yaml", EnvoyConfig::filter_from_file);
+}
+
+/// The filter and the bridge are one module: what it imports and exports is what the two lists name, together.
+#[test]
+fn the_listed_capabilities_are_the_modules() {
+    let file = std::env::var("SLOTGATE_WASM").unwrap_or_else(|_| "target/slotgate.wasm".into());
+    let module = std::fs::read(root().join(file)).expect("the wasm");
+    let mut has = BTreeSet::new();
+    for part in wasmparser::Parser::new(0).parse_all(&module) {
+        match part.expect("a module") {
+            wasmparser::Payload::ImportSection(imports) => {
+                for import in imports.into_imports() {
+                    has.insert(import.expect("an import").name.to_owned());
+                }
+            }
+            wasmparser::Payload::ExportSection(exports) => {
+                let names = exports.into_iter().map(|export| export.expect("it").name);
+                // Envoy does not restrict the allocator.
+                let callbacks = names.filter(|name| name.starts_with("proxy_on_"));
+                has.extend(
+                    callbacks
+                        .map(str::to_owned)
+                        .filter(|name| name != "proxy_on_memory_allocate"),
+                );
+            }
+            _ => {}
+        }
+    }
+    let mut listed = BTreeSet::new();
+    for file in ["envoy/istio/filter.yaml", "envoy/istio/pipe.yaml"] {
+        let text = std::fs::read_to_string(root().join(file)).expect(file);
+        let after = text.split_once("allowed_capabilities:\n").expect(file).1;
+        let lines = after.lines().map(|line| line.trim().strip_suffix(": {}"));
+        listed.extend(lines.map_while(|name| name).map(str::to_owned));
+    }
+    // std's own way out of a panic.
+    for never in ["fd_write", "proc_exit"] {
+        has.remove(never);
+    }
+    assert_eq!(listed, has);
 }
 
 /// With no more capabilities than the examples list, everything still works: cooldowns, renewals, refusals, aborts, updates.

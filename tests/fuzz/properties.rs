@@ -152,7 +152,10 @@ pub fn headers(data: &[u8]) {
     let key = session.unwrap_or(data);
     assert!(u64::from(gate.bucket(key)) < BUCKETS.get());
     assert_eq!(gate.bucket(key), Gate::new("salt").bucket(key));
-    let choose = || gate.choose(&config.gray, config.gray.basis_points, headers, session, 7);
+    let choose = || {
+        gate.choose(&config.gray, config.gray.basis_points, headers, session, 7)
+            .0
+    };
     assert_eq!(choose(), choose());
     assert!(pool::select(&config.pools, headers).is_none_or(|pool| pool < config.pools.len()));
 }

@@ -3,6 +3,7 @@
 
 use slotgate::config::{Role, parse};
 use slotgate::headers::Headers;
+use slotgate::ledger::script::Script;
 use slotgate::worker::Worker;
 
 const GRANTED: &[u8] = b"*3\r\n$7\r\ngranted\r\n$3\r\na42\r\n$10\r\n1234567890\r\n";
@@ -41,7 +42,7 @@ fn main() {
     worker.on_tick(0);
     worker.on_pipe_open(0);
     reply(&mut worker, b"+OK\r\n");
-    for _ in 0..7 {
+    for _ in Script::FILTER {
         reply(
             &mut worker,
             b"$40\r\n0123456789012345678901234567890123456789\r\n",
@@ -52,13 +53,17 @@ fn main() {
         b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n",
     );
     // The first look at the operator's overrides: there are none.
-    reply(&mut worker, b"*3\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n");
+    reply(
+        &mut worker,
+        b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n",
+    );
     if percent > 0 {
         reply(&mut worker, GRANTED);
     }
     worker.on_end(0, (slot, 0));
     for stream in 1..=requests {
         let (slot, verdict) = worker.on_request(1, stream, Headers::new(&headers));
+        worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
         if verdict.is_none() {
             // The release of the one before rides with its acquire.
             reply(&mut worker, b":1\r\n");

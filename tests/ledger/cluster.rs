@@ -38,6 +38,7 @@ fn exercise(pipe: &mut Pipe) {
     assert_eq!(pipe.release(&[lease, lost]), Ok(2));
     pipe.inspect().unwrap();
     pipe.look(10, 10).unwrap();
+    pipe.answer("{}", 1000);
     for verb in ["drain", "undrain", "thaw"] {
         pipe.control(verb, "a", None).unwrap();
     }

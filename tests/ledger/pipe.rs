@@ -325,6 +325,10 @@ impl Pipe {
         self.call(|keys, out, by| keys.look(out, by, drained, used))
     }
 
+    pub fn answer(&mut self, text: &str, keep_ms: u64) -> Vec<u8> {
+        self.call(|keys, out, _| keys.answer(out, text, keep_ms))
+    }
+
     /// The percentage, the drained accounts (`-`: too many), and the use of accounts in the order of their ids.
     pub fn look(&mut self, drained: u64, used: u64) -> Result<(Override, String, String), Fault> {
         let reply = self.look_raw(drained, used);

@@ -79,13 +79,15 @@ fn choose(
         .collect();
     let bytes = Headers::serialize(&pairs);
     let headers = Headers::new(&bytes);
-    Gate::new(&config.gray.salt).choose(
-        &config.gray,
-        config.gray.basis_points,
-        headers,
-        session(&config.gray.session, headers),
-        random,
-    )
+    Gate::new(&config.gray.salt)
+        .choose(
+            &config.gray,
+            config.gray.basis_points,
+            headers,
+            session(&config.gray.session, headers),
+            random,
+        )
+        .0
 }
 
 #[test]

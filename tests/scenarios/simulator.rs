@@ -438,7 +438,7 @@ impl Simulation {
         let arguments = &command[3 + keys..];
         if Script::ALL[script] == Script::Look {
             // It clears nothing away, so that what was leaked still lies there at the end.
-            return b"*3\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n".to_vec();
+            return b"*4\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n$0\r\n\r\n".to_vec();
         }
         let (now_ms, ledger) = (self.now_ms, &mut self.ledger);
         ledger.leases.retain(|_, (_, over_ms)| *over_ms > now_ms);

@@ -1254,6 +1254,15 @@ fn shadow_of(mode: &str) -> Rig {
             {"id": "c", "max_concurrency": 1, "priority": 3, "set_headers": {"x-upstream": "one", "authorization": "B"}},
             {"id": "d", "max_concurrency": 1, "priority": 4},
         ]);
+        if mode == "passthrough" {
+            let more = serde_json::json!([
+                {"id": "e", "max_concurrency": 1, "set_headers": {"x-a": "1", "x-b": "1"}},
+                {"id": "f", "max_concurrency": 1, "set_headers": {"x-a": "1"}},
+                {"id": "g", "max_concurrency": 1, "set_headers": {"x-empty": ""}},
+            ]);
+            let accounts = json["pools"][0]["accounts"].as_array_mut().unwrap();
+            accounts.extend(more.as_array().unwrap().iter().cloned());
+        }
     });
     rig.request(&[]);
     rig.reopen();
@@ -1297,6 +1306,9 @@ fn a_shadow_is_compared_with_the_account_that_the_request_names() {
             0,
             1,
         ),
+        (&[("x-a", "1"), ("x-b", "1")], "e", 1, 0, 0),
+        (&[("x-a", "1"), ("x-b", "2")], "f", 1, 0, 0),
+        (&[("x-empty", "")], "g", 1, 0, 0),
         (&[], "d", 0, 0, 1),
         (&[upstream], "gone", 0, 0, 1),
     ] {
@@ -1312,7 +1324,7 @@ fn a_shadow_is_compared_with_the_account_that_the_request_names() {
             "{headers:?} {would_be}"
         );
     }
-    assert_eq!(shadow(&rig), [12, 1, 0, 4, 3, 5]);
+    assert_eq!(shadow(&rig), [15, 1, 0, 7, 3, 5]);
 }
 
 #[test]

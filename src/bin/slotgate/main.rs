@@ -9,6 +9,7 @@ mod chance;
 mod check;
 mod explain;
 mod problem;
+mod recall;
 mod server;
 mod show;
 mod status;
@@ -16,6 +17,7 @@ mod words;
 
 use clap::{Args, Parser, Subcommand};
 use problem::{Exit, Problem};
+use recall::Asked;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -135,10 +137,16 @@ enum Command {
         #[arg(long)]
         count: Option<u64>,
     },
-    /// Why each account would or would not be taken now
+    /// Why each account would or would not be taken now, or which way a request went
     Explain {
         #[command(flatten)]
         pool: OnePool,
+        /// Instead, which way this request went: its x-request-id
+        #[arg(long, value_name = "ID", conflicts_with_all = ["lease", "session", "scope", "random", "config"])]
+        request: Option<String>,
+        /// The same by its x-slotgate-lease
+        #[arg(long, value_name = "ID", conflicts_with_all = ["session", "scope", "random", "config"])]
+        lease: Option<String>,
         /// As this session would see it
         #[arg(long)]
         session: Option<String>,
@@ -320,6 +328,18 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
         }
         Command::Explain {
             pool,
+            request: Some(id),
+            ..
+        } => recall::run(&mut server()?, pool.pool.as_deref(), Asked::Request(&id)),
+        Command::Explain {
+            pool,
+            lease: Some(id),
+            ..
+        } => recall::run(&mut server()?, pool.pool.as_deref(), Asked::Lease(&id)),
+        Command::Explain {
+            pool,
+            request: None,
+            lease: None,
             session,
             scope,
             random,

@@ -182,7 +182,7 @@ impl Running {
             .plugin(|plugin| {
                 let account = |n| json!({"id": format!("a{n}"), "max_concurrency": SLOTS, "set_headers": {"x-upstream": "acct_1"}});
                 plugin["response_headers"] = json!(false);
-                plugin["pools"][0]["accounts"] = (0..ACCOUNTS).map(account).collect();
+                plugin["pools"][0]["accounts"] = (0..setup.accounts).map(account).collect();
             })
             .redis(redis.addr())
             .workers(setup.workers)

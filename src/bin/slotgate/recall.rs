@@ -1,0 +1,139 @@
+//! `slotgate explain --request` and `--lease`: which way a request went. The worker that decided on it is asked, by way of
+//! Redis: the question is put beside each pool's overrides, where every worker looks, and the answer stands in another key.
+
+use crate::Answer;
+use crate::problem::{Exit, Problem};
+use crate::server::Server;
+use crate::words::{duration, percent, quoted};
+use serde_json::{Value, json};
+use slotgate::ledger::keys;
+use slotgate::memory::REMEMBERED;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+/// Workers look once per `control.poll_ms`, 1 s by default.
+const PATIENCE: Duration = Duration::from_millis(2_500);
+const STEP: Duration = Duration::from_millis(50);
+/// Longer than every worker needs to see it, in ms.
+const QUESTION_MS: u64 = 5_000;
+
+/// What is known of the request.
+#[derive(Debug, Clone, Copy)]
+pub enum Asked<'a> {
+    /// Its `x-request-id`.
+    Request(&'a str),
+    /// Its `x-slotgate-lease`.
+    Lease(&'a str),
+}
+
+impl Asked<'_> {
+    fn words(&self) -> (&'static str, &str) {
+        match self {
+            Self::Request(id) => ("request", id),
+            Self::Lease(id) => ("lease", id),
+        }
+    }
+}
+
+pub fn run(server: &mut Server, pool: Option<&str>, asked: Asked) -> Result<Answer, Problem> {
+    let (kind, id) = asked.words();
+    if !(1..=256).contains(&id.len()) {
+        return Err(Problem::usage(format!("--{kind} is not 1..=256 bytes")));
+    }
+    let named: Vec<String> = pool.map(str::to_owned).into_iter().collect();
+    let pools = server.some_pools(&named)?;
+    // Two who ask at once must not take each other's answer.
+    let nonce = format!("{:016x}", RandomState::new().hash_one(id));
+    for pool in &pools {
+        let mut set = redis::cmd("SET");
+        set.arg(keys::question(&server.prefix, pool));
+        set.arg(format!("{nonce} {kind} {id}"));
+        set.arg("PX").arg(QUESTION_MS);
+        let _: () = server.ask(&set)?;
+    }
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        std::thread::sleep(STEP);
+        for pool in &pools {
+            let key = keys::answer(&server.prefix, pool);
+            let answer: Option<String> = server.ask(redis::cmd("GET").arg(key))?;
+            let answer: Option<Value> = answer.and_then(|text| serde_json::from_str(&text).ok());
+            if let Some(answer) = answer.filter(|answer| answer["nonce"] == nonce.as_str()) {
+                return Ok(told(kind, id, &answer));
+            }
+        }
+    }
+    Err(Problem::new(
+        Exit::Wrong,
+        "not_remembered",
+        format!("no worker remembers {kind} {}", quoted(id)),
+    )
+    .hint(format!(
+        "each worker remembers its last {REMEMBERED} decisions, answers when control.poll_ms is at most 2000, and forgets all when Envoy ends or the configuration changes"
+    )))
+}
+
+fn told(kind: &str, id: &str, answer: &Value) -> Answer {
+    let word = |name: &str| answer[name].as_str();
+    let number = |name: &str| answer[name].as_u64().unwrap_or(0);
+    let of_pool = word("pool").map_or(String::new(), |pool| format!(" of pool {pool}"));
+    let account = word("account").unwrap_or("no account");
+    let way = match (word("way"), word("reason")) {
+        (Some("atomic"), _) => format!("took a slot of {account}{of_pool}"),
+        (Some("local"), _) => format!("was sent to {account}{of_pool}, which its worker chose"),
+        (Some("traditional"), reason) => {
+            format!("went the traditional way{of_pool}: {}", because(reason))
+        }
+        (Some("rejected"), reason) => format!("was answered here{of_pool}: {}", because(reason)),
+        (_, _) => "still waits for its slot".to_owned(),
+    };
+    let share = |points: u64| percent(u16::try_from(points).unwrap_or(u16::MAX));
+    let bucket = match answer["bucket"].as_u64() {
+        Some(bucket) => {
+            let below = number("below");
+            let place = if bucket < below { "in" } else { "out" };
+            format!("bucket {bucket}: {place} at {} %", share(below))
+        }
+        None => "by no bucket".to_owned(),
+    };
+    let mut text = format!("{kind} {} {way}\n", quoted(id));
+    if let Some(lease) = word("lease").filter(|_| kind != "lease") {
+        text.push_str(&format!("lease {lease}\n"));
+    }
+    text.push_str(&format!(
+        "{bucket}; decided after {} ms, {} ago\n",
+        number("waited_ms"),
+        duration(number("ago_ms"))
+    ));
+    let mut json = answer.clone();
+    if let Some(fields) = json.as_object_mut() {
+        fields.remove("nonce");
+        fields.remove("below");
+        fields.insert("percent".to_owned(), json!(share(number("below"))));
+        fields.insert("asked".to_owned(), json!({kind: id}));
+    }
+    Answer {
+        text,
+        json,
+        exit: Exit::Done,
+    }
+}
+
+/// The reasons of `admission.rs`, as a person would say them.
+fn because(reason: Option<&str>) -> &str {
+    match reason {
+        Some("out_of_percentage") => "it is out of the percentage, or an override says so",
+        Some("no_pool") => "no pool's rules fit it",
+        Some("shadow") => "gray.mode is shadow",
+        Some("pipe_down") => "the pipe to Redis was down",
+        Some("breaker_open") => "the breaker was open",
+        Some("queue_full") => "redis.max_pending commands were under way",
+        Some("timed_out") => "no reply within redis.acquire_timeout_ms",
+        Some("pipe_lost") => "the pipe broke before the reply",
+        Some("refused") => "Redis answered with an error",
+        Some("unknown_account") => "Redis named an account that the configuration does not have",
+        Some("saturated") => "no account had a free slot",
+        Some(other) => other,
+        None => "no reason is known",
+    }
+}

@@ -1,0 +1,177 @@
+//! The last decisions of one worker, for whoever asks which way a request went.
+
+use crate::config::Config;
+use crate::worker::Verdict;
+use std::fmt::Write;
+
+/// How many decisions are remembered; a power of two.
+pub const REMEMBERED: u32 = 1024;
+/// So many bytes of a request id are remembered: one that Envoy makes up has 36.
+const ID: usize = 36;
+
+/// A request, and what was decided on it.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// Which request of this worker: an older one may have had this place.
+    number: u32,
+    id: [u8; ID],
+    /// Of the whole id.
+    id_length: usize,
+    /// `None`: nothing but an override, or no pool.
+    bucket: Option<u16>,
+    /// What the bucket was compared with, in basis points.
+    share: u16,
+    start_ms: u64,
+    decided: Option<(u64, Verdict)>,
+}
+
+/// A ring of decisions: a new one takes the place of the oldest.
+#[derive(Debug, Default)]
+pub struct Memory {
+    entries: Vec<Entry>,
+    next: u32,
+}
+
+impl Memory {
+    /// Begins with a request. Answers its number.
+    pub fn begin(&mut self, now_ms: u64, bucket: Option<u16>, share: u16) -> u32 {
+        let number = self.next;
+        self.next = number.wrapping_add(1);
+        match self.entries.get_mut(place(number)) {
+            // The rest of the old one stays, and is not read.
+            Some(entry) => {
+                entry.number = number;
+                entry.id_length = 0;
+                entry.bucket = bucket;
+                entry.share = share;
+                entry.start_ms = now_ms;
+                entry.decided = None;
+            }
+            None => self.entries.push(Entry {
+                number,
+                id: [0; ID],
+                id_length: 0,
+                bucket,
+                share,
+                start_ms: now_ms,
+                decided: None,
+            }),
+        }
+        number
+    }
+
+    fn entry(&mut self, number: u32) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(place(number))?;
+        (entry.number == number).then_some(entry)
+    }
+
+    /// What the last request that began is called.
+    pub fn identify(&mut self, id: &[u8]) {
+        if let Some(entry) = self.entry(self.next.wrapping_sub(1)) {
+            entry.id_length = id.len();
+            // The usual length, in one go.
+            if let Some(id) = id.first_chunk::<ID>() {
+                entry.id = *id;
+            } else {
+                for (place, byte) in entry.id.iter_mut().zip(id) {
+                    *place = *byte;
+                }
+            }
+        }
+    }
+
+    /// What was decided on a request, if it is still remembered.
+    pub fn decide(&mut self, now_ms: u64, number: u32, verdict: Verdict) {
+        if let Some(entry) = self.entry(number) {
+            entry.decided = Some((now_ms, verdict));
+        }
+    }
+
+    /// The answer to a question, `NONCE request ID` or `NONCE lease ID`: one JSON object; `None`: not remembered, or no
+    /// question. Of several the last one.
+    #[must_use]
+    pub fn answer(&self, now_ms: u64, question: &[u8], config: &Config) -> Option<String> {
+        let mut words = question.splitn(3, |byte| *byte == b' ');
+        let (nonce, kind, id) = (words.next()?, words.next()?, words.next()?);
+        let nonce = std::str::from_utf8(nonce).ok()?;
+        if nonce.is_empty() || !nonce.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return None;
+        }
+        let is_asked = |entry: &&Entry| match kind {
+            b"request" => {
+                !id.is_empty()
+                    && entry.id_length == id.len()
+                    && entry.id.iter().zip(id).all(|(own, asked)| own == asked)
+            }
+            b"lease" => entry
+                .decided
+                .and_then(|(_, verdict)| verdict.holds())
+                .is_some_and(|(lease, _)| lease.as_bytes() == id),
+            _ => false,
+        };
+        let found = self.entries.iter().filter(is_asked);
+        // Numbers may have begun again at 0.
+        let entry = found.min_by_key(|entry| self.next.wrapping_sub(entry.number))?;
+        Some(told(entry, nonce, now_ms, config))
+    }
+}
+
+fn place(number: u32) -> usize {
+    (number & REMEMBERED.wrapping_sub(1)) as usize
+}
+
+/// Nothing that stands in it needs to be escaped: names and ids of the configuration, words of our own, numbers.
+fn told(entry: &Entry, nonce: &str, now_ms: u64, config: &Config) -> String {
+    let decided = entry.decided;
+    let (way, reason, pool) = match decided.map(|(_, verdict)| verdict) {
+        None => ("undecided", None, None),
+        Some(Verdict::Forward {
+            path, reason, pool, ..
+        }) => (
+            path.as_str(),
+            reason.map(|reason| reason.as_str()),
+            Some(pool),
+        ),
+        Some(Verdict::Saturated { pool, .. }) => ("rejected", Some("saturated"), Some(pool)),
+        Some(Verdict::Unavailable { pool, reason }) => {
+            ("rejected", Some(reason.as_str()), Some(pool))
+        }
+    };
+    let pool = pool.and_then(|pool| config.pools.get(pool));
+    let holds = decided.and_then(|(_, verdict)| verdict.holds());
+    let account = holds.and_then(|(_, account)| pool?.accounts.get(account as usize));
+    let mut text = String::from("{");
+    for (name, value) in [
+        ("nonce", Some(nonce)),
+        ("way", Some(way)),
+        ("reason", reason),
+        ("pool", pool.map(|pool| pool.name.as_str())),
+        ("account", account.map(|account| account.id.as_str())),
+        ("lease", holds.as_ref().map(|(lease, _)| lease.as_str())),
+    ] {
+        text.push('"');
+        text.push_str(name);
+        text.push_str("\":");
+        let quote = if value.is_some() { "\"" } else { "" };
+        for part in [quote, value.unwrap_or("null"), quote, ","] {
+            text.push_str(part);
+        }
+    }
+    let decided_ms = decided.map_or(now_ms, |(at_ms, _)| at_ms);
+    let numbers = [
+        ("bucket", entry.bucket.map(u64::from)),
+        ("below", Some(u64::from(entry.share))),
+        ("waited_ms", Some(decided_ms.saturating_sub(entry.start_ms))),
+        ("ago_ms", Some(now_ms.saturating_sub(decided_ms))),
+    ];
+    for (name, number) in numbers {
+        // Writing to a string can't fail.
+        let _ = match number {
+            Some(number) => write!(text, "\"{name}\":{number},"),
+            None => write!(text, "\"{name}\":null,"),
+        };
+    }
+    text.pop();
+    text.push('}');
+    text
+}
