@@ -111,7 +111,8 @@ fn panel(
     if lines.is_empty() {
         let _ = write!(svg, r##"<text x="200" y="95" fill="#999">nothing</text>"##);
     }
-    for seconds in (0..=span as u32).step_by(60) {
+    // One at the very end would stand outside.
+    for seconds in (0..(span as u32).saturating_sub(10)).step_by(60) {
         let x = left + width * f64::from(seconds) / span;
         let _ = write!(
             svg,
