@@ -16,7 +16,8 @@ fn gauges(rig: &Rig) -> [u64; Gauges::NAMES.len()] {
 fn a_wait_is_measured_from_the_headers_to_the_verdict() {
     let mut rig = Rig::ready(logged);
     let output = rig.worker.output();
-    (output.waited_us.clear(), output.log.clear());
+    output.waited_us.clear();
+    output.log.clear();
     rig.worker.set_clock_us(7_000_000);
     let (id, _) = rig.acquiring();
     assert!(rig.worker.output().log.is_empty(), "not before the verdict");
@@ -31,7 +32,8 @@ fn a_wait_is_measured_from_the_headers_to_the_verdict() {
     assert_eq!(output.answers, [(id.1, logged.verdict)], "the same verdict");
 
     // Whose client left is in neither.
-    (output.waited_us.clear(), output.log.clear());
+    output.waited_us.clear();
+    output.log.clear();
     let (id, _) = rig.acquiring();
     rig.worker.on_end(rig.now_ms, id);
     rig.reply(&granted("a"));
