@@ -145,10 +145,17 @@ fn moved(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTree
         "pipe.workers_",
         "queue.",
     ];
+    // A name, or the beginning of several.
+    let is_usual = |name: &str| {
+        let fits = |usual: &&str| match usual.ends_with(['.', '_']) {
+            true => name.starts_with(usual),
+            false => name == *usual,
+        };
+        USUAL.iter().any(fits)
+    };
     let more = |(name, count): (&String, &u64)| {
         let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
-        (more > 0 && !USUAL.iter().any(|usual| name.starts_with(usual)))
-            .then(|| (name.clone(), more))
+        (more > 0 && !is_usual(name)).then(|| (name.clone(), more))
     };
     after.iter().filter_map(more).collect()
 }
