@@ -15,12 +15,12 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli dist check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli dist check test test-metrics dashboard test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-setup: ## get what is missing: Envoy, Redis, wrk, openssl, valgrind, the wasm target, rustfmt, clippy
+setup: ## get what is missing: Envoy, Redis, Prometheus, wrk, openssl, valgrind, the wasm target, rustfmt, clippy
 	@tests/setup.sh
 
 setup-rust:
@@ -41,6 +41,13 @@ check: setup-rust ## format, lints, and the purity of everything outside src/hos
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test --features cli
 	@tests/guard.sh
+
+test-metrics: setup wasm ## metrics, access log, traces, dashboard and alerts alone (two minutes)
+	$(CARGO) test --test metrics
+	$(CARGO) test --test e2e -- metrics:: access_log::
+
+dashboard: setup wasm ## draw envoy/grafana/run.svg from a real run (three minutes)
+	$(CARGO) test --test metrics picture -- --ignored
 
 test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (two minutes)
 	@tests/upgrade.sh

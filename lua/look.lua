@@ -35,8 +35,8 @@ for i = 1, control and #control or 0, 2 do
 end
 table.sort(drained)
 
--- Six more for the fields of the sync, the wake and the pass.
-local accounts = most_used > 0 and small(ACCOUNTS, most_used + 6)
+-- One more each for its probe, and six for the fields of the sync, the wake and the pass.
+local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 6)
 local ids, limits = {}, {}
 for i = 1, accounts and #accounts or 0, 2 do
   local max, flags = string.match(accounts[i + 1], '^(%d+) %d+ %d+ (%d+)$')

@@ -16,6 +16,12 @@ pub struct Breaker {
 }
 
 impl Breaker {
+    /// Whether no acquire is sent but a probe now and then.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.probe_ms.is_some()
+    }
+
     /// Whether an acquire may be sent now; it is the probe when the breaker is open.
     pub fn admits(&mut self, now_ms: u64, settings: config::Breaker, random: &mut Rng) -> bool {
         let admitted = self.probe_ms.is_none_or(|probe_ms| probe_ms <= now_ms);

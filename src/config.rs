@@ -47,6 +47,10 @@ pub struct Config {
     pub failing: Failing,
     /// Whether the client is told path and account.
     pub response_headers: bool,
+    /// Whether the access log is told of each request.
+    pub access_log: bool,
+    /// How much is shown one by one.
+    pub metrics: Metrics,
     /// The pools, at least one; at most the last one without match rules.
     pub pools: Vec<Pool>,
 }
@@ -222,6 +226,15 @@ pub struct Failing {
     pub min_requests: u32,
     /// How long the account is behind, in ms.
     pub behind_ms: u64,
+}
+
+/// `metrics`: how much is shown one by one.
+#[derive(Debug, Clone, Copy)]
+pub struct Metrics {
+    /// Pools with counters of their own, the first ones, 0..=1000.
+    pub max_pools: usize,
+    /// Accounts of each such pool with counters of their own, the first ones, 0..=10000.
+    pub max_accounts: usize,
 }
 
 /// One pool.
@@ -423,6 +436,8 @@ fn role(at: At<'_, '_>) -> Role {
         },
         failing: failing(f.object("failing")),
         response_headers: f.flag("response_headers", false),
+        access_log: f.flag("access_log", false),
+        metrics: metrics(f.object("metrics")),
         pools: pools(&mut f),
     };
     f.done();
@@ -614,6 +629,15 @@ fn failing(mut f: Fields<'_, '_>) -> Failing {
     };
     f.done();
     failing
+}
+
+fn metrics(mut f: Fields<'_, '_>) -> Metrics {
+    let metrics = Metrics {
+        max_pools: f.int("max_pools", 20, 0..=1_000),
+        max_accounts: f.int("max_accounts", 64, 0..=10_000),
+    };
+    f.done();
+    metrics
 }
 
 fn pools(f: &mut Fields<'_, '_>) -> Vec<Pool> {

@@ -1,4 +1,4 @@
-//! What a worker counts. Plain numbers here; `host::metrics` carries them to Envoy's stats.
+//! What a worker counts, for each pool and for itself. Plain numbers here; `host::metrics` carries them to Envoy's stats.
 
 use crate::admission::Reason;
 use crate::ledger::script::Fault;
@@ -15,6 +15,10 @@ pub enum Counter {
     Traditional(Reason),
     /// Requests answered by us, by reason.
     Rejected(Reason),
+    /// Requests in the gray release, by bucket or override; whatever became of them.
+    In,
+    /// Requests out of it.
+    Out,
     /// Leases that a release found alive.
     Released,
     /// Leases renewed.
@@ -67,10 +71,12 @@ pub enum Counter {
     RedisError(Fault),
 }
 
-/// Those without a reason, in the order of [`index`].
-const PLAIN: [&str; 25] = [
-    "forwarded.atomic",
-    "forwarded.local",
+/// A pool's counters without a reason, in the order of [`place`].
+const POOL: [&str; 24] = [
+    "requests;outcome=atomic",
+    "requests;outcome=local",
+    "gray.requests;choice=in",
+    "gray.requests;choice=out",
     "lease.released",
     "lease.renewed",
     "lease.readopted",
@@ -80,13 +86,10 @@ const PLAIN: [&str; 25] = [
     "lease.release_dropped",
     "drift",
     "cooldown",
+    "control.ignored",
     "shadow.granted",
     "shadow.saturated",
     "shadow.failed",
-    "pipe.ready",
-    "breaker.opened",
-    "breaker.closed",
-    "control.ignored",
     "shadow.agreed",
     "shadow.differed",
     "shadow.unknown",
@@ -95,111 +98,165 @@ const PLAIN: [&str; 25] = [
     "probe.passed",
     "behind",
 ];
-const TRADITIONAL: usize = PLAIN.len();
+const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
-const PIPE_LOST: usize = REJECTED + Reason::ALL.len();
+/// How many counters a pool has.
+pub const IN_POOL: usize = REJECTED + Reason::ALL.len();
+
+/// A worker's own counters without a reason, in the order of [`place`].
+const WORKER: [&str; 3] = ["pipe.ready", "breaker.opened", "breaker.closed"];
+const PIPE_LOST: usize = WORKER.len();
 const REDIS_ERROR: usize = PIPE_LOST + Down::NAMES.len();
-/// How many counters there are.
-pub const COUNT: usize = REDIS_ERROR + Fault::ALL.len();
+/// How many counters a worker has of its own.
+pub const IN_WORKER: usize = REDIS_ERROR + Fault::ALL.len();
+
+/// The label of pools that have no counters of their own, of requests of no pool, and of accounts beyond the bound. No pool
+/// or account can be called so.
+pub const OTHER: &str = "(other)";
 
 /// The counters of one worker, since it began.
 #[derive(Debug, Clone)]
 pub struct Counters {
-    counts: [u64; COUNT],
-    /// All together: comparing this is enough to see whether anything was counted.
+    /// What is no pool's.
+    pub worker: [u64; IN_WORKER],
+    /// By pool; the last one counts for all that have no place.
+    pub pools: Vec<[u64; IN_POOL]>,
+    /// Changes with everything counted: comparing this is enough to see whether anything was.
     total: u64,
 }
 
-impl Default for Counters {
-    fn default() -> Self {
+impl Counters {
+    /// All at 0, with places for so many pools and one for the others.
+    #[must_use]
+    pub fn new(pools: usize) -> Self {
         Self {
-            counts: [0; COUNT],
+            worker: [0; IN_WORKER],
+            pools: vec![[0; IN_POOL]; pools.saturating_add(1)],
             total: 0,
         }
     }
-}
 
-impl Counters {
-    /// One more.
+    /// One more, of the worker.
     pub fn add(&mut self, counter: Counter) {
-        self.add_many(counter, 1);
+        self.add_in(usize::MAX, counter, 1);
     }
 
-    /// So many more.
-    pub fn add_many(&mut self, counter: Counter, more: u64) {
-        if let Some(count) = self.counts.get_mut(index(counter)) {
+    /// So many more, of a pool.
+    pub fn add_in(&mut self, pool: usize, counter: Counter, more: u64) {
+        let count = match place(counter) {
+            Place::Worker(index) => self.worker.get_mut(index),
+            Place::Pool(index) => {
+                let last = self.pools.len().saturating_sub(1);
+                let pool = self.pools.get_mut(pool.min(last));
+                pool.and_then(|counts| counts.get_mut(index))
+            }
+        };
+        if let Some(count) = count {
             *count = count.saturating_add(more);
-            self.total = self.total.saturating_add(more);
+        }
+        self.total = self.total.wrapping_add(more);
+    }
+
+    /// Something changed that is no counter, but shown beside them.
+    pub fn touch(&mut self) {
+        self.total = self.total.wrapping_add(1);
+    }
+
+    /// How many so far, of all pools together.
+    #[must_use]
+    pub fn get(&self, counter: Counter) -> u64 {
+        match place(counter) {
+            Place::Worker(index) => self.worker.get(index).copied().unwrap_or(0),
+            Place::Pool(index) => self.pools.iter().filter_map(|pool| pool.get(index)).sum(),
         }
     }
 
-    /// How many so far.
-    #[must_use]
-    pub fn get(&self, counter: Counter) -> u64 {
-        self.counts.get(index(counter)).copied().unwrap_or(0)
-    }
-
-    /// How much was counted, of all kinds together.
+    /// Another number whenever something was counted or touched.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
     }
+}
 
-    /// All of them, in the order of [`names`].
-    #[must_use]
-    pub fn all(&self) -> &[u64; COUNT] {
-        &self.counts
+/// The names of a worker's own counters in Envoy's stats, in order. A label is `;name=value`.
+#[must_use]
+pub fn worker_names() -> Vec<String> {
+    let mut names: Vec<_> = WORKER.iter().map(|name| name_of(&[name])).collect();
+    for why in Down::NAMES {
+        names.push(name_of(&["pipe.lost;reason=", why]));
     }
+    for fault in Fault::ALL {
+        names.push(name_of(&["redis_error;reason=", fault.as_str()]));
+    }
+    names
 }
 
-/// The counters' names in Envoy's stats, in order.
-pub fn names() -> impl Iterator<Item = String> {
-    let by_reason = |family: &'static str| {
-        Reason::ALL.map(move |reason| format!("{family}.{}", reason.as_str()))
-    };
-    let plain = PLAIN.iter().map(|name| (*name).to_string());
-    plain
-        .chain(by_reason("traditional"))
-        .chain(by_reason("rejected"))
-        .chain(Down::NAMES.map(|why| format!("pipe.lost.{why}")))
-        .chain(Fault::ALL.map(|fault| format!("redis_error.{}", fault.as_str())))
-        .map(|name| format!("slotgate.{name}"))
+/// The names of a pool's counters, in order.
+#[must_use]
+pub fn pool_names(pool: &str) -> Vec<String> {
+    let names = POOL.iter().map(|name| name_of(&[name, ";pool=", pool]));
+    let mut names: Vec<_> = names.collect();
+    for outcome in ["traditional;reason=", "rejected;reason="] {
+        for why in Reason::ALL {
+            let parts = ["requests;outcome=", outcome, why.as_str(), ";pool=", pool];
+            names.push(name_of(&parts));
+        }
+    }
+    names
 }
 
-/// A counter's place.
-fn index(counter: Counter) -> usize {
+/// A metric's name from its parts.
+#[inline(never)]
+#[must_use]
+pub fn name_of(parts: &[&str]) -> String {
+    let mut name = String::from("slotgate.");
+    for part in parts {
+        name.push_str(part);
+    }
+    name
+}
+
+/// Where a counter stands.
+enum Place {
+    Worker(usize),
+    Pool(usize),
+}
+
+fn place(counter: Counter) -> Place {
     let of = |first: usize, place: usize| first.saturating_add(place);
-    match counter {
+    Place::Pool(match counter {
         Counter::Atomic => 0,
         Counter::Local => 1,
-        Counter::Released => 2,
-        Counter::Renewed => 3,
-        Counter::Readopted => 4,
-        Counter::Lost => 5,
-        Counter::InDoubt => 6,
-        Counter::LateGrant => 7,
-        Counter::Dropped => 8,
-        Counter::Drift => 9,
-        Counter::Cooldown => 10,
-        Counter::ShadowGranted => 11,
-        Counter::ShadowSaturated => 12,
-        Counter::ShadowFailed => 13,
-        Counter::PipeReady => 14,
-        Counter::BreakerOpened => 15,
-        Counter::BreakerClosed => 16,
-        Counter::ControlIgnored => 17,
-        Counter::ShadowAgreed => 18,
-        Counter::ShadowDiffered => 19,
-        Counter::ShadowUnknown => 20,
-        Counter::CooldownMalformed => 21,
-        Counter::Probe => 22,
-        Counter::ProbePassed => 23,
-        Counter::Behind => 24,
+        Counter::In => 2,
+        Counter::Out => 3,
+        Counter::Released => 4,
+        Counter::Renewed => 5,
+        Counter::Readopted => 6,
+        Counter::Lost => 7,
+        Counter::InDoubt => 8,
+        Counter::LateGrant => 9,
+        Counter::Dropped => 10,
+        Counter::Drift => 11,
+        Counter::Cooldown => 12,
+        Counter::ControlIgnored => 13,
+        Counter::ShadowGranted => 14,
+        Counter::ShadowSaturated => 15,
+        Counter::ShadowFailed => 16,
+        Counter::ShadowAgreed => 17,
+        Counter::ShadowDiffered => 18,
+        Counter::ShadowUnknown => 19,
+        Counter::CooldownMalformed => 20,
+        Counter::Probe => 21,
+        Counter::ProbePassed => 22,
+        Counter::Behind => 23,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
-        Counter::PipeLost(why) => of(PIPE_LOST, why.place()),
-        Counter::RedisError(fault) => of(REDIS_ERROR, fault as usize),
-    }
+        Counter::PipeReady => return Place::Worker(0),
+        Counter::BreakerOpened => return Place::Worker(1),
+        Counter::BreakerClosed => return Place::Worker(2),
+        Counter::PipeLost(why) => return Place::Worker(of(PIPE_LOST, why.place())),
+        Counter::RedisError(fault) => return Place::Worker(of(REDIS_ERROR, fault as usize)),
+    })
 }
 
 #[cfg(test)]
@@ -208,39 +265,56 @@ mod tests {
 
     #[test]
     fn each_counter_has_a_place_and_a_name_of_its_own() {
-        let names: Vec<_> = names().collect();
-        let distinct: std::collections::HashSet<_> = names.iter().collect();
-        assert_eq!((names.len(), distinct.len()), (COUNT, COUNT));
-        let is = |counter, name: &str| assert_eq!(names[index(counter)], name);
-        is(Counter::Local, "slotgate.forwarded.local");
-        is(Counter::Dropped, "slotgate.lease.release_dropped");
-        is(Counter::BreakerClosed, "slotgate.breaker.closed");
+        let worker = worker_names();
+        let pool = pool_names("p");
+        assert_eq!((worker.len(), pool.len()), (IN_WORKER, IN_POOL));
+        let distinct: std::collections::HashSet<_> = worker.iter().chain(&pool).collect();
+        assert_eq!(distinct.len(), IN_WORKER + IN_POOL);
+        let is = |counter, expected: &str| {
+            let name = match place(counter) {
+                Place::Worker(index) => worker[index].clone(),
+                Place::Pool(index) => pool[index].replace(";pool=p", ""),
+            };
+            assert_eq!(name, format!("slotgate.{expected}"));
+        };
+        is(Counter::Local, "requests;outcome=local");
+        is(Counter::Out, "gray.requests;choice=out");
+        is(Counter::Dropped, "lease.release_dropped");
+        is(Counter::Cooldown, "cooldown");
+        is(Counter::ControlIgnored, "control.ignored");
+        is(Counter::ShadowUnknown, "shadow.unknown");
+        is(Counter::BreakerClosed, "breaker.closed");
         for reason in Reason::ALL {
             let why = reason.as_str();
-            is(
-                Counter::Traditional(reason),
-                &format!("slotgate.traditional.{why}"),
-            );
-            is(
-                Counter::Rejected(reason),
-                &format!("slotgate.rejected.{why}"),
-            );
+            let traditional = format!("requests;outcome=traditional;reason={why}");
+            is(Counter::Traditional(reason), &traditional);
+            let rejected = format!("requests;outcome=rejected;reason={why}");
+            is(Counter::Rejected(reason), &rejected);
         }
         for fault in Fault::ALL {
-            let name = format!("slotgate.redis_error.{}", fault.as_str());
+            let name = format!("redis_error;reason={}", fault.as_str());
             is(Counter::RedisError(fault), &name);
         }
-        is(Counter::PipeLost(Down::Closed), "slotgate.pipe.lost.closed");
+        is(Counter::PipeLost(Down::Closed), "pipe.lost;reason=closed");
         let wrong = Down::WrongServer(Fault::ReadOnly);
-        is(Counter::PipeLost(wrong), "slotgate.pipe.lost.wrong_server");
+        is(Counter::PipeLost(wrong), "pipe.lost;reason=wrong_server");
     }
 
     #[test]
     fn counting() {
-        let mut counters = Counters::default();
-        counters.add(Counter::Lost);
-        counters.add_many(Counter::Lost, 2);
-        assert_eq!(counters.get(Counter::Lost), 3);
-        assert_eq!(counters.all().iter().sum::<u64>(), 3);
+        let mut counters = Counters::new(1);
+        counters.add_in(0, Counter::Lost, 1);
+        counters.add_in(1, Counter::Lost, 2);
+        counters.add_in(7, Counter::Lost, 4);
+        counters.add(Counter::PipeReady);
+        assert_eq!(counters.get(Counter::Lost), 7);
+        assert_eq!(counters.get(Counter::PipeReady), 1);
+        let by_pool: Vec<u64> = counters
+            .pools
+            .iter()
+            .map(|pool| pool.iter().sum())
+            .collect();
+        assert_eq!(by_pool, [1, 6], "the last one is the others'");
+        assert_eq!(counters.total(), 8);
     }
 }

@@ -127,6 +127,12 @@ impl Names {
     }
 }
 
+/// Accounts beyond the bound share the last place.
+fn shown_of(shown: &mut [Shown], account: u32) -> Option<&mut Shown> {
+    let last = shown.len().saturating_sub(1);
+    shown.get_mut(last.min(account as usize))
+}
+
 /// Accounts by a key, as a table of hashes with room: one comparison finds most. A tree costs more for each grant, and three
 /// times the code.
 #[derive(Debug)]
@@ -233,21 +239,77 @@ pub struct Counts {
     used: Vec<u32>,
     /// Accounts that an operator has drained, as last seen.
     drained: Vec<bool>,
+    shown: Vec<Shown>,
+    /// How often that was seen in the ledger.
+    seen: u64,
+}
+
+/// How full an account is, in the whole fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The account, by its index in the configuration.
+    pub account: u32,
+    /// Live leases.
+    pub used: u64,
+    /// Its slots.
+    pub max_concurrency: u64,
+}
+
+/// What is shown of one account, or of several together.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Shown {
+    /// Requests of this worker that used it so far.
+    pub requests: u64,
+    /// Those that use it now.
+    pub held: u64,
+    /// Live leases in the ledger, as last seen.
+    pub used: u64,
+    /// Slots: as the ledger had them when last seen, before that as configured.
+    pub max_concurrency: u64,
 }
 
 impl Counts {
     /// All at 0.
     #[must_use]
     pub fn new(pool: &Pool, config: &Config) -> Self {
+        let most = config.metrics.max_accounts.saturating_add(1);
+        let mut shown = vec![Shown::default(); pool.accounts.len().min(most)];
         let mut by_id = Index::new(pool.accounts.len());
         for (index, account) in (0..).zip(&pool.accounts) {
             by_id.first(account.id.as_bytes().into(), index);
+            if let Some(shown) = shown_of(&mut shown, index) {
+                let slots = u64::from(account.max_concurrency);
+                shown.max_concurrency = shown.max_concurrency.saturating_add(slots);
+            }
         }
         Self {
             by_id,
             bases: bases(&pool.accounts, config.score, config.priority_mode),
             used: vec![0; pool.accounts.len()],
             drained: vec![false; pool.accounts.len()],
+            shown,
+            seen: 0,
+        }
+    }
+
+    /// What is shown of the accounts, in order, and how often they were seen in the ledger. One more than the bound stands
+    /// for all beyond it.
+    #[must_use]
+    pub fn shown(&self) -> (&[Shown], u64) {
+        (&self.shown, self.seen)
+    }
+
+    /// Takes what the ledger said of all accounts.
+    pub fn see(&mut self, usage: &[Usage]) {
+        self.seen = self.seen.wrapping_add(1);
+        for shown in &mut self.shown {
+            (shown.used, shown.max_concurrency) = (0, 0);
+        }
+        for one in usage {
+            if let Some(shown) = shown_of(&mut self.shown, one.account) {
+                shown.used = shown.used.saturating_add(one.used);
+                shown.max_concurrency = shown.max_concurrency.saturating_add(one.max_concurrency);
+            }
         }
     }
 
@@ -265,6 +327,10 @@ impl Counts {
 
     /// One request more.
     pub fn up(&mut self, account: u32) {
+        if let Some(shown) = shown_of(&mut self.shown, account) {
+            shown.requests = shown.requests.saturating_add(1);
+            shown.held = shown.held.saturating_add(1);
+        }
         if let Some(used) = self.used.get_mut(account as usize) {
             *used = used.saturating_add(1);
         }
@@ -272,6 +338,9 @@ impl Counts {
 
     /// One request less.
     pub fn down(&mut self, account: u32) {
+        if let Some(shown) = shown_of(&mut self.shown, account) {
+            shown.held = shown.held.saturating_sub(1);
+        }
         if let Some(used) = self.used.get_mut(account as usize) {
             *used = used.saturating_sub(1);
         }

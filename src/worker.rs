@@ -18,7 +18,7 @@ use crate::ledger::script::{
     Renewed, Script, Shas, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
-use crate::pool::{self, Counts, Names};
+use crate::pool::{self, Counts, Names, Shown, Usage};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -54,6 +54,8 @@ const LOOK: (u64, u64) = (1000, 64);
 const LOOKS: usize = 8;
 /// Names of accounts in one notice.
 const NAMED: usize = 10;
+/// So many waits are kept until the host takes them: far more than a worker can have in that time.
+const MOST_WAITS: usize = 20_000;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
 
@@ -70,6 +72,10 @@ pub struct Output {
     pub looks: Vec<(usize, Vec<u8>)>,
     /// What an operator should read.
     pub notices: Vec<Notice>,
+    /// How long requests waited for their acquire's outcome: pool and µs.
+    pub waited_us: Vec<(usize, u64)>,
+    /// What the access log is to say, with `access_log` only; of each request before its verdict.
+    pub log: Vec<(u32, Logged)>,
 }
 
 /// What to do with the pipe.
@@ -79,6 +85,45 @@ pub enum PipeOrder {
     Open,
     /// Drop it without a word.
     Reset,
+}
+
+/// What the access log says of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logged {
+    /// What became of it.
+    pub verdict: Verdict,
+    /// Its bucket; `None` when that did not decide: it fits no pool, or an override was given.
+    pub bucket: Option<u16>,
+    /// How long it waited for its acquire's outcome, in µs; `None` when it did not.
+    pub acquire_us: Option<u64>,
+}
+
+impl Logged {
+    /// The wait as text, in ms with three decimals.
+    #[must_use]
+    pub fn acquire_ms(&self) -> Option<String> {
+        let us = self.acquire_us?;
+        // Three digits behind a one, which then goes.
+        let (whole, rest) = (us / 1000, (us % 1000).saturating_add(1000));
+        let (mut text, rest) = (whole.to_string(), rest.to_string());
+        text.push('.');
+        text.push_str(rest.get(1..).unwrap_or_default());
+        Some(text)
+    }
+}
+
+/// What goes up and down, in the order of its names.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Gauges(pub [u64; Gauges::NAMES.len()]);
+
+impl Gauges {
+    /// As they stand in metrics.
+    pub const NAMES: [&str; 4] = [
+        "breaker.open",
+        "pipe.workers_ready",
+        "pipe.workers_down",
+        "queue.commands",
+    ];
 }
 
 /// What becomes of a request.
@@ -525,6 +570,10 @@ struct Request {
     lost: bool,
     /// Whether its account has cooled and waits for its answer.
     probes: bool,
+    /// Its bucket, if that decided.
+    bucket: Option<u16>,
+    /// When it came, in µs.
+    came_us: u64,
 }
 
 /// A lease that must end and whose release could not be sent, or may have been too early.
@@ -553,50 +602,6 @@ struct PoolState {
     control: Control,
     /// Which account a request names, where a shadow is compared with that.
     names: Option<Names>,
-    /// What this pool's shadow counted.
-    shadow: Shadow,
-}
-
-/// What shadow requests would have got, and of those granted, how that compares with the traditional way.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Shadow {
-    /// An account.
-    pub granted: u64,
-    /// A refusal.
-    pub saturated: u64,
-    /// No answer.
-    pub failed: u64,
-    /// The account that the traditional way takes.
-    pub agreed: u64,
-    /// Another one.
-    pub differed: u64,
-    /// An account, and nobody knows which one the traditional way takes.
-    pub unknown: u64,
-}
-
-impl Shadow {
-    /// As they stand in metrics.
-    pub const NAMES: [&str; 6] = [
-        "granted",
-        "saturated",
-        "failed",
-        "agreed",
-        "differed",
-        "unknown",
-    ];
-
-    /// In the order of the names.
-    #[must_use]
-    pub fn all(&self) -> [u64; 6] {
-        [
-            self.granted,
-            self.saturated,
-            self.failed,
-            self.agreed,
-            self.differed,
-            self.unknown,
-        ]
-    }
 }
 
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
@@ -625,17 +630,6 @@ enum Look {
     Due(u64),
     /// The look is on its way.
     Asked,
-}
-
-/// How full an account is, in the whole fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// The account, by its index in the configuration.
-    pub account: u32,
-    /// Live leases.
-    pub used: u64,
-    /// Its slots.
-    pub max_concurrency: u64,
 }
 
 /// One worker's state.
@@ -685,6 +679,8 @@ pub struct Worker {
     look: (u64, usize),
     memory: Memory,
     counters: Counters,
+    /// As the host told it last.
+    now_us: u64,
     output: Output,
 }
 
@@ -709,7 +705,6 @@ impl Worker {
                 names: (config.gray.mode == GrayMode::Shadow
                     && config.traditional == Traditional::Passthrough)
                     .then(|| Names::new(pool)),
-                shadow: Shadow::default(),
             })
             .collect();
         Self {
@@ -746,7 +741,8 @@ impl Worker {
             reconcile: (0, 0, false),
             look: (u64::MAX, 0),
             memory: Memory::default(),
-            counters: Counters::default(),
+            counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
+            now_us: 0,
             output: Output::default(),
             config,
         }
@@ -779,10 +775,30 @@ impl Worker {
             .map_or(&[], |state| &state.control.usage)
     }
 
-    /// What a pool's shadow counted since the worker began.
+    /// What is shown of a pool's accounts, and how often that was seen in the ledger.
     #[must_use]
-    pub fn shadow(&self, pool: usize) -> Option<&Shadow> {
-        self.pools.get(pool).map(|state| &state.shadow)
+    pub fn accounts(&self, pool: usize) -> (&[Shown], u64) {
+        let state = self.pools.get(pool);
+        state.map_or((&[], 0), |state| state.counts.shown())
+    }
+
+    /// What goes up and down.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        let ready = self.state == PipeState::Ready;
+        let down = !ready && self.state != PipeState::Closed;
+        let commands = self.pending.len().saturating_add(self.queue.len());
+        Gauges([
+            self.breaker.is_open().into(),
+            ready.into(),
+            down.into(),
+            commands as u64,
+        ])
+    }
+
+    /// The host's clock in µs, finer than that of the events: only for measuring.
+    pub fn set_clock_us(&mut self, now_us: u64) {
+        self.now_us = now_us;
     }
 
     /// What must be done now.
@@ -862,6 +878,8 @@ impl Worker {
             told: false,
             lost: false,
             probes: false,
+            bucket: None,
+            came_us: self.now_us,
         });
         let mut shadowed = None;
         let event = match pool {
@@ -876,20 +894,29 @@ impl Worker {
                     self.gate
                         .choose(&self.config.gray, share, headers, session, random);
                 self.remember(now_ms, slot, bucket, share);
-                // Who is out needs no affinity, and its hash costs more than the decision.
-                if let (Choice::In, Some(session)) = (choice, session)
-                    && self.config.affinity_ttl_ms > 0
-                    && let Some(request) = self.requests.get_mut(slot)
-                {
-                    request.session = Some(gray::hash128(session));
+                if let Some(request) = self.requests.get_mut(slot) {
+                    request.bucket = bucket;
+                    // Who is out needs no affinity, and its hash costs more than the decision.
+                    if let (Choice::In, Some(session)) = (choice, session)
+                        && self.config.affinity_ttl_ms > 0
+                    {
+                        request.session = Some(gray::hash128(session));
+                    }
                 }
                 match choice {
-                    Choice::Out => Event::Out(Reason::OutOfPercentage),
-                    Choice::In if self.config.gray.mode == GrayMode::Shadow => {
-                        shadowed = Some(pool);
-                        Event::Out(Reason::Shadow)
+                    Choice::Out => {
+                        self.count_in(pool, Counter::Out);
+                        Event::Out(Reason::OutOfPercentage)
                     }
-                    Choice::In => self.admit(now_ms, pool, slot),
+                    Choice::In => {
+                        self.count_in(pool, Counter::In);
+                        if self.config.gray.mode == GrayMode::Shadow {
+                            shadowed = Some(pool);
+                            Event::Out(Reason::Shadow)
+                        } else {
+                            self.admit(now_ms, pool, slot)
+                        }
+                    }
                 }
             }
         };
@@ -900,6 +927,9 @@ impl Worker {
             let names = self.pools.get(pool).and_then(|state| state.names.as_ref());
             let named = names.and_then(|names| names.named(headers));
             self.ask_shadow(now_ms, pool, slot, named);
+        }
+        if let Some(verdict) = verdict {
+            self.log(slot, verdict, None);
         }
         if verdict.is_some_and(|verdict| verdict.holds().is_none()) {
             // Nothing can happen to it any more.
@@ -972,7 +1002,7 @@ impl Worker {
             let settings = self.config.failing;
             let state = self.pools.get_mut(pool);
             if state.is_some_and(|state| state.windows.failed(now_ms, account, settings)) {
-                self.counters.add(Counter::Behind);
+                self.count_in(pool, Counter::Behind);
                 self.tell_of(now_ms, pool, account, Heard::Behind(settings.behind_ms));
             }
         } else {
@@ -983,11 +1013,11 @@ impl Worker {
         }
         if let Some(rest) = cooldown::rest(&self.config.cooldown, status, headers, now_unix_s) {
             self.counters
-                .add_many(Counter::CooldownMalformed, rest.malformed);
+                .add_in(pool, Counter::CooldownMalformed, rest.malformed);
             let cooldown_ms = rest.ms;
             self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
         } else if probes && status < 500 {
-            self.counters.add(Counter::ProbePassed);
+            self.count_in(pool, Counter::ProbePassed);
             self.tell_of(now_ms, pool, account, Heard::Passed(lease));
         }
         if let Some(request) = self.requests.get_mut(slot) {
@@ -1081,12 +1111,16 @@ impl Worker {
         }
     }
 
+    fn count_in(&mut self, pool: usize, counter: Counter) {
+        self.counters.add_in(pool, counter, 1);
+    }
+
     fn shadow_failed(&mut self, pool: usize) {
-        self.count_shadow(pool, Counter::ShadowFailed, |shadow| &mut shadow.failed);
+        self.count_in(pool, Counter::ShadowFailed);
     }
 
     fn shadow_granted(&mut self, pool: usize, would_be: &[u8], traditional: Option<u32>) {
-        self.count_shadow(pool, Counter::ShadowGranted, |shadow| &mut shadow.granted);
+        self.count_in(pool, Counter::ShadowGranted);
         let compared = self.pools.get(pool).and_then(|state| {
             let (would_be, traditional) = (state.counts.index(would_be)?, traditional?);
             Some(match &state.names {
@@ -1095,21 +1129,9 @@ impl Worker {
             })
         });
         match compared {
-            Some(true) => {
-                self.count_shadow(pool, Counter::ShadowAgreed, |shadow| &mut shadow.agreed)
-            }
-            Some(false) => {
-                self.count_shadow(pool, Counter::ShadowDiffered, |shadow| &mut shadow.differed)
-            }
-            None => self.count_shadow(pool, Counter::ShadowUnknown, |shadow| &mut shadow.unknown),
-        }
-    }
-
-    fn count_shadow(&mut self, pool: usize, counter: Counter, of: fn(&mut Shadow) -> &mut u64) {
-        self.counters.add(counter);
-        if let Some(state) = self.pools.get_mut(pool) {
-            let count = of(&mut state.shadow);
-            *count = count.saturating_add(1);
+            Some(true) => self.count_in(pool, Counter::ShadowAgreed),
+            Some(false) => self.count_in(pool, Counter::ShadowDiffered),
+            None => self.count_in(pool, Counter::ShadowUnknown),
         }
     }
 
@@ -1124,11 +1146,12 @@ impl Worker {
             match effect {
                 Effect::Forward { path, holds } => {
                     let reason = phase.reason();
-                    self.counters.add(match (reason, path) {
+                    let counter = match (reason, path) {
                         (Some(reason), _) => Counter::Traditional(reason),
                         (None, Path::Local) => Counter::Local,
                         (None, Path::Atomic | Path::Traditional) => Counter::Atomic,
-                    });
+                    };
+                    self.count_in(pool, counter);
                     verdict = Some(Verdict::Forward {
                         path,
                         reason,
@@ -1137,7 +1160,7 @@ impl Worker {
                     });
                 }
                 Effect::RejectSaturated { retry_after_ms } => {
-                    self.counters.add(Counter::Rejected(Reason::Saturated));
+                    self.count_in(pool, Counter::Rejected(Reason::Saturated));
                     verdict = Some(Verdict::Saturated {
                         pool,
                         retry_after_ms,
@@ -1145,7 +1168,7 @@ impl Worker {
                 }
                 Effect::RejectUnavailable => {
                     let reason = phase.reason().unwrap_or(Reason::Refused);
-                    self.counters.add(Counter::Rejected(reason));
+                    self.count_in(pool, Counter::Rejected(reason));
                     verdict = Some(Verdict::Unavailable { pool, reason });
                 }
                 Effect::ChooseLocally => {
@@ -1170,7 +1193,7 @@ impl Worker {
                     account,
                     cooldown_ms,
                 } => {
-                    self.counters.add(Counter::Cooldown);
+                    self.count_in(pool, Counter::Cooldown);
                     let request = self.requests.get(slot);
                     let scope = request.and_then(|request| request.scope.as_deref().copied());
                     let heard = if scope.is_none() && self.config.cooldown.probe {
@@ -1198,15 +1221,33 @@ impl Worker {
 
     /// Steps a request that waits for its verdict, and hands the verdict out.
     fn answer(&mut self, now_ms: u64, slot: usize, event: Event) {
-        let Some(stream) = self.requests.get(slot).map(|request| request.stream) else {
+        let Some(request) = self.requests.get(slot) else {
             return;
         };
+        let (stream, pool) = (request.stream, request.pool);
+        let waited_us = self.now_us.saturating_sub(request.came_us);
         if let Some(verdict) = self.drive(now_ms, slot, event) {
+            if self.output.waited_us.len() < MOST_WAITS {
+                self.output.waited_us.push((pool, waited_us));
+            }
+            self.log(slot, verdict, Some(waited_us));
             self.output.answers.push((stream, verdict));
         }
     }
 
+    fn log(&mut self, slot: usize, verdict: Verdict, acquire_us: Option<u64>) {
+        if let Some(request) = self.requests.get(slot).filter(|_| self.config.access_log) {
+            let logged = Logged {
+                verdict,
+                bucket: request.bucket,
+                acquire_us,
+            };
+            self.output.log.push((request.stream, logged));
+        }
+    }
+
     fn count(&mut self, pool: usize, change: impl FnOnce(&mut Counts)) {
+        self.counters.touch();
         if let Some(state) = self.pools.get_mut(pool) {
             change(&mut state.counts);
         }
@@ -1261,7 +1302,7 @@ impl Worker {
     /// Sends the release, or keeps it until the pipe is ready. A lease that was never asked for needs none.
     fn release(&mut self, now_ms: u64, pool: usize, lease: LeaseId, in_doubt: bool) {
         if in_doubt {
-            self.counters.add(Counter::InDoubt);
+            self.count_in(pool, Counter::InDoubt);
         }
         // Behind the acquire on the same connection nothing is in doubt, but what an older connection still carries is.
         let reopened = self.counters.get(Counter::PipeReady) > 1
@@ -1328,7 +1369,7 @@ impl Worker {
         if self.doubts.len() < self.config.redis.max_pending.saturating_mul(4) {
             self.doubts.push_back(doubt);
         } else if !doubt.sent {
-            self.counters.add(Counter::Dropped);
+            self.count_in(doubt.pool, Counter::Dropped);
         }
     }
 
@@ -1965,12 +2006,11 @@ impl Worker {
             (AcquireKind::DryBeside(traditional), Ok(Acquired::Granted { account, .. })) => {
                 self.shadow_granted(acquire.pool, account, Some(traditional))
             }
-            (AcquireKind::Dry | AcquireKind::DryBeside(_), Ok(Acquired::Saturated { .. })) => self
-                .count_shadow(acquire.pool, Counter::ShadowSaturated, |shadow| {
-                    &mut shadow.saturated
-                }),
+            (AcquireKind::Dry | AcquireKind::DryBeside(_), Ok(Acquired::Saturated { .. })) => {
+                self.count_in(acquire.pool, Counter::ShadowSaturated)
+            }
             (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
-                self.counters.add(Counter::LateGrant)
+                self.count_in(acquire.pool, Counter::LateGrant)
             }
             (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
             (
@@ -1985,7 +2025,8 @@ impl Worker {
                     request.epoch = epoch;
                     request.renewed_ms = sent_ms;
                     request.probes = probes;
-                    self.counters.add_many(Counter::Probe, u64::from(probes));
+                    self.counters
+                        .add_in(acquire.pool, Counter::Probe, u64::from(probes));
                 }
                 self.see_epoch(now_ms, acquire.pool, epoch);
                 if acquire.kind == AcquireKind::Take {
@@ -2023,7 +2064,9 @@ impl Worker {
             Ok(ended) => {
                 // A reply that is not ours to believe must not count more than was asked.
                 let most = doubts.len() as u64;
-                return self.counters.add_many(Counter::Released, ended.min(most));
+                return self
+                    .counters
+                    .add_in(pool, Counter::Released, ended.min(most));
             }
             Err(fault) => fault,
         };
@@ -2074,13 +2117,13 @@ impl Worker {
                 continue;
             }
             match answer {
-                Renewed::Renewed => self.counters.add(Counter::Renewed),
-                Renewed::Readopted => self.counters.add(Counter::Readopted),
+                Renewed::Renewed => self.counters.add_in(pool, Counter::Renewed, 1),
+                Renewed::Readopted => self.counters.add_in(pool, Counter::Readopted, 1),
                 Renewed::Lost => {
                     // Asked for again at every renewal, should there be room; said once.
                     if !request.lost {
                         request.lost = true;
-                        self.counters.add(Counter::Lost);
+                        self.counters.add_in(pool, Counter::Lost, 1);
                         lost = lost.saturating_add(1);
                     }
                     continue;
@@ -2211,7 +2254,7 @@ impl Worker {
         if let Ok(Reconciled::Done(entries)) = step
             && entries > 0
         {
-            self.counters.add_many(Counter::Drift, entries);
+            self.counters.add_in(pool, Counter::Drift, entries);
             let pool = self.pool_name(pool);
             self.output.notices.push(Notice::Drift { pool, entries });
         }
@@ -2289,7 +2332,7 @@ impl Worker {
         let before = std::mem::replace(&mut state.control.ignored, ignored);
         for (what, before) in ignored.into_iter().zip(before) {
             let Some(what) = what else { continue };
-            self.counters.add(Counter::ControlIgnored);
+            self.counters.add_in(pool, Counter::ControlIgnored, 1);
             if before != Some(what) {
                 let pool = name.clone();
                 self.output.notices.push(Notice::Ignored { pool, what });
@@ -2306,7 +2349,7 @@ impl Worker {
         let Some(state) = self.pools.get_mut(pool) else {
             return;
         };
-        let (counts, control) = (&state.counts, &mut state.control);
+        let (counts, control) = (&mut state.counts, &mut state.control);
         control.usage.clear();
         control
             .usage
@@ -2317,6 +2360,10 @@ impl Worker {
                     max_concurrency,
                 })
             }));
+        if !control.usage.is_empty() {
+            counts.see(&control.usage);
+            self.counters.touch();
+        }
         if looked.question != control.question.as_slice() {
             control.question = looked.question.to_vec();
             if let Some(text) = self.recall(now_ms, looked.question) {

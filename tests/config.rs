@@ -189,7 +189,9 @@ fn minimal_has_every_default() {
     assert_eq!(config.poll_ms, 1_000);
     assert!(config.cooldown.probe && config.cooldown.scope.is_none());
     assert_eq!(failing(config.failing), (50, 10_000, 20, 30_000));
-    assert!(!config.response_headers);
+    assert!(!config.response_headers && !config.access_log);
+    let shown = (config.metrics.max_pools, config.metrics.max_accounts);
+    assert_eq!(shown, (20, 64));
     let [pool] = config.pools.as_slice() else {
         panic!("{:?}", config.pools)
     };
@@ -276,7 +278,9 @@ fn full_has_every_value() {
     assert!(!config.cooldown.probe);
     assert_eq!(config.cooldown.scope.as_deref(), Some("x-model"));
     assert_eq!(failing(config.failing), (20, 5_000, 10, 60_000));
-    assert!(config.response_headers);
+    assert!(config.response_headers && config.access_log);
+    let shown = (config.metrics.max_pools, config.metrics.max_accounts);
+    assert_eq!(shown, (0, 10_000));
     let [claude, rest] = config.pools.as_slice() else {
         panic!("{:?}", config.pools)
     };

@@ -117,6 +117,23 @@ webdis() {
         say "no webdis: its row is left out"
 }
 
+# Like webdis: the package would start a service.
+prometheus() {
+    [ -x .venv/prometheus/usr/bin/promtool ] && return
+    say "taking prometheus out of its package"
+    local sudo=()
+    [ "$(id -u)" = 0 ] || sudo=(sudo)
+    mkdir -p .venv/prometheus
+    (
+        cd .venv/prometheus
+        download() { apt-get download -qq prometheus >/dev/null 2>&1; }
+        # The first try may only lack fresh package lists.
+        download || { "${sudo[@]}" apt-get update -qq && download; }
+        dpkg -x prometheus_*.deb . && rm prometheus_*.deb
+    ) ||
+        say "no prometheus: the tests of the dashboard and the alerts need it"
+}
+
 fuzzer() {
     have cargo-fuzz || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-fuzz" ] && return
     have c++ || apt g++ || die "no C++ compiler for the fuzzer's runtime: install g++"
@@ -143,5 +160,6 @@ envoy
 redis
 have openssl || apt openssl || say "no openssl: the tests with TLS need it"
 have valgrind || apt valgrind || say "no valgrind: the hot path's instructions are not counted"
+prometheus
 have wrk || apt wrk || say "no wrk: the load tests need it, the others do not"
 [ "${1:-}" != bench ] || webdis

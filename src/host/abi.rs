@@ -179,5 +179,15 @@ extern "C" fn proxy_on_done(id: u32) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(id: u32) {
     // Dropped only when the map is free again.
-    let _gone = contexts(|contexts| contexts.remove(&id));
+    let gone = contexts(|contexts| contexts.remove(&id));
+    if let Some(Some(Context::Root(_))) = gone {
+        // In the map's borrow: Envoy calls nothing back for a metric.
+        contexts(|contexts| {
+            for context in contexts.values() {
+                if let Context::Root(root) = context {
+                    root.set_metrics_again();
+                }
+            }
+        });
+    }
 }

@@ -91,6 +91,12 @@ unsafe extern "C" {
         size: usize,
         version: u32,
     ) -> u32;
+    fn proxy_set_property(
+        path: *const u8,
+        path_size: usize,
+        value: *const u8,
+        value_size: usize,
+    ) -> u32;
     fn proxy_continue_stream(stream: u32) -> u32;
     fn proxy_close_stream(stream: u32) -> u32;
     fn proxy_send_local_response(
@@ -119,6 +125,7 @@ unsafe extern "C" {
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -235,6 +242,12 @@ pub fn share(key: &str, bytes: &[u8]) {
         unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), bytes.as_ptr(), bytes.len(), 0) };
 }
 
+/// Sets a property of the effective context's stream: its filter state `wasm.<name>`.
+pub fn set_property(name: &str, value: &[u8]) {
+    // SAFETY: all pointers live across the call.
+    let _ = unsafe { proxy_set_property(name.as_ptr(), name.len(), value.as_ptr(), value.len()) };
+}
+
 /// Lets the paused request of the effective context go on.
 pub fn resume_request() -> Result<(), HostError> {
     // SAFETY: numbers only.
@@ -311,6 +324,8 @@ pub enum Metric {
     Counter = 0,
     /// It goes up and down.
     Gauge = 1,
+    /// How often which values were seen.
+    Histogram = 2,
 }
 
 /// Defines a metric.
@@ -325,6 +340,12 @@ pub fn define_metric(kind: Metric, name: &str) -> Result<u32, HostError> {
 pub fn increment(id: u32, by: i64) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_increment_metric(id, by) };
+}
+
+/// One value more of a histogram, or a gauge's value for all workers.
+pub fn record(id: u32, value: u64) {
+    // SAFETY: numbers only.
+    let _ = unsafe { proxy_record_metric(id, value) };
 }
 
 /// Tells the host that a root which answered `false` to `on_done` is done.

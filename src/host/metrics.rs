@@ -1,64 +1,216 @@
-//! Carries a worker's counters to Envoy's stats, in batches.
+//! Carries what a worker counted to Envoy's stats, in batches. Envoy has one metric of each name for all workers: each adds
+//! the difference to what it added before, so a gauge is the sum of theirs.
 
 use super::calls::{self, Metric};
-use crate::counters::{Counter, Counters, names};
+use crate::config::Config;
+use crate::counters::{self, OTHER, name_of};
+use crate::worker::{Gauges, Worker};
 
 /// Envoy's metrics, defined once per configuration, and what they hold of this worker so far.
 #[derive(Debug)]
 pub struct Metrics {
-    ids: Vec<Option<u32>>,
-    breaker_open: Option<u32>,
-    sent: Counters,
+    counters: Vec<Series>,
+    gauges: [Series; Gauges::NAMES.len()],
+    /// As the worker's counters: the last one is the others'.
+    pools: Vec<Pool>,
+    sent: (u64, Gauges),
+}
+
+#[derive(Debug)]
+struct Pool {
+    counters: Vec<Series>,
+    waited_us: Option<u32>,
+    /// What every worker sets, rather than adds to.
+    asked_basis_points: Series,
+    accounts: Vec<Account>,
+    /// How often the worker had seen them in the ledger.
+    seen: u64,
+}
+
+#[derive(Debug)]
+struct Account {
+    requests: Series,
+    held: Series,
+    used: Series,
+    limit: Series,
+}
+
+/// One metric, and what it holds of this worker.
+#[derive(Debug)]
+struct Series {
+    id: Option<u32>,
+    sent: u64,
+}
+
+impl Series {
+    #[inline(never)]
+    fn define(kind: Metric, name: &str) -> Self {
+        let id = calls::define_metric(kind, name).ok();
+        Self { id, sent: 0 }
+    }
+
+    fn counters(names: &[String]) -> Vec<Self> {
+        let define = |name: &String| Self::define(Metric::Counter, name);
+        names.iter().map(define).collect()
+    }
+
+    /// Adds what it lacks.
+    #[inline(never)]
+    fn add_up_to(&mut self, now: u64) {
+        let more = now.wrapping_sub(self.sent).cast_signed();
+        self.sent = now;
+        // Envoy refuses an increment of 0.
+        if let (Some(id), true) = (self.id, more != 0) {
+            calls::increment(id, more);
+        }
+    }
+
+    /// Sets it, for all workers.
+    fn set(&mut self, now: u64) {
+        if self.sent != now {
+            self.sent = now;
+            self.set_again();
+        }
+    }
+
+    fn set_again(&self) {
+        if let Some(id) = self.id {
+            calls::record(id, self.sent);
+        }
+    }
 }
 
 impl Metrics {
     /// Defines them.
-    pub fn define() -> Self {
-        let counter = |name: String| calls::define_metric(Metric::Counter, &name).ok();
+    pub fn define(config: &Config) -> Self {
+        let most = config.metrics;
+        let mut pools = Vec::new();
+        for pool in config.pools.iter().take(most.max_pools) {
+            let mut accounts = Vec::new();
+            for account in pool.accounts.iter().take(most.max_accounts) {
+                accounts.push(Account::define(&pool.name, &account.id));
+            }
+            if pool.accounts.len() > most.max_accounts {
+                accounts.push(Account::define(&pool.name, OTHER));
+            }
+            pools.push(Pool::define(&pool.name, accounts));
+        }
+        let takes_the_rest = config
+            .pools
+            .last()
+            .is_some_and(|pool| pool.rules.is_empty());
+        if config.pools.len() > most.max_pools || !takes_the_rest {
+            pools.push(Pool::define(OTHER, Vec::new()));
+        }
         Self {
-            ids: names().map(counter).collect(),
-            breaker_open: calls::define_metric(Metric::Gauge, "slotgate.breaker.open").ok(),
-            sent: Counters::default(),
+            counters: Series::counters(&counters::worker_names()),
+            gauges: Gauges::NAMES.map(|name| Series::define(Metric::Gauge, &name_of(&[name]))),
+            pools,
+            sent: Default::default(),
         }
     }
 
     /// Whether there is something to send.
-    pub fn is_behind(&self, counters: &Counters) -> bool {
-        self.sent.total() != counters.total()
+    pub fn is_behind(&self, worker: &Worker) -> bool {
+        self.sent != (worker.counters().total(), worker.gauges())
     }
 
     /// Sends what was counted since the last time.
-    pub fn send(&mut self, counters: &Counters) {
-        let before = is_open(&self.sent);
-        for ((id, sent), now) in self.ids.iter().zip(self.sent.all()).zip(counters.all()) {
-            increment(*id, now.saturating_sub(*sent));
+    pub fn send(&mut self, worker: &mut Worker) {
+        for (pool, waited_us) in std::mem::take(&mut worker.output().waited_us) {
+            let last = self.pools.len().saturating_sub(1);
+            let pool = self.pools.get(pool.min(last));
+            if let Some(id) = pool.and_then(|pool| pool.waited_us) {
+                calls::record(id, waited_us);
+            }
         }
-        self.sent = counters.clone();
-        self.show_open(is_open(counters).saturating_sub(before));
+        let counters = worker.counters();
+        self.sent = (counters.total(), worker.gauges());
+        add_up_to(&mut self.counters, &counters.worker);
+        add_up_to(&mut self.gauges, &self.sent.1.0);
+        for (index, (pool, counts)) in self.pools.iter_mut().zip(&counters.pools).enumerate() {
+            add_up_to(&mut pool.counters, counts);
+            pool.asked_basis_points
+                .set(worker.basis_points(index).into());
+            let (accounts, seen) = worker.accounts(index);
+            for (account, now) in pool.accounts.iter_mut().zip(accounts) {
+                account.requests.add_up_to(now.requests);
+                account.held.add_up_to(now.held);
+                account.used.set(now.used);
+                account.limit.set(now.max_concurrency);
+                if pool.seen != seen {
+                    // Another worker may have seen something else since this one did.
+                    account.used.set_again();
+                    account.limit.set_again();
+                }
+            }
+            pool.seen = seen;
+        }
     }
 
-    /// Sends the last of it; a worker that is no more has no open breaker.
-    pub fn end(&mut self, counters: &Counters) {
-        self.send(counters);
-        self.show_open(is_open(counters).saturating_neg());
+    /// Sends the last of it; a worker that is no more has no part in a gauge.
+    pub fn end(&mut self, worker: &mut Worker) {
+        self.send(worker);
+        for gauge in &mut self.gauges {
+            gauge.add_up_to(0);
+        }
+        for pool in &mut self.pools {
+            pool.asked_basis_points.set(0);
+            for account in &mut pool.accounts {
+                account.held.add_up_to(0);
+                account.used.set(0);
+                account.limit.set(0);
+            }
+        }
     }
 
-    fn show_open(&self, more: i64) {
-        // Envoy refuses an increment of 0.
-        if let (Some(id), true) = (self.breaker_open, more != 0) {
-            calls::increment(id, more);
+    /// Sets again what a configuration that ended may have set to 0.
+    pub fn set_again(&self) {
+        for pool in &self.pools {
+            pool.asked_basis_points.set_again();
+            for account in &pool.accounts {
+                account.used.set_again();
+                account.limit.set_again();
+            }
         }
     }
 }
 
-fn increment(id: Option<u32>, more: u64) {
-    if let (Some(id), true) = (id, more > 0) {
-        calls::increment(id, i64::try_from(more).unwrap_or(i64::MAX));
+impl Pool {
+    fn define(pool: &str, accounts: Vec<Account>) -> Self {
+        let series = |kind, name| Series::define(kind, &name_of(&[name, ";pool=", pool]));
+        Self {
+            counters: Series::counters(&counters::pool_names(pool)),
+            waited_us: series(Metric::Histogram, "acquire_us").id,
+            asked_basis_points: Series {
+                id: (pool != OTHER)
+                    .then(|| series(Metric::Gauge, "gray.asked_basis_points").id)
+                    .flatten(),
+                sent: 0,
+            },
+            accounts,
+            seen: 0,
+        }
     }
 }
 
-/// 1 while the breaker is open, else 0.
-fn is_open(counters: &Counters) -> i64 {
-    let opened = counters.get(Counter::BreakerOpened);
-    i64::from(opened > counters.get(Counter::BreakerClosed))
+impl Account {
+    fn define(pool: &str, id: &str) -> Self {
+        let series = |kind, name| {
+            let parts = ["account.", name, ";pool=", pool, ";account=", id];
+            Series::define(kind, &name_of(&parts))
+        };
+        Self {
+            requests: series(Metric::Counter, "requests"),
+            held: series(Metric::Gauge, "held"),
+            used: series(Metric::Gauge, "used"),
+            limit: series(Metric::Gauge, "limit"),
+        }
+    }
+}
+
+fn add_up_to(series: &mut [Series], now: &[u64]) {
+    for (series, now) in series.iter_mut().zip(now) {
+        series.add_up_to(*now);
+    }
 }

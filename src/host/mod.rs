@@ -8,4 +8,3 @@ mod http;
 mod logger;
 mod metrics;
 mod root;
-mod shadow;

@@ -3,10 +3,10 @@
 use super::calls::{self, Buffer, Map};
 use super::logger;
 use super::metrics::Metrics;
-use super::shadow::ShadowMetrics;
+use crate::admission::Reason;
 use crate::config::{Config, Role, parse};
 use crate::headers::Headers;
-use crate::worker::{Notice, PipeOrder, Verdict, Worker};
+use crate::worker::{Logged, Notice, PipeOrder, Verdict, Worker};
 use std::cell::{Cell, RefCell, RefMut};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
@@ -23,7 +23,6 @@ pub struct Shared {
     started: Instant,
     worker: RefCell<Worker>,
     metrics: RefCell<Metrics>,
-    shadow: RefCell<ShadowMetrics>,
     /// The open gRPC stream.
     token: Cell<Option<u32>>,
     /// When the next tick comes, in ms.
@@ -39,7 +38,6 @@ impl Shared {
     fn new(root_id: u32, config: Config) -> Self {
         // Two draws of the standard library's hash seed, which the host fills with random bytes, and the clock.
         let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
-        let shadow = RefCell::new(ShadowMetrics::define(&config));
         let mut worker = Worker::new(config, seed);
         for pool in 0..worker.config().pools.len() {
             let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
@@ -47,10 +45,9 @@ impl Shared {
         }
         Self {
             root_id,
-            shadow,
             started: Instant::now(),
+            metrics: RefCell::new(Metrics::define(worker.config())),
             worker: RefCell::new(worker),
-            metrics: RefCell::new(Metrics::define()),
             token: Cell::new(None),
             armed_ms: Cell::new(None),
             leaving: Cell::new(false),
@@ -58,8 +55,8 @@ impl Shared {
         }
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// Envoy's event loop has begun something new: what it read before has been worked on.
@@ -79,8 +76,12 @@ impl Shared {
 
     /// Gives an event to the worker, then does what it wants done. `context` is the one the host is calling.
     pub fn with<R>(&self, context: u32, event: impl FnOnce(&mut Worker, u64) -> R) -> Option<R> {
-        let now_ms = self.now_ms();
-        let result = event(&mut *self.worker()?, now_ms);
+        let now_us = self.now_us();
+        let now_ms = now_us / 1000;
+        let mut worker = self.worker()?;
+        worker.set_clock_us(now_us);
+        let result = event(&mut worker, now_ms);
+        drop(worker);
         if !self.reading.get() {
             self.reset();
             self.send(now_ms);
@@ -90,7 +91,7 @@ impl Shared {
         self.arm(now_ms, &mut worker);
         if self.leaving.get() && !self.reading.get() && worker.is_idle() {
             self.leaving.set(false);
-            self.end_metrics(&worker);
+            self.end_metrics(&mut worker);
             calls::done();
         }
         Some(result)
@@ -106,16 +107,9 @@ impl Shared {
         self.look(|worker| Some(worker.config().response_headers)) == Some(true)
     }
 
-    fn end_metrics(&self, worker: &Worker) {
+    fn end_metrics(&self, worker: &mut Worker) {
         if let Ok(mut metrics) = self.metrics.try_borrow_mut() {
-            metrics.end(worker.counters());
-        }
-        self.send_shadow(worker);
-    }
-
-    fn send_shadow(&self, worker: &Worker) {
-        if let Ok(mut shadow) = self.shadow.try_borrow_mut() {
-            shadow.send(worker);
+            metrics.end(worker);
         }
     }
 
@@ -190,9 +184,10 @@ impl Shared {
     /// Hands verdicts to their paused requests, and notices to the log.
     fn answer(&self, context: u32, worker: &mut Worker) {
         let output = worker.output();
-        if output.answers.is_empty() && output.notices.is_empty() {
+        if output.answers.is_empty() && output.notices.is_empty() && output.log.is_empty() {
             return;
         }
+        let log = std::mem::take(&mut output.log);
         let mut answers = std::mem::take(&mut output.answers);
         let looks = std::mem::take(&mut output.looks);
         for notice in std::mem::take(&mut output.notices) {
@@ -203,6 +198,12 @@ impl Shared {
                 calls::share(&key, &look);
             }
         }
+        // Ahead of the verdicts: an answer of our own ends the stream.
+        for (stream, logged) in &log {
+            if calls::set_effective_context(*stream).is_ok() {
+                tell_log(worker.config(), logged);
+            }
+        }
         for (stream, verdict) in &answers {
             if calls::set_effective_context(*stream).is_ok()
                 && apply(worker.config(), *stream, verdict)
@@ -210,7 +211,7 @@ impl Shared {
                 let _ = calls::resume_request();
             }
         }
-        if !answers.is_empty() {
+        if !answers.is_empty() || !log.is_empty() {
             let _ = calls::set_effective_context(context);
             answers.clear();
             worker.output().answers = answers;
@@ -223,7 +224,7 @@ impl Shared {
         let kept = output.pipe.is_some() || !output.bytes.is_empty();
         let kept_ms = (kept || self.leaving.get() && worker.is_idle()).then_some(now_ms);
         let metrics = self.metrics.try_borrow();
-        let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker.counters()));
+        let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker));
         let metrics_ms = behind.then(|| now_ms.saturating_add(METRICS_MS));
         let Some(wake_ms) = [worker.next_wake_ms(), metrics_ms, kept_ms]
             .into_iter()
@@ -247,9 +248,9 @@ impl Shared {
     fn tick(&self) {
         self.armed_ms.set(None);
         self.done_reading();
-        if let (Ok(mut metrics), Some(worker)) = (self.metrics.try_borrow_mut(), self.worker()) {
-            metrics.send(worker.counters());
-            self.send_shadow(&worker);
+        if let (Ok(mut metrics), Some(mut worker)) = (self.metrics.try_borrow_mut(), self.worker())
+        {
+            metrics.send(&mut worker);
         }
         self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
         if self.armed_ms.get().is_none() {
@@ -318,6 +319,37 @@ pub fn apply(config: &Config, stream: u32, verdict: &Verdict) -> bool {
             );
             false
         }
+    }
+}
+
+/// Sets the filter state that access logs read, on the effective context.
+fn tell_log(config: &Config, logged: &Logged) {
+    let (path, reason, pool) = match logged.verdict {
+        Verdict::Forward {
+            path, reason, pool, ..
+        } => (path.as_str(), reason, pool),
+        Verdict::Saturated { pool, .. } => ("rejected", Some(Reason::Saturated), pool),
+        Verdict::Unavailable { pool, reason } => ("rejected", Some(reason), pool),
+    };
+    calls::set_property("slotgate.path", path.as_bytes());
+    if let Some(reason) = reason {
+        calls::set_property("slotgate.reason", reason.as_str().as_bytes());
+    }
+    let pool = config.pools.get(pool);
+    if let Some(pool) = pool {
+        calls::set_property("slotgate.pool", pool.name.as_bytes());
+    }
+    if let Some((lease, index)) = logged.verdict.holds() {
+        let account = pool.and_then(|pool| pool.accounts.get(index as usize));
+        let account = account.map_or("", |account| &account.id);
+        calls::set_property("slotgate.account", account.as_bytes());
+        calls::set_property("slotgate.lease", lease.as_bytes());
+    }
+    if let Some(bucket) = logged.bucket {
+        calls::set_property("slotgate.bucket", bucket.to_string().as_bytes());
+    }
+    if let Some(text) = logged.acquire_ms() {
+        calls::set_property("slotgate.acquire_ms", text.as_bytes());
     }
 }
 
@@ -468,15 +500,24 @@ impl Root {
         }
     }
 
+    /// Another configuration of this worker is gone, and has set what is shown of its own to 0.
+    pub fn set_metrics_again(&self) {
+        if let Some(shared) = self.shared()
+            && let Ok(metrics) = shared.metrics.try_borrow()
+        {
+            metrics.set_again();
+        }
+    }
+
     /// The host wants it gone. Answers whether it may go at once.
     pub fn on_done(&self) -> bool {
         let Some(shared) = self.shared() else {
             return true;
         };
-        let idle = shared.worker().map(|worker| {
+        let idle = shared.worker().map(|mut worker| {
             let idle = worker.is_idle();
             if idle {
-                shared.end_metrics(&worker);
+                shared.end_metrics(&mut worker);
             }
             idle
         });

@@ -27,6 +27,7 @@ fn main() {
     });
     let redis = Redis::start();
     let config = EnvoyConfig::from_example()
+        .without_access_log()
         .plugin(|plugin| {
             plugin["pools"][0]["accounts"] = (0..100)
                 .map(|n| json!({"id": format!("a{n}"), "max_concurrency": 10, "set_headers": {"x-upstream": "acct_1"}}))
@@ -40,11 +41,7 @@ fn main() {
         .log_levels("warning", "wasm:warning");
     let envoy = Envoy::start(config);
     let ledger = Ledger::new(&redis, "slotgate", "demo");
-    let counter = |name: &str| {
-        envoy
-            .stat(&format!("wasmcustom.slotgate.{name}"))
-            .unwrap_or_default()
-    };
+    let counter = |name: &str| envoy.filter_stat(name).unwrap_or_default();
     let sent = || {
         envoy
             .stat("http.http.downstream_rq_completed")
@@ -68,7 +65,7 @@ fn main() {
             println!(
                 "{:>10} {:>10} {:>10} {:>10.1} {:>10.1}",
                 sent(),
-                counter("forwarded.atomic"),
+                counter("requests;outcome=atomic"),
                 counter("lease.released"),
                 envoy_mb.last().unwrap(),
                 resident(redis.pid())

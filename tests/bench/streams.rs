@@ -99,7 +99,7 @@ fn weight_in_the_core() -> usize {
 
 /// Requests that carry `x-hold` stop behind the filter, for ever.
 fn config(redis: &Redis, upstream: &Upstream, with_filter: bool) -> EnvoyConfig {
-    let config = EnvoyConfig::from_example().plugin(|plugin| {
+    let config = EnvoyConfig::from_example().without_access_log().plugin(|plugin| {
         plugin["pools"][0]["accounts"] = (0..100)
             .map(|n| json!({"id": format!("a{n}"), "max_concurrency": 1_000, "set_headers": {"x-upstream": "acct_1"}}))
             .collect();
@@ -207,12 +207,7 @@ fn main() {
     for streams in STREAMS {
         bare.hold(streams);
         world.hold(streams);
-        let counter = |name: &str| {
-            world
-                .envoy
-                .stat(&format!("wasmcustom.slotgate.{name}"))
-                .unwrap_or_default()
-        };
+        let counter = |name: &str| world.envoy.filter_stat(name).unwrap_or_default();
         // One that fell back while the pipe opened holds no lease.
         let held = ledger.live();
         assert!(held + 600 >= streams, "{held} leases of {streams} streams");

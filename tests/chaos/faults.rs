@@ -74,18 +74,25 @@ const fn forgetful(
 }
 
 pub const FAULTS: &[Fault] = &[
-    forgetful("Redis restarted empty", &["pipe.lost.closed"], killed),
+    forgetful(
+        "Redis restarted empty",
+        &["pipe.lost;reason=closed"],
+        killed,
+    ),
     Fault {
         redis: APPEND_ONLY,
         ..fault(
             "Redis restarted with its data",
-            &["pipe.lost.closed"],
+            &["pipe.lost;reason=closed"],
             killed,
         )
     },
     fault(
         "Redis frozen",
-        &["traditional.timed_out", "breaker.opened"],
+        &[
+            "requests;outcome=traditional;reason=timed_out",
+            "breaker.opened",
+        ],
         |world| {
             world.redis.sigstop();
             sleep(LASTS);
@@ -94,21 +101,21 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "SCRIPT FLUSH, ten times",
-        &["redis_error.no_script"],
+        &["redis_error;reason=no_script"],
         |world| {
             again(world, 10, 200, |redis| redis.run("SCRIPT", &["FLUSH"]));
         },
     ),
     forgetful(
         "FLUSHALL, ten times",
-        &["redis_error.no_pool", "lease.readopted"],
+        &["redis_error;reason=no_pool", "lease.readopted"],
         |world| {
             again(world, 10, 200, |redis| redis.run("FLUSHALL", &[]));
         },
     ),
     fault(
         "connections killed at 20 Hz",
-        &["pipe.lost.closed"],
+        &["pipe.lost;reason=closed"],
         |world| {
             again(world, 40, 50, |redis| {
                 redis.run::<u64>("CLIENT", &["KILL", "TYPE", "normal"]);
@@ -117,7 +124,10 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "CLIENT PAUSE",
-        &["traditional.timed_out", "breaker.opened"],
+        &[
+            "requests;outcome=traditional;reason=timed_out",
+            "breaker.opened",
+        ],
         |world| {
             world.redis.pause(LASTS);
             sleep(LASTS);
@@ -125,7 +135,7 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "out of memory",
-        &["redis_error.out_of_memory", "breaker.opened"],
+        &["redis_error;reason=out_of_memory", "breaker.opened"],
         |world| {
             world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "1"]);
             sleep(LASTS);
@@ -134,12 +144,15 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "a script that runs too long",
-        &["redis_error.busy", "breaker.opened"],
+        &["redis_error;reason=busy", "breaker.opened"],
         busy,
     ),
     forgetful(
         "made a replica of an empty one",
-        &["redis_error.read_only", "pipe.lost.wrong_server"],
+        &[
+            "redis_error;reason=read_only",
+            "pipe.lost;reason=wrong_server",
+        ],
         |world| {
             let empty = Redis::start();
             let port = empty.port().to_string();
@@ -150,27 +163,41 @@ pub const FAULTS: &[Fault] = &[
     ),
     fault(
         "50 ms late",
-        &["traditional.timed_out", "breaker.opened"],
+        &[
+            "requests;outcome=traditional;reason=timed_out",
+            "breaker.opened",
+        ],
         |world| {
             broken(world, Way::Late(Duration::from_millis(50)));
         },
     ),
     fault(
         "500 ms late",
-        &["traditional.timed_out", "breaker.opened"],
+        &[
+            "requests;outcome=traditional;reason=timed_out",
+            "breaker.opened",
+        ],
         |world| {
             broken(world, Way::Late(Duration::from_millis(500)));
         },
     ),
-    fault("replies cut by a reset", &["pipe.lost.closed"], |world| {
-        broken(world, Way::ResetMidway(20));
-    }),
-    fault("garbage for replies", &["pipe.lost.mismatch"], |world| {
-        broken(world, Way::Instead(b"nobody here speaks RESP\r\n"));
-    }),
+    fault(
+        "replies cut by a reset",
+        &["pipe.lost;reason=closed"],
+        |world| {
+            broken(world, Way::ResetMidway(20));
+        },
+    ),
+    fault(
+        "garbage for replies",
+        &["pipe.lost;reason=mismatch"],
+        |world| {
+            broken(world, Way::Instead(b"nobody here speaks RESP\r\n"));
+        },
+    ),
     fault(
         "replies that never come",
-        &["pipe.lost.stuck", "breaker.opened"],
+        &["pipe.lost;reason=stuck", "breaker.opened"],
         |world| {
             broken(world, Way::Never);
         },
@@ -206,8 +233,8 @@ pub const FAULTS: &[Fault] = &[
     fault(
         "reconfigured, one after the other",
         &[
-            "traditional.out_of_percentage",
-            "traditional.unknown_account",
+            "requests;outcome=traditional;reason=out_of_percentage",
+            "requests;outcome=traditional;reason=unknown_account",
         ],
         reconfigured,
     ),

@@ -134,16 +134,28 @@ fn leaked(world: &World) -> i64 {
 
 /// What was counted, but for what every request counts.
 fn moved(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    const USUAL: [&str; 5] = [
-        "forwarded.atomic",
-        "rejected.saturated",
+    const USUAL: [&str; 9] = [
+        "requests;outcome=atomic",
+        "requests;outcome=rejected;reason=saturated",
         "lease.released",
         "lease.renewed",
         "breaker.open",
+        "account.",
+        "gray.",
+        "pipe.workers_",
+        "queue.",
     ];
+    // A name, or the beginning of several.
+    let is_usual = |name: &str| {
+        let fits = |usual: &&str| match usual.ends_with(['.', '_']) {
+            true => name.starts_with(usual),
+            false => name == *usual,
+        };
+        USUAL.iter().any(fits)
+    };
     let more = |(name, count): (&String, &u64)| {
         let more = count.saturating_sub(before.get(name).copied().unwrap_or_default());
-        (more > 0 && !USUAL.contains(&name.as_str())).then(|| (name.clone(), more))
+        (more > 0 && !is_usual(name)).then(|| (name.clone(), more))
     };
     after.iter().filter_map(more).collect()
 }

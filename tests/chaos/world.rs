@@ -109,10 +109,8 @@ impl World {
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
         for envoy in self.nodes.iter().filter_map(|node| node.envoy.as_ref()) {
-            for (name, value) in envoy.stats() {
-                if let Some(name) = name.strip_prefix("wasmcustom.slotgate.") {
-                    *all.entry(name.to_owned()).or_default() += value;
-                }
+            for (name, value) in envoy.filter_stats() {
+                *all.entry(name).or_default() += value;
             }
         }
         all

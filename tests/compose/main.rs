@@ -237,7 +237,9 @@ fn the_tester_and_a_partition() {
     let recovered = healed.elapsed();
     assert!(recovered <= RECOVERY, "{recovered:?}");
     // Its streams have lost their slots, and are told of once.
-    eventually(PATIENCE, || compose.counter("ADMIN_2", "lease.lost") == 8);
+    eventually(PATIENCE, || {
+        compose.counter("ADMIN_2", "lease.lost;pool=demo") == 8
+    });
     assert_eq!(
         ledger.live(),
         SLOTS,

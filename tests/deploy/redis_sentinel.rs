@@ -79,8 +79,8 @@ fn only_the_master_gets_commands() {
     for _ in 0..20 {
         assert!(serves());
     }
-    let counter = |name: &str| envoy.stat(&format!("wasmcustom.slotgate.{name}"));
-    assert_eq!(counter("redis_error.read_only"), Some(0));
+    let counter = |name: &str| envoy.filter_stat(name);
+    assert_eq!(counter("redis_error;reason=read_only"), Some(0));
 
     // Sentinel is told to change roles: the old master stays one for some 10 s more, and Envoy with it, until Sentinel
     // makes a replica of it. Then the new master dies.

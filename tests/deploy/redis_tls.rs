@@ -79,7 +79,7 @@ fn tls_with_client_certificates() {
         let world = world(redis(&port, shown), through_tls(&port, presented, trusted));
         let refused = || {
             assert_eq!(way(&world.get("/")), (200, "traditional"));
-            world.counter("pipe.lost.closed") >= 2
+            world.counter("pipe.lost;reason=closed") >= 2
         };
         eventually(SOON, refused);
         assert_eq!(world.redis.run::<i64>("DBSIZE", &[]), 0);

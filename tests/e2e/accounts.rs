@@ -139,7 +139,7 @@ fn the_pool_is_chosen_by_header() {
             "{path} {model}"
         );
     }
-    world.eventually_counts("traditional.no_pool", 2);
+    world.eventually_counts("requests;outcome=traditional;reason=no_pool", 2);
     for pool in ["claude", "gpt"] {
         let ledger = Ledger::new(&world.redis, "slotgate", pool);
         eventually(crate::world::SOON, || ledger.is_empty());

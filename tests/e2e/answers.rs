@@ -43,7 +43,7 @@ fn saturated_is_429_with_retry_after() {
     world.assert_all_free();
     connection.send(b"HEAD / HTTP/1.1\r\nhost: test\r\n\r\n");
     assert!(connection.read_head().starts_with("HTTP/1.1 200"));
-    world.eventually_counts("rejected.saturated", 4);
+    world.eventually_counts("requests;outcome=rejected;reason=saturated", 4);
     assert_eq!(
         world.upstream.snapshot().requests,
         2,
@@ -64,7 +64,7 @@ fn saturated_may_go_the_traditional_way() {
     drop(held);
     world.assert_all_free();
     world.assert_serves();
-    world.eventually_counts("traditional.saturated", 3);
+    world.eventually_counts("requests;outcome=traditional;reason=saturated", 3);
 }
 
 #[test]

@@ -184,14 +184,16 @@ fn from_0_percent_and_through_an_outage() {
     control(&world, "percent", "10000");
     eventually(FOLLOW, || way(&world.get("/")) == (200, "atomic"));
     world.redis.kill();
-    let failed = world.counters("traditional");
-    let before = world.counter("traditional.out_of_percentage");
+    let failed = world.counters("requests;outcome=traditional");
+    let before = world.counter("requests;outcome=traditional;reason=out_of_percentage");
     for _ in 0..20 {
         assert_eq!(way(&world.get("/")), (200, "traditional"));
     }
-    eventually(SOON, || world.counters("traditional") >= failed + 20);
+    eventually(SOON, || {
+        world.counters("requests;outcome=traditional") >= failed + 20
+    });
     assert_eq!(
-        world.counter("traditional.out_of_percentage"),
+        world.counter("requests;outcome=traditional;reason=out_of_percentage"),
         before,
         "all 20 were in, and fell back"
     );

@@ -58,7 +58,7 @@ fn a_request_that_the_router_retries_has_one_lease() {
         world.assert_all_free();
     }
     world.eventually_counts("lease.released", 2);
-    assert_eq!(world.counter("forwarded.atomic"), 2);
+    assert_eq!(world.counter("requests;outcome=atomic"), 2);
     world.assert_serves();
 }
 
@@ -74,7 +74,7 @@ fn tries_that_time_out_share_one_lease() {
     world.assert_all_free();
     world.assert_serves();
     world.eventually_counts("lease.released", 2);
-    assert_eq!(world.counter("forwarded.atomic"), 2);
+    assert_eq!(world.counter("requests;outcome=atomic"), 2);
 }
 
 /// Envoy sends the redirected request through its filters anew.
@@ -117,7 +117,7 @@ fn a_mirrored_request_takes_no_slot_of_its_own() {
     }
     eventually(SOON, || mirrored.snapshot().requests == 5);
     assert_eq!(world.upstream.snapshot().account("a").most, 1);
-    let released = || envoy.stat("wasmcustom.slotgate.lease.released");
+    let released = || envoy.filter_stat("lease.released");
     eventually(SOON, || released() == Some(5));
 }
 

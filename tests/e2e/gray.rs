@@ -25,7 +25,7 @@ fn at_0_percent_and_without_looks_redis_is_left_alone() {
     for reply in replies {
         assert_eq!(way(&reply.expect("a response")), (200, "traditional"));
     }
-    world.eventually_counts("traditional.out_of_percentage", 50);
+    world.eventually_counts("requests;outcome=traditional;reason=out_of_percentage", 50);
     assert_eq!(
         world.envoy.stat("cluster.redis.upstream_cx_total"),
         Some(0),
@@ -58,7 +58,7 @@ fn at_30_percent_the_sessions_in_are_those_of_the_hash() {
         );
     }
     assert!((250..=350).contains(&inside), "{inside} of 1000");
-    world.eventually_counts("forwarded.atomic", inside as u64);
+    world.eventually_counts("requests;outcome=atomic", inside as u64);
     world.assert_all_free();
 }
 
@@ -163,7 +163,10 @@ fn shadow_of(world: &World, pool: &str) -> [u64; 6] {
         "differed",
         "unknown",
     ]
-    .map(|name| world.counter(&format!("pool.{pool}.shadow.{name}")))
+    .map(|name| {
+        let name = format!("wasmcustom.slotgate.shadow.{name};pool={pool}");
+        world.envoy.stat(&name).expect("a counter")
+    })
 }
 
 /// In the order of `accounts` whatever chance says, so that every figure is exact.

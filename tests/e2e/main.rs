@@ -19,6 +19,7 @@ mod load;
 mod world;
 
 mod aborts;
+mod access_log;
 mod accounts;
 mod answers;
 mod configuration;
@@ -27,6 +28,7 @@ mod edges;
 mod gray;
 mod headers;
 mod limits;
+mod metrics;
 mod redis_faults;
 mod restarts;
 mod streams;

@@ -183,7 +183,7 @@ fn a_hanging_redis_costs_the_acquire_timeout() {
         assert_eq!(way(&world.get("/")), (200, "traditional"));
         start.elapsed()
     });
-    world.eventually_counts("traditional.timed_out", 1);
+    world.eventually_counts("requests;outcome=traditional;reason=timed_out", 1);
     world.redis.sigcont();
     assert!(time_until_atomic(&world) <= RECOVERY);
     world.assert_all_free();
@@ -198,7 +198,7 @@ fn the_breaker_spares_the_wait() {
     }));
     time_until_atomic(&world);
     // The first ones may have waited too long for the pipe.
-    let timed_out = world.counter("traditional.timed_out");
+    let timed_out = world.counter("requests;outcome=traditional;reason=timed_out");
     assert_eq!(world.counter("breaker.open"), 0);
     world.redis.sigstop();
     eventually(SOON, || {
@@ -216,8 +216,8 @@ fn the_breaker_spares_the_wait() {
     for _ in 0..100 {
         assert_eq!(way(&world.get("/")), (200, "traditional"));
     }
-    world.eventually_counts("traditional.breaker_open", 90);
-    assert!(world.counter("traditional.timed_out") <= timed_out + 13);
+    world.eventually_counts("requests;outcome=traditional;reason=breaker_open", 90);
+    assert!(world.counter("requests;outcome=traditional;reason=timed_out") <= timed_out + 13);
     world.redis.sigcont();
     assert!(time_until_atomic(&world) <= RECOVERY);
     eventually(SOON, || world.counter("breaker.open") == 0);
@@ -284,7 +284,7 @@ fn garbage_in_place_of_replies() {
         world.assert_all_free();
         eventually(SOON, || noticed() > before);
     }
-    world.eventually_counts("pipe.lost.mismatch", 10);
+    world.eventually_counts("pipe.lost;reason=mismatch", 10);
 }
 
 /// The connection stays up while every reply after its greeting is wrong: no flood of reconnects and warnings.
@@ -299,7 +299,7 @@ fn garbage_for_as_long_as_it_lasts() {
         requests += 1;
     }
     assert!(requests > 20, "{requests}");
-    world.eventually_counts("pipe.lost.mismatch", 1);
+    world.eventually_counts("pipe.lost;reason=mismatch", 1);
     let opened = world.counters("pipe.lost");
     assert!(opened <= 20, "opened {opened} times in 2 s");
     let warnings = world.envoy.log().matches("pipe to Redis is down").count();

@@ -71,15 +71,15 @@ impl World {
     #[track_caller]
     pub fn counter(&self, name: &str) -> u64 {
         self.envoy
-            .stat(&format!("wasmcustom.slotgate.{name}"))
+            .filter_stat(name)
             .unwrap_or_else(|| panic!("no counter {name}"))
     }
 
     /// The same for a family of counters, over all its reasons.
     #[track_caller]
     pub fn counters(&self, family: &str) -> u64 {
-        let prefix = format!("wasmcustom.slotgate.{family}.");
-        let stats = self.envoy.stats();
+        let prefix = format!("{family};");
+        let stats = self.envoy.filter_stats();
         let counts: Vec<_> = stats
             .iter()
             .filter(|(name, _)| name.starts_with(&prefix))

@@ -135,21 +135,23 @@ fn redis_proxy_takes_every_script_to_its_shard() {
         assert_eq!(reply.status, 200);
         reply.header("x-slotgate-path") == "atomic"
     };
-    let counter = |name: &str| envoy.stat(&format!("wasmcustom.slotgate.{name}"));
+    let counter = |name: &str| envoy.filter_stat(name);
     eventually(PATIENCE, served);
     for node in nodes {
         node.run::<()>("SCRIPT", &["FLUSH"]);
     }
-    let errors = counter("redis_error.no_script");
+    let errors = counter("redis_error;reason=no_script");
     for _ in 0..20 {
         assert!(served());
     }
-    eventually(PATIENCE, || counter("redis_error.no_script") > errors);
+    eventually(PATIENCE, || {
+        counter("redis_error;reason=no_script") > errors
+    });
     let key = "slotgate:{demo}:accounts";
     let owner = nodes
         .iter()
         .find(|node| node.run::<Vec<String>>("KEYS", &[key]).len() == 1);
     let ledger = Ledger::new(owner.expect("a shard has it"), "slotgate", "demo");
     eventually(PATIENCE, || ledger.is_empty());
-    assert_eq!(counter("pipe.lost.closed"), Some(0));
+    assert_eq!(counter("pipe.lost;reason=closed"), Some(0));
 }

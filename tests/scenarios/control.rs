@@ -1,7 +1,8 @@
 //! What an operator sets in Redis reaches the worker by its looks, and nothing else does.
 
 use super::*;
-use slotgate::worker::{Ignored, Usage};
+use slotgate::pool::Usage;
+use slotgate::worker::Ignored;
 
 const POLL_MS: u64 = 1_000;
 

@@ -206,6 +206,27 @@ impl Envoy {
         self.stats().get(name).copied()
     }
 
+    /// The filter's counters and gauges by what follows `slotgate.`, each summed over its pools:
+    /// `requests;outcome=atomic`.
+    #[track_caller]
+    pub fn filter_stats(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for (name, value) in self.stats() {
+            if let Some(name) = name.strip_prefix("wasmcustom.slotgate.") {
+                let labels = name.split(';').filter(|part| !part.starts_with("pool="));
+                let name = labels.collect::<Vec<_>>().join(";");
+                *all.entry(name).or_default() += value;
+            }
+        }
+        all
+    }
+
+    /// One of them; `None`: there is none such.
+    #[track_caller]
+    pub fn filter_stat(&self, name: &str) -> Option<u64> {
+        self.filter_stats().get(name).copied()
+    }
+
     /// As in `1.40.0`.
     #[track_caller]
     pub fn version(&self) -> String {

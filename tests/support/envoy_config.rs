@@ -169,6 +169,12 @@ impl EnvoyConfig {
         self.manager(|manager| manager["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]))
     }
 
+    /// Neither writes it nor says anything for it: for measurements.
+    pub fn without_access_log(self) -> EnvoyConfig {
+        self.manager(|manager| manager["access_log"] = json!([]))
+            .plugin(|plugin| plugin["access_log"] = json!(false))
+    }
+
     pub fn redis(self, addr: SocketAddr) -> EnvoyConfig {
         self.cluster(REDIS_CLUSTER, addr)
     }

@@ -125,6 +125,10 @@ pub const ROWS: &[Row] = &[
     row("slotgate, real upstream", ALL_IN).upstream(),
     row("slotgate, affinity", ALL_IN).sessions(),
     row(
+        "slotgate, access_log",
+        Way::Slotgate(r#"{"access_log": true}"#),
+    ),
+    row(
         "slotgate, shadow",
         Way::Slotgate(r#"{"gray": {"percent": 100, "mode": "shadow"}}"#),
     ),
@@ -174,6 +178,7 @@ impl Running {
         let upstream = setup.upstream.then(Upstream::start);
         let mut webdis = None;
         let mut config = EnvoyConfig::from_example()
+            .without_access_log()
             .plugin(|plugin| {
                 let account = |n| json!({"id": format!("a{n}"), "max_concurrency": SLOTS, "set_headers": {"x-upstream": "acct_1"}});
                 plugin["response_headers"] = json!(false);
@@ -249,7 +254,7 @@ impl Running {
 
     /// That the row did what its name says.
     pub fn check(&self, row: &Row) {
-        let stat = |name: &str| self.envoy.stat(&format!("wasmcustom.slotgate.{name}"));
+        let stat = |name: &str| self.envoy.filter_stat(name);
         let sent = self
             .envoy
             .stat("http.http.downstream_rq_completed")
@@ -264,18 +269,18 @@ impl Running {
         };
         match self.setup.way {
             Way::NoFilter | Way::Nothing => {}
-            Way::Slotgate("{}") | Way::RedisProxy => most(stat("forwarded.atomic")),
+            Way::Slotgate("{}") | Way::RedisProxy => most(stat("requests;outcome=atomic")),
             Way::Slotgate(_) => {
                 let ways = [
-                    "traditional.out_of_percentage",
+                    "requests;outcome=traditional;reason=out_of_percentage",
                     "shadow.granted",
-                    "forwarded.local",
+                    "requests;outcome=local",
                 ];
                 most(Some(ways.iter().filter_map(|name| stat(name)).sum()));
             }
             Way::Frozen => most(Some(
-                stat("traditional.breaker_open").unwrap_or_default()
-                    + stat("traditional.pipe_down").unwrap_or_default(),
+                stat("requests;outcome=traditional;reason=breaker_open").unwrap_or_default()
+                    + stat("requests;outcome=traditional;reason=pipe_down").unwrap_or_default(),
             )),
             // Not that nothing is left: this way leaks what clients leave behind.
             Way::HttpCalls(calls) => {

@@ -1,0 +1,164 @@
+//! What is measured of requests, shown of accounts, and told to the access log.
+
+use super::*;
+use slotgate::pool::{Counts, Usage};
+use slotgate::worker::Gauges;
+
+fn logged(json: &mut serde_json::Value) {
+    json["access_log"] = true.into();
+}
+
+fn gauges(rig: &Rig) -> [u64; Gauges::NAMES.len()] {
+    rig.worker.gauges().0
+}
+
+#[test]
+fn a_wait_is_measured_from_the_headers_to_the_verdict() {
+    let mut rig = Rig::ready(logged);
+    let output = rig.worker.output();
+    output.waited_us.clear();
+    output.log.clear();
+    rig.worker.set_clock_us(7_000_000);
+    let (id, _) = rig.acquiring();
+    assert!(rig.worker.output().log.is_empty(), "not before the verdict");
+    rig.worker.set_clock_us(7_001_250);
+    rig.reply(&granted("a"));
+    let output = rig.worker.output();
+    assert_eq!(output.waited_us, [(0, 1_250)]);
+    let (stream, logged) = output.log[0];
+    assert_eq!((stream, logged.acquire_us), (id.1, Some(1_250)));
+    assert_eq!(logged.acquire_ms().as_deref(), Some("1.250"));
+    assert!(logged.bucket.is_some());
+    assert_eq!(output.answers, [(id.1, logged.verdict)], "the same verdict");
+
+    // Whose client left is in neither.
+    output.waited_us.clear();
+    output.log.clear();
+    let (id, _) = rig.acquiring();
+    rig.worker.on_end(rig.now_ms, id);
+    rig.reply(&granted("a"));
+    let output = rig.worker.output();
+    assert!(output.waited_us.is_empty() && output.log.is_empty());
+}
+
+#[test]
+fn milliseconds_have_three_decimals() {
+    let mut rig = Rig::ready(logged);
+    let mut logged = rig.worker.output().log.remove(0).1;
+    for (us, text) in [
+        (0, "0.000"),
+        (7, "0.007"),
+        (999, "0.999"),
+        (61_040, "61.040"),
+        (u64::MAX, "18446744073709551.615"),
+    ] {
+        logged.acquire_us = Some(us);
+        assert_eq!(logged.acquire_ms().as_deref(), Some(text));
+    }
+    logged.acquire_us = None;
+    assert_eq!(logged.acquire_ms(), None);
+}
+
+#[test]
+fn without_the_setting_the_log_is_told_nothing() {
+    let mut rig = Rig::ready(|_| {});
+    rig.holding();
+    assert!(rig.worker.output().log.is_empty());
+}
+
+/// Nobody takes the waits of a host that never ticks: they must not pile up.
+#[test]
+fn waits_are_bounded() {
+    let mut rig = Rig::ready(|_| {});
+    for _ in 0..20_100 {
+        let (id, _) = rig.acquiring();
+        rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+        rig.worker.on_end(rig.now_ms, id);
+        rig.answers();
+    }
+    assert_eq!(rig.worker.output().waited_us.len(), 20_000);
+}
+
+#[test]
+fn gauges_follow_the_pipe_the_queue_and_the_breaker() {
+    let mut rig = Rig::new(|json| json["redis"]["breaker"] = serde_json::json!({"failures": 1}));
+    assert_eq!(gauges(&rig), [0, 0, 0, 0], "no pipe is wanted yet");
+    rig.request(&[]);
+    assert_eq!(
+        gauges(&rig),
+        [0, 0, 1, 1],
+        "it opens, and a request waits for it"
+    );
+    rig.reopen();
+    rig.reply(&granted("a"));
+    rig.commands();
+    assert_eq!(gauges(&rig), [0, 1, 0, 0]);
+    rig.acquiring();
+    assert_eq!(gauges(&rig), [0, 1, 0, 1]);
+    rig.wait(60);
+    assert_eq!(gauges(&rig)[..3], [1, 1, 0], "it was too late");
+    rig.worker.on_pipe_closed(rig.now_ms);
+    assert_eq!(gauges(&rig), [1, 0, 1, 0]);
+    rig.reopen();
+    assert_eq!(gauges(&rig)[..3], [0, 1, 0]);
+}
+
+#[test]
+fn accounts_beyond_the_bound_are_shown_as_one() {
+    let config = config(|json| {
+        json["metrics"] = serde_json::json!({"max_accounts": 2});
+        let account = |n: u32| serde_json::json!({"id": format!("a{n}"), "max_concurrency": n + 1});
+        json["pools"][0]["accounts"] = (0..4).map(account).collect();
+    });
+    let mut counts = Counts::new(&config.pools[0], &config);
+    let shown = |counts: &Counts| {
+        let (shown, seen) = counts.shown();
+        let each = shown
+            .iter()
+            .map(|one| (one.requests, one.held, one.used, one.max_concurrency));
+        (each.collect::<Vec<_>>(), seen)
+    };
+    assert_eq!(
+        shown(&counts),
+        (vec![(0, 0, 0, 1), (0, 0, 0, 2), (0, 0, 0, 7)], 0)
+    );
+    for account in [0, 2, 3, 3] {
+        counts.up(account);
+    }
+    counts.down(3);
+    assert_eq!(
+        shown(&counts),
+        (vec![(1, 1, 0, 1), (0, 0, 0, 2), (3, 2, 0, 7)], 0)
+    );
+    let usage = |account, used, max_concurrency| Usage {
+        account,
+        used,
+        max_concurrency,
+    };
+    counts.see(&[usage(1, 5, 6), usage(2, 7, 8), usage(3, 9, 10)]);
+    // The ledger has no account 0 any more.
+    assert_eq!(
+        shown(&counts),
+        (vec![(1, 1, 0, 0), (0, 0, 5, 6), (3, 2, 16, 18)], 1)
+    );
+    counts.see(&[usage(0, 1, 2)]);
+    assert_eq!(
+        shown(&counts),
+        (vec![(1, 1, 1, 2), (0, 0, 0, 0), (3, 2, 0, 0)], 2)
+    );
+}
+
+/// Both sides of the percentage are counted for the pool; what goes no further is counted too.
+#[test]
+fn in_and_out_are_counted_by_pool() {
+    let mut rig = Rig::ready(|json| json["gray"]["percent"] = 50.into());
+    let before = rig.count(Counter::In);
+    for number in 0..200 {
+        rig.request(&[("x-session-id", &format!("s{number}"))]);
+    }
+    let (inside, outside) = (rig.count(Counter::In) - before, rig.count(Counter::Out));
+    assert_eq!(inside + outside, 200);
+    assert!((70..=130).contains(&inside), "{inside}");
+    let out = Counter::Traditional(Reason::OutOfPercentage);
+    assert_eq!(rig.count(out), outside);
+}
