@@ -38,11 +38,12 @@ impl Shared {
     fn new(root_id: u32, config: Config) -> Self {
         // Two draws of the standard library's hash seed, which the host fills with random bytes, and the clock.
         let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
+        let worker = Worker::new(config, seed);
         Self {
             root_id,
             started: Instant::now(),
-            metrics: RefCell::new(Metrics::define(&config)),
-            worker: RefCell::new(Worker::new(config, seed)),
+            metrics: RefCell::new(Metrics::define(&worker)),
+            worker: RefCell::new(worker),
             token: Cell::new(None),
             armed_ms: Cell::new(None),
             leaving: Cell::new(false),
@@ -321,7 +322,7 @@ fn tell_log(config: &Config, logged: &Logged) {
         Verdict::Unavailable { pool, reason } => ("rejected", Some(reason), pool),
     };
     calls::set_property("slotgate.path", path.as_bytes());
-    if let Some(reason) = reason {
+    if let (Some(reason), true) = (reason, false) {
         calls::set_property("slotgate.reason", reason.as_str().as_bytes());
     }
     let pool = config.pools.get(pool);
