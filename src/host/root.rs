@@ -322,7 +322,7 @@ fn tell_log(config: &Config, logged: &Logged) {
         Verdict::Unavailable { pool, reason } => ("rejected", Some(reason), pool),
     };
     calls::set_property("slotgate.path", path.as_bytes());
-    if let (Some(reason), true) = (reason, false) {
+    if let Some(reason) = reason {
         calls::set_property("slotgate.reason", reason.as_str().as_bytes());
     }
     let pool = config.pools.get(pool);
