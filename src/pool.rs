@@ -299,9 +299,12 @@ impl Counts {
         (&self.shown, self.seen)
     }
 
-    /// Takes what the ledger said of all accounts.
+    /// Takes what the ledger said of all accounts; nothing: it did not.
     pub fn see(&mut self, usage: &[Usage]) {
         self.seen = self.seen.wrapping_add(1);
+        if usage.is_empty() {
+            return;
+        }
         for shown in &mut self.shown {
             (shown.used, shown.max_concurrency) = (0, 0);
         }

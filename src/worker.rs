@@ -2360,10 +2360,8 @@ impl Worker {
                     max_concurrency,
                 })
             }));
-        if !control.usage.is_empty() {
-            counts.see(&control.usage);
-            self.counters.touch();
-        }
+        counts.see(&control.usage);
+        self.counters.touch();
         if looked.question != control.question.as_slice() {
             control.question = looked.question.to_vec();
             if let Some(text) = self.recall(now_ms, looked.question) {

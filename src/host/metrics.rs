@@ -2,7 +2,6 @@
 //! the difference to what it added before, so a gauge is the sum of theirs.
 
 use super::calls::{self, Metric};
-use crate::config::Config;
 use crate::counters::{self, OTHER, name_of};
 use crate::worker::{Gauges, Worker};
 
@@ -66,8 +65,9 @@ impl Series {
     }
 
     /// Sets it, for all workers.
-    fn set(&mut self, now: u64) {
-        if self.sent != now {
+    #[inline(never)]
+    fn set(&mut self, now: u64, again: bool) {
+        if again || self.sent != now {
             self.sent = now;
             self.set_again();
         }
@@ -81,8 +81,9 @@ impl Series {
 }
 
 impl Metrics {
-    /// Defines them.
-    pub fn define(config: &Config) -> Self {
+    /// Defines them, and shows what is known of the pools.
+    pub fn define(worker: &Worker) -> Self {
+        let config = worker.config();
         let most = config.metrics;
         let mut pools = Vec::new();
         for pool in config.pools.iter().take(most.max_pools) {
@@ -102,12 +103,14 @@ impl Metrics {
         if config.pools.len() > most.max_pools || !takes_the_rest {
             pools.push(Pool::define(OTHER, Vec::new()));
         }
-        Self {
+        let mut metrics = Self {
             counters: Series::counters(&counters::worker_names()),
             gauges: Gauges::NAMES.map(|name| Series::define(Metric::Gauge, &name_of(&[name]))),
             pools,
             sent: Default::default(),
-        }
+        };
+        metrics.show(worker);
+        metrics
     }
 
     /// Whether there is something to send.
@@ -130,36 +133,42 @@ impl Metrics {
         add_up_to(&mut self.gauges, &self.sent.1.0);
         for (index, (pool, counts)) in self.pools.iter_mut().zip(&counters.pools).enumerate() {
             add_up_to(&mut pool.counters, counts);
-            pool.asked_basis_points
-                .set(worker.basis_points(index).into());
-            let (accounts, seen) = worker.accounts(index);
+            let (accounts, _) = worker.accounts(index);
             for (account, now) in pool.accounts.iter_mut().zip(accounts) {
                 account.requests.add_up_to(now.requests);
                 account.held.add_up_to(now.held);
-                account.used.set(now.used);
-                account.limit.set(now.max_concurrency);
-                if pool.seen != seen {
-                    // Another worker may have seen something else since this one did.
-                    account.used.set_again();
-                    account.limit.set_again();
-                }
             }
+        }
+        self.show(worker);
+    }
+
+    /// Sets what every worker sees alike.
+    fn show(&mut self, worker: &Worker) {
+        for (index, pool) in self.pools.iter_mut().enumerate() {
+            let (accounts, seen) = worker.accounts(index);
+            // Another worker may have set something older meanwhile.
+            let again = pool.seen != seen;
             pool.seen = seen;
+            let asked = worker.basis_points(index).into();
+            pool.asked_basis_points.set(asked, again);
+            for (account, now) in pool.accounts.iter_mut().zip(accounts) {
+                account.used.set(now.used, again);
+                account.limit.set(now.max_concurrency, again);
+            }
         }
     }
 
-    /// Sends the last of it; a worker that is no more has no part in a gauge.
+    /// Sends the last of it; a worker that is no more has no part in a gauge. It holds nothing when it ends.
     pub fn end(&mut self, worker: &mut Worker) {
         self.send(worker);
         for gauge in &mut self.gauges {
             gauge.add_up_to(0);
         }
         for pool in &mut self.pools {
-            pool.asked_basis_points.set(0);
+            pool.asked_basis_points.set(0, false);
             for account in &mut pool.accounts {
-                account.held.add_up_to(0);
-                account.used.set(0);
-                account.limit.set(0);
+                account.used.set(0, false);
+                account.limit.set(0, false);
             }
         }
     }

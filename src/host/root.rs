@@ -46,7 +46,7 @@ impl Shared {
         Self {
             root_id,
             started: Instant::now(),
-            metrics: RefCell::new(Metrics::define(worker.config())),
+            metrics: RefCell::new(Metrics::define(&worker)),
             worker: RefCell::new(worker),
             token: Cell::new(None),
             armed_ms: Cell::new(None),

@@ -141,10 +141,12 @@ fn accounts_beyond_the_bound_are_shown_as_one() {
         shown(&counts),
         (vec![(1, 1, 0, 0), (0, 0, 5, 6), (3, 2, 16, 18)], 1)
     );
+    counts.see(&[]);
+    assert_eq!(shown(&counts).0[1], (0, 0, 5, 6), "what was known stays");
     counts.see(&[usage(0, 1, 2)]);
     assert_eq!(
         shown(&counts),
-        (vec![(1, 1, 1, 2), (0, 0, 0, 0), (3, 2, 0, 0)], 2)
+        (vec![(1, 1, 1, 2), (0, 0, 0, 0), (3, 2, 0, 0)], 3)
     );
 }
 
