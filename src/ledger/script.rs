@@ -363,7 +363,8 @@ impl PoolKeys {
 
     /// `inspect.lua`
     pub fn inspect(&self, out: &mut Vec<u8>, by: By, cursor: &str, count: u64) {
-        self.head(out, Script::Inspect, by, 0, 2);
+        self.head(out, Script::Inspect, by, 1, 2);
+        push_bulk(out, self.control.as_bytes());
         push_bulk(out, cursor.as_bytes());
         push_number(out, count);
     }

@@ -2,10 +2,11 @@
 
 use crate::Answer;
 use crate::problem::{Exit, Problem};
-use crate::server::{Account, Pool, Server, State};
+use crate::server::Server;
 use crate::show::{Colours, bar, columns};
-use crate::words::{clock, count, duration, percent};
+use crate::words::{clock, count};
 use serde_json::{Value, json};
+use slotgate::ledger::view::{Account, Pool, State, duration, percent};
 use std::cmp::Reverse;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -16,33 +17,8 @@ pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem>
 }
 
 pub fn json(pools: &[Pool]) -> Value {
-    let pools: Vec<Value> = pools.iter().map(pool_json).collect();
+    let pools: Vec<Value> = pools.iter().map(Pool::to_json).collect();
     json!({"pools": pools})
-}
-
-fn pool_json(pool: &Pool) -> Value {
-    let accounts: Vec<Value> = pool
-        .accounts
-        .iter()
-        .map(|account| {
-            json!({
-                "id": account.id,
-                "state": account.state.as_str(),
-                "used": account.used,
-                "max_concurrency": account.max,
-                "cooling_ms": account.cooling_ms,
-            })
-        })
-        .collect();
-    json!({
-        "pool": pool.name,
-        "redis_time_ms": pool.now_ms,
-        "revision": pool.revision,
-        "epoch": pool.epoch,
-        "leases": {"live": pool.live, "expired": pool.expired},
-        "percent_override": pool.percent.map(percent),
-        "accounts": accounts,
-    })
 }
 
 /// All pools; at most `rows` accounts of each.
@@ -58,7 +34,7 @@ pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> String {
 fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
     let total = |of: fn(&Account) -> u64| {
         pool.accounts
-            .iter()
+            .values()
             .fold(0_u64, |sum, account| sum.saturating_add(of(account)))
     };
     let mut text = format!(
@@ -77,7 +53,7 @@ fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
     };
     text.push_str(&format!("  revision {}  gray {share}\n", pool.revision));
 
-    let mut shown: Vec<&Account> = pool.accounts.iter().collect();
+    let mut shown: Vec<&Account> = pool.accounts.values().collect();
     let most = rows.unwrap_or(shown.len());
     let cut = shown.len() > most;
     if cut {

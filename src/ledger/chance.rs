@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-/// Most steps of the integration, and how much work all of them may be.
+/// Most steps of the integration, and about how much work all of them may be: a worker of Envoy stands still for it.
 const STEPS: usize = 4_000;
-const WORK: usize = 40_000_000;
+const WORK: usize = 400_000;
+/// What is left when all but certainly someone has won.
+const OVER: f64 = 1e-9;
 
 /// The probability of each account to have the least `score + weight · u` of all, `u` even in 0..1 for each; scores and
 /// weight in millionths. By integration over where the least one lies, so it is the same at every call.
 ///
 /// Without a weight chance has no part: as in the ledger, the first id among the lowest scores is taken.
+#[must_use]
 pub fn chances(accounts: &[(&str, u64)], weight: f64) -> Vec<f64> {
     let Some(first) = accounts.iter().map(|(_, score)| *score).min() else {
         return Vec::new();
@@ -40,18 +43,20 @@ pub fn chances(accounts: &[(&str, u64)], weight: f64) -> Vec<f64> {
         let s = (low + high) / 2.0;
         // What is left of each account's range above `s`, as a share.
         let left = |score: u64| 1.0 - ((s - score.saturating_sub(first) as f64) / weight).max(0.0);
+        // Those behind `s` have no part yet.
+        let reached = first.saturating_add(s as u64);
         let survive: f64 = alike
-            .iter()
+            .range(..=reached)
             .map(|(score, (number, _))| number * left(*score).ln())
             .sum::<f64>()
             .exp();
-        for (score, (number, likely)) in &mut alike {
-            let left = left(*score);
-            if left < 1.0 {
-                let part = survive / left * (high - low);
-                *likely += part;
-                sum += part * *number;
-            }
+        for (score, (number, likely)) in alike.range_mut(..=reached) {
+            let part = survive / left(*score) * (high - low);
+            *likely += part;
+            sum += part * *number;
+        }
+        if survive < OVER {
+            break;
         }
     }
     accounts
