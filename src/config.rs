@@ -16,6 +16,25 @@ pub enum Role {
     Scheduler(Box<Config>),
     /// The network filter that strips and adds gRPC frames.
     Bridge,
+    /// The HTTP filter that serves the operator's page and its JSON.
+    Console(Box<Console>),
+}
+
+/// The console's whole configuration, checked.
+#[derive(Debug)]
+pub struct Console {
+    /// How to reach Redis.
+    pub redis: Redis,
+    /// The pools it shows, by name, at least one.
+    pub pools: Vec<String>,
+    /// Who may change something says this; `None`: nobody may.
+    pub token: Option<Secret>,
+    /// Host names it may be called by, lower case, beside `localhost` and plain addresses.
+    pub hosts: Vec<String>,
+    /// The share that the schedulers are configured with, in basis points, to be shown.
+    pub gray: Option<u16>,
+    /// `score.random`, for explain.
+    pub random: f64,
 }
 
 /// The scheduler's whole configuration, checked.
@@ -315,16 +334,20 @@ pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, 
 fn role(at: At<'_, '_>) -> Role {
     let mut f = at.fields();
     f.needs(&["role"]);
-    if f.choice("role", &[("scheduler", false), ("bridge", true)]) {
-        for name in f
-            .map
-            .into_iter()
-            .flat_map(Map::keys)
-            .filter(|name| *name != "role")
-        {
-            f.error(name, "is not a field of role bridge");
+    match kind(&mut f) {
+        Kind::Scheduler => {}
+        Kind::Bridge => {
+            for name in f
+                .map
+                .into_iter()
+                .flat_map(Map::keys)
+                .filter(|name| *name != "role")
+            {
+                f.error(name, "is not a field of role bridge");
+            }
+            return Role::Bridge;
         }
-        return Role::Bridge;
+        Kind::Console => return Role::Console(Box::new(console(f))),
     }
     f.needs(&["pools"]);
     let config = Config {
@@ -366,6 +389,55 @@ fn role(at: At<'_, '_>) -> Role {
     };
     f.done();
     Role::Scheduler(Box::new(config))
+}
+
+enum Kind {
+    Scheduler,
+    Bridge,
+    Console,
+}
+
+fn kind(f: &mut Fields<'_, '_>) -> Kind {
+    let Some(mut at) = f.at("role") else {
+        return Kind::Scheduler;
+    };
+    match at.value.as_str() {
+        Some("scheduler") => Kind::Scheduler,
+        Some("bridge") => Kind::Bridge,
+        Some("console") => Kind::Console,
+        Some(_) | None => at
+            .refuse("is not one of scheduler, bridge, console")
+            .unwrap_or(Kind::Scheduler),
+    }
+}
+
+/// Its objects are the scheduler's own, so that a file may write each once and refer to it.
+fn console(mut f: Fields<'_, '_>) -> Console {
+    f.needs(&["pools"]);
+    let console = Console {
+        redis: redis(f.object("redis")),
+        pools: f
+            .list("pools", 1..=1_000, |mut at| at.text(NAME))
+            .unwrap_or_default(),
+        token: f.secret("token_env"),
+        hosts: f
+            .list("hosts", 0..=64, |mut at| at.text(HOST))
+            .unwrap_or_default(),
+        gray: f
+            .map
+            .is_some_and(|map| map.contains_key("gray"))
+            .then(|| gray(f.object("gray")).basis_points),
+        random: score(f.object("score")).random,
+    };
+    let short = |token: &Secret| token.0.len() < SHORTEST_TOKEN;
+    if console.token.as_ref().is_some_and(short) {
+        f.error(
+            "token_env",
+            format!("its variable holds less than {SHORTEST_TOKEN} bytes"),
+        );
+    }
+    f.done();
+    console
 }
 
 fn redis(mut f: Fields<'_, '_>) -> Redis {
@@ -638,6 +710,16 @@ const USERNAME: Rule = (
     |s| !s.contains(|c: char| c.is_whitespace() || c.is_control()),
     "holds a space or a control character",
 );
+const HOST: Rule = (
+    |s| {
+        (1..=253).contains(&s.len())
+            && s.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+    },
+    "is not a host name in lower case, without a port",
+);
+/// A console's token that can't be guessed has at least so many bytes.
+const SHORTEST_TOKEN: usize = 16;
 const COOKIE: Rule = (is_token, "is not a cookie name");
 const QUERY: Rule = (
     |s| {

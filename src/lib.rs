@@ -15,6 +15,7 @@ pub mod admission;
 pub mod breaker;
 pub mod bridge;
 pub mod config;
+pub mod console;
 pub mod cooldown;
 pub mod counters;
 pub mod gray;

@@ -26,6 +26,8 @@ pub enum Map {
 /// Which buffer.
 #[derive(Debug, Clone, Copy)]
 pub enum Buffer {
+    /// A request's body.
+    RequestBody = 0,
     /// Network filter: towards Redis.
     Downstream = 2,
     /// Network filter: from Redis.
@@ -105,6 +107,7 @@ unsafe extern "C" {
     fn proxy_set_effective_context(context: u32) -> u32;
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -295,6 +298,14 @@ pub fn define_metric(kind: Metric, name: &str) -> Result<u32, HostError> {
 pub fn increment(id: u32, by: i64) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_increment_metric(id, by) };
+}
+
+/// What a metric holds, of all workers together; `None`: the host would not say.
+pub fn metric(id: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: `value` lives across the call.
+    ok(unsafe { proxy_get_metric(id, &mut value) }).ok()?;
+    Some(value)
 }
 
 /// Tells the host that a root which answered `false` to `on_done` is done.

@@ -370,6 +370,25 @@ impl PoolKeys {
     }
 }
 
+impl PoolKeys {
+    /// `GET` of a session's account.
+    pub fn session(&self, out: &mut Vec<u8>, session: &[u8; 16]) {
+        push_array(out, 2);
+        push_bulk(out, b"GET");
+        push_hashed(out, &self.session_prefix, session);
+    }
+
+    /// `ZRANGE` of a scope's cooldowns.
+    pub fn scope(&self, out: &mut Vec<u8>, scope: &[u8; 16]) {
+        push_array(out, 5);
+        push_bulk(out, b"ZRANGE");
+        push_hashed(out, &self.scope_prefix, scope);
+        for argument in [&b"0"[..], b"-1", b"WITHSCORES"] {
+            push_bulk(out, argument);
+        }
+    }
+}
+
 /// A key that ends in a hash: nobody's own text stands in Redis.
 fn push_hashed(out: &mut Vec<u8>, prefix: &str, hash: &[u8; 16]) {
     let mut digits = [0; 32];

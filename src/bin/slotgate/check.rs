@@ -120,7 +120,7 @@ fn one<T: PartialEq>(
                 }
                 found = Some(this);
             }
-            Some(Role::Bridge) => {}
+            Some(Role::Bridge | Role::Console(_)) => {}
             None => {
                 return Err(Problem::new(
                     Exit::Wrong,
@@ -218,6 +218,7 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
             let name = match role {
                 Role::Scheduler(_) => "scheduler",
                 Role::Bridge => "bridge",
+                Role::Console(_) => "console",
             };
             (Some(name), Vec::new(), Some(role))
         }
@@ -379,7 +380,7 @@ impl Search {
         .iter()
         .filter_map(|pointer| text(pointer))
         .any(|text| text.contains("slotgate"));
-        if !named && !matches!(role.as_deref(), Some("scheduler" | "bridge")) {
+        if !named && !matches!(role.as_deref(), Some("scheduler" | "bridge" | "console")) {
             self.others = self.others.saturating_add(1);
             return;
         }
