@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to the host: environment variables come in as a function.
 
+use crate::pool::millionths;
 use crate::structpb;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,8 +34,8 @@ pub struct Console {
     pub hosts: Vec<String>,
     /// The share that the schedulers are configured with, in basis points, to be shown.
     pub gray: Option<u16>,
-    /// `score.random`, for explain.
-    pub random: f64,
+    /// `score.random` in millionths, for explain.
+    pub random: u64,
 }
 
 /// The scheduler's whole configuration, checked.
@@ -334,27 +335,33 @@ pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, 
 fn role(at: At<'_, '_>) -> Role {
     let mut f = at.fields();
     f.needs(&["role"]);
-    match kind(&mut f) {
-        Kind::Scheduler => {}
-        Kind::Bridge => {
-            for name in f
-                .map
-                .into_iter()
-                .flat_map(Map::keys)
-                .filter(|name| *name != "role")
-            {
-                f.error(name, "is not a field of role bridge");
-            }
-            return Role::Bridge;
+    let kind = kind(&mut f);
+    if kind == Kind::Bridge {
+        for name in f
+            .map
+            .into_iter()
+            .flat_map(Map::keys)
+            .filter(|name| *name != "role")
+        {
+            f.error(name, "is not a field of role bridge");
         }
-        Kind::Console => return Role::Console(Box::new(console(f))),
+        return Role::Bridge;
     }
     f.needs(&["pools"]);
+    // A console has these as the scheduler's own, so that a file may write each once and refer to it.
+    let says_gray = f.map.is_some_and(|map| map.contains_key("gray"));
+    let redis = redis(f.object("redis"));
+    let gray = gray(f.object("gray"));
+    let score = score(f.object("score"));
+    if kind == Kind::Console {
+        let gray = says_gray.then_some(gray.basis_points);
+        return Role::Console(Box::new(console(f, redis, gray, score.random)));
+    }
     let config = Config {
-        redis: redis(f.object("redis")),
-        gray: gray(f.object("gray")),
+        redis,
+        gray,
+        score,
         lease: lease(f.object("lease")),
-        score: score(f.object("score")),
         priority_mode: f.choice(
             "priority_mode",
             &[
@@ -391,6 +398,7 @@ fn role(at: At<'_, '_>) -> Role {
     Role::Scheduler(Box::new(config))
 }
 
+#[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Scheduler,
     Bridge,
@@ -411,23 +419,25 @@ fn kind(f: &mut Fields<'_, '_>) -> Kind {
     }
 }
 
-/// Its objects are the scheduler's own, so that a file may write each once and refer to it.
-fn console(mut f: Fields<'_, '_>) -> Console {
-    f.needs(&["pools"]);
+#[inline(never)]
+fn texts(
+    f: &mut Fields<'_, '_>,
+    name: &'static str,
+    count: RangeInclusive<usize>,
+    rule: Rule,
+) -> Vec<String> {
+    f.list(name, count, |mut at| at.text(rule))
+        .unwrap_or_default()
+}
+
+fn console(mut f: Fields<'_, '_>, redis: Redis, gray: Option<u16>, random: f64) -> Console {
     let console = Console {
-        redis: redis(f.object("redis")),
-        pools: f
-            .list("pools", 1..=1_000, |mut at| at.text(NAME))
-            .unwrap_or_default(),
+        redis,
+        gray,
+        random: millionths(random),
+        pools: texts(&mut f, "pools", 1..=1_000, NAME),
         token: f.secret("token_env"),
-        hosts: f
-            .list("hosts", 0..=64, |mut at| at.text(HOST))
-            .unwrap_or_default(),
-        gray: f
-            .map
-            .is_some_and(|map| map.contains_key("gray"))
-            .then(|| gray(f.object("gray")).basis_points),
-        random: score(f.object("score")).random,
+        hosts: texts(&mut f, "hosts", 0..=64, HOST),
     };
     let short = |token: &Secret| token.0.len() < SHORTEST_TOKEN;
     if console.token.as_ref().is_some_and(short) {

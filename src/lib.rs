@@ -21,6 +21,7 @@ pub mod counters;
 pub mod gray;
 pub mod headers;
 mod host;
+pub mod json;
 pub mod lease;
 pub mod ledger;
 pub mod pool;

@@ -3,10 +3,10 @@
 use crate::config::Console as Config;
 use crate::gray::same;
 use crate::headers::Headers;
+use crate::json::Json;
 use crate::ledger::script::Fault;
 use crate::ledger::view::quoted;
-use serde_json::{Map, Value as Json, json};
-use std::borrow::Cow;
+use serde_json::{Map, Value};
 
 /// No body may be longer, in bytes.
 pub const MAX_BODY: usize = 4_096;
@@ -24,7 +24,7 @@ const HEADERS: [(&str, &str); 5] = [
 ];
 
 /// An answer to the client.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, PartialEq, Default)]
 pub struct Response {
     /// The HTTP status.
     pub status: u32,
@@ -33,28 +33,39 @@ pub struct Response {
     /// One more header.
     pub header: Option<(&'static str, &'static str)>,
     /// The whole body.
-    pub body: Cow<'static, [u8]>,
+    pub body: String,
 }
 
 impl Response {
-    /// JSON, with status 200.
+    /// Status 200.
     #[must_use]
-    pub fn json(value: &Json) -> Self {
+    pub fn text(content_type: &'static str, body: String) -> Self {
         Self {
             status: 200,
-            content_type: "application/json",
+            content_type,
             header: None,
-            body: value.to_string().into_bytes().into(),
+            body,
         }
     }
 
-    /// `kind` is for programs, `message` says what and where, `hint` what to try.
+    /// JSON, with status 200.
     #[must_use]
-    pub fn error(status: u32, kind: &str, message: &str, hint: Option<&str>) -> Self {
-        let error = json!({"error": {"kind": kind, "message": message, "try": hint}});
+    pub fn json(json: Json) -> Self {
+        Self::text("application/json", json.into_text())
+    }
+
+    /// `kind` is for programs, `message` says in parts what and where, `hint` what to try.
+    #[must_use]
+    #[inline(never)]
+    pub fn error(status: u32, kind: &str, message: &[&str], hint: &str) -> Self {
+        let mut json = Json::default();
+        json.raw("{").name("error").raw("{").name("kind").text(kind);
+        json.name("message").text(&message.concat()).name("try");
+        json.text_or_null(Some(hint).filter(|hint| !hint.is_empty()));
+        json.raw("}").raw("}");
         Self {
             status,
-            ..Self::json(&error)
+            ..Self::json(json)
         }
     }
 
@@ -146,31 +157,26 @@ impl Route {
 /// # Errors
 /// The answer that refuses it.
 pub fn admit(config: &Config, headers: Headers) -> Result<Route, Response> {
-    let header = |name: &str| headers.get(name).unwrap_or_default();
+    let header = |name: &str| value(headers, name);
     let authority = header(":authority");
     // A page elsewhere whose name was made to lead here (DNS rebinding) comes with that name.
     if !is_ours(config, authority) {
+        let name = shown(host_of(authority));
+        let hint = "its address, localhost, or a name listed in hosts";
         return Err(Response::error(
             403,
             "host",
-            &format!(
-                "{} is not a name of this console",
-                shown(host_of(authority))
-            ),
-            Some("its address, localhost, or a name listed in hosts"),
+            &[&name, " is not a name of this console"],
+            hint,
         ));
     }
-    let path = header(":path");
-    let path = path.split(|byte| *byte == b'?').next().unwrap_or_default();
-    let Some((_, route)) = ROUTES
-        .into_iter()
-        .find(|(known, _)| known.as_bytes() == path)
-    else {
+    let path = until(header(":path"), b'?');
+    let Some((path, route)) = ROUTES.iter().find(|(known, _)| known.as_bytes() == path) else {
         return Err(Response::error(
             404,
             "no_path",
-            &format!("there is nothing at {}", shown(path)),
-            Some("/, /api/status"),
+            &["there is nothing at ", &shown(path)],
+            "/ or /api/status",
         ));
     };
     let method = header(":method");
@@ -180,107 +186,91 @@ pub fn admit(config: &Config, headers: Headers) -> Result<Route, Response> {
         (method == b"POST", "POST")
     };
     if !fits {
-        let message = format!("{} takes {allow}, not {}", shown(path), shown(method));
+        let message = [path, " takes ", allow, ", not ", &shown(method)];
         return Err(Response {
             header: Some(("allow", allow)),
-            ..Response::error(405, "method", &message, None)
+            ..Response::error(405, "method", &message, "")
         });
     }
     if route.is_get() {
-        return Ok(route);
+        return Ok(*route);
     }
     from_here(headers, authority)?;
     if route.changes() {
         may_change(config, header("authorization"))?;
     }
-    let length = header("content-length");
-    let length = std::str::from_utf8(length)
-        .ok()
-        .and_then(|digits| digits.parse::<usize>().ok());
-    match length {
-        Some(length) if length > MAX_BODY => Err(too_long()),
-        Some(_) | None => Ok(route),
-    }
+    Ok(*route)
+}
+
+#[inline(never)]
+fn value<'a>(headers: Headers<'a>, name: &str) -> &'a [u8] {
+    headers.get(name).unwrap_or_default()
+}
+
+/// What stands before a byte.
+fn until(text: &[u8], byte: u8) -> &[u8] {
+    text.split(|other| *other == byte).next().unwrap_or(text)
 }
 
 /// The answer to a body that is too long.
 #[must_use]
 pub fn too_long() -> Response {
-    Response::error(
-        413,
-        "too_long",
-        &format!("the body is longer than {MAX_BODY} bytes"),
-        None,
-    )
+    let most = MAX_BODY.to_string();
+    let message = ["the body is longer than ", &most, " bytes"];
+    Response::error(413, "too_long", &message, "")
 }
 
-/// The host's part of `host:port`.
+/// The host's part of `host:port`; what is left of `[address]:port` begins with a bracket.
 fn host_of(authority: &[u8]) -> &[u8] {
-    let colon = authority.iter().rposition(|byte| *byte == b':');
-    match colon.and_then(|colon| authority.split_at_checked(colon)) {
-        Some((host, port)) if !port.contains(&b']') => host,
-        Some(_) | None => authority,
-    }
+    until(authority, b':')
 }
 
 /// A plain address can't be a name that leads elsewhere.
 fn is_ours(config: &Config, authority: &[u8]) -> bool {
-    let host = host_of(authority).to_ascii_lowercase();
-    let is_address = host.starts_with(b"[")
+    let host = host_of(authority);
+    let is_address = host.first() == Some(&b'[')
         || !host.is_empty()
             && host
                 .iter()
                 .all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    is_address || host == b"localhost" || config.hosts.iter().any(|known| known.as_bytes() == host)
+    is_address
+        || host.eq_ignore_ascii_case(b"localhost")
+        || config
+            .hosts
+            .iter()
+            .any(|known| host.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// No page of another site may ask: it can neither send this media type unasked nor hide where it comes from.
 fn from_here(headers: Headers, authority: &[u8]) -> Result<(), Response> {
-    let header = |name: &str| headers.get(name).unwrap_or_default();
+    let header = |name: &str| value(headers, name);
     let (site, origin) = (header("sec-fetch-site"), header("origin"));
-    let own = [&b"http://"[..], b"https://"]
-        .iter()
-        .any(|scheme| origin.strip_prefix(*scheme) == Some(authority));
-    if !matches!(site, b"" | b"same-origin" | b"none") || !origin.is_empty() && !own {
-        return Err(Response::error(
-            403,
-            "cross_site",
-            "the request comes from a page of another site",
-            None,
-        ));
+    let own = origin
+        .strip_prefix(b"http://")
+        .or(origin.strip_prefix(b"https://"))
+        .is_none_or(|origin| origin != authority);
+    if !matches!(site, b"" | b"same-origin" | b"none") || !origin.is_empty() && own {
+        let message = "the request comes from a page of another site";
+        return Err(Response::error(403, "cross_site", &[message], ""));
     }
-    let media_type = header("content-type");
-    let media_type = media_type
-        .split(|byte| *byte == b';')
-        .next()
-        .unwrap_or_default();
-    if !media_type
-        .trim_ascii()
-        .eq_ignore_ascii_case(b"application/json")
-    {
-        return Err(Response::error(
-            415,
-            "media_type",
-            "content-type is not application/json",
-            None,
-        ));
+    let media_type = until(header("content-type"), b';').trim_ascii();
+    if !media_type.eq_ignore_ascii_case(b"application/json") {
+        let message = "content-type is not application/json";
+        return Err(Response::error(415, "media_type", &[message], ""));
     }
     Ok(())
 }
 
 fn may_change(config: &Config, authorization: &[u8]) -> Result<(), Response> {
     let Some(token) = &config.token else {
-        return Err(Response::error(
-            403,
-            "read_only",
-            "this console only shows: it has no token",
-            Some("token_env in its configuration"),
-        ));
+        let message = "this console only shows: it has no token";
+        let hint = "token_env in its configuration";
+        return Err(Response::error(403, "read_only", &[message], hint));
     };
-    let given = authorization.split_at_checked(7).map(|(scheme, given)| {
+    let given = authorization.split_at_checked(7);
+    if given.is_some_and(|(scheme, given)| {
         scheme.eq_ignore_ascii_case(b"bearer ") && same(given, token.0.as_bytes())
-    });
-    if given == Some(true) {
+    }) {
         return Ok(());
     }
     let message = if authorization.is_empty() {
@@ -290,39 +280,23 @@ fn may_change(config: &Config, authorization: &[u8]) -> Result<(), Response> {
     };
     Err(Response {
         header: Some(("www-authenticate", "Bearer")),
-        ..Response::error(401, "token", message, Some("authorization: Bearer TOKEN"))
+        ..Response::error(401, "token", &[message], "authorization: Bearer TOKEN")
     })
 }
 
 /// What a body asks for. The pool is an index.
 #[derive(Debug, PartialEq)]
-pub enum Ask {
-    /// Why accounts would be taken.
-    Explain {
-        /// The pool.
-        pool: usize,
-        /// As this session would see it.
-        session: Option<String>,
-        /// With the cooldowns of this scope.
-        scope: Option<String>,
-    },
-    /// Something of `control.lua`.
-    Change(Change),
-}
-
-/// What an operator wants changed.
-#[derive(Debug, PartialEq)]
-pub struct Change {
-    /// Its name.
-    pub action: &'static str,
-    /// Its name in `control.lua`.
-    pub verb: &'static str,
+pub struct Ask {
     /// The pool.
     pub pool: usize,
+    /// In the action's own name and in `control.lua`'s; empty: explain.
+    pub action: (&'static str, &'static str),
     /// The account, or the basis points; empty: none.
     pub subject: String,
-    /// The session, for unbind.
+    /// The session.
     pub session: Option<String>,
+    /// The scope whose cooldowns count too, for explain.
+    pub scope: Option<String>,
 }
 
 /// Reads a body.
@@ -330,170 +304,173 @@ pub struct Change {
 /// # Errors
 /// The answer that refuses it.
 pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> {
-    let document = serde_json::from_slice::<Json>(body).map_err(|error| {
-        let message = if body.is_empty() {
-            "the body is empty, not JSON".to_owned()
-        } else {
-            format!("the body is not JSON: {error}")
-        };
-        Response::error(400, "json", &message, None)
-    })?;
-    let Json::Object(fields) = document else {
-        return Err(bad("the body", "is not an object"));
+    let fields = match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return Err(bad("the body", " is not an object")),
+        Err(error) => {
+            let message = ["the body is not JSON: ", &error.to_string()];
+            return Err(Response::error(400, "json", &message, ""));
+        }
     };
     let known = route.fields();
-    if let Some(name) = fields
-        .keys()
-        .find(|name| *name != "pool" && !known.contains(&name.as_str()))
-    {
-        let message = format!("{} is not a field", quoted(name));
-        let hint = format!("pool, {}", known.join(", "));
-        return Err(Response::error(400, "field", &message, Some(&hint)));
+    for name in fields.keys() {
+        if name != "pool" && !known.contains(&name.as_str()) {
+            return Err(bad(&quoted(name), " is not a field of this"));
+        }
     }
-    let pool = pool(config, &fields)?;
-    let change = |action, verb, subject, session| {
-        Ok(Ask::Change(Change {
-            action,
-            verb,
-            pool,
-            subject,
-            session,
-        }))
+    let mut ask = Ask {
+        pool: pool(config, &fields)?,
+        action: ("", ""),
+        subject: String::new(),
+        session: text(&fields, "session")?,
+        scope: text(&fields, "scope")?,
     };
     match route {
-        Route::Account(action, verb) => change(action, verb, needed(&fields, "account")?, None),
-        Route::Percent => {
-            let set = basis_points(&fields)?;
-            let action = if set.is_some() {
-                "percent_set"
-            } else {
-                "percent_clear"
-            };
-            let subject = set.map(|set| set.to_string()).unwrap_or_default();
-            change(action, "percent", subject, None)
+        Route::Account(action, verb) => {
+            ask.action = (action, verb);
+            match text(&fields, "account")? {
+                Some(account) => ask.subject = account,
+                None => return Err(bad("account", " is required")),
+            }
         }
-        Route::Unbind => change(
-            "unbind",
-            "unbind",
-            String::new(),
-            Some(needed(&fields, "session")?),
-        ),
-        Route::Explain | Route::Part(..) | Route::Status => Ok(Ask::Explain {
-            pool,
-            session: text(&fields, "session")?,
-            scope: text(&fields, "scope")?,
-        }),
+        Route::Percent => {
+            ask.action = ("percent_clear", "percent");
+            if let Some(set) = basis_points(&fields)? {
+                ask.action = ("percent_set", "percent");
+                ask.subject = set.to_string();
+            }
+        }
+        Route::Unbind => {
+            ask.action = ("unbind", "unbind");
+            if ask.session.is_none() {
+                return Err(bad("session", " is required"));
+            }
+        }
+        Route::Explain | Route::Part(..) | Route::Status => {}
     }
+    Ok(ask)
 }
 
+#[inline(never)]
 fn bad(what: &str, rule: &str) -> Response {
-    Response::error(400, "field", &format!("{what} {rule}"), None)
+    Response::error(400, "field", &[what, rule], "")
 }
 
 /// A field's text; `None` when it is missing, null or empty.
-fn text(fields: &Map<String, Json>, name: &str) -> Result<Option<String>, Response> {
+#[inline(never)]
+fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, Response> {
     match fields.get(name) {
-        None | Some(Json::Null) => Ok(None),
-        Some(Json::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
-        Some(Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_)) => {
-            Err(bad(name, "is not a string"))
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(bad(name, " is not a string"))
         }
     }
 }
 
-fn needed(fields: &Map<String, Json>, name: &str) -> Result<String, Response> {
-    text(fields, name)?.ok_or_else(|| bad(name, "is required"))
-}
-
 /// The pool that is named, or the only one.
-fn pool(config: &Config, fields: &Map<String, Json>) -> Result<usize, Response> {
+fn pool(config: &Config, fields: &Map<String, Value>) -> Result<usize, Response> {
     let Some(name) = text(fields, "pool")? else {
-        return if config.pools.len() == 1 {
-            Ok(0)
-        } else {
-            Err(bad("pool", "is required"))
+        return match config.pools.len() {
+            1 => Ok(0),
+            _ => Err(bad("pool", " is required")),
         };
     };
     let place = config.pools.iter().position(|known| *known == name);
     place.ok_or_else(|| {
-        Response::error(
-            404,
-            "no_pool",
-            &format!("pool {} is none of this console's", quoted(&name)),
-            Some(&config.pools.join(", ")),
-        )
+        let message = ["pool ", &quoted(&name), " is none of this console's"];
+        Response::error(404, "no_pool", &message, "/api/status lists them")
     })
 }
 
 /// Basis points; `None`: back to the configured ones.
-fn basis_points(fields: &Map<String, Json>) -> Result<Option<u16>, Response> {
+fn basis_points(fields: &Map<String, Value>) -> Result<Option<u16>, Response> {
     let percent = match fields.get("percent") {
-        None => return Err(bad("percent", "is required: a number, or null")),
-        Some(Json::Null) => return Ok(None),
-        Some(value) => value
-            .as_f64()
-            .ok_or_else(|| bad("percent", "is not a number"))?,
+        None => return Err(bad("percent", " is required: a number, or null")),
+        Some(Value::Null) => return Ok(None),
+        Some(value) => match value.as_f64() {
+            Some(percent) => percent,
+            None => return Err(bad("percent", " is not a number")),
+        },
     };
     let exact = percent * 100.0;
     let rule = if !(0.0..=100.0).contains(&percent) {
-        "is not in 0..=100"
+        " is not in 0..=100"
     } else if (exact - exact.round()).abs() > 1e-6 {
-        "has more than two decimals"
+        " has more than two decimals"
     } else {
         return Ok(Some(exact.round() as u16));
     };
-    let message = format!("percent: {percent} {rule}");
-    Err(Response::error(422, "percent", &message, None))
+    let message = ["percent: ", &percent.to_string(), rule];
+    Err(Response::error(422, "percent", &message, ""))
 }
 
 /// What came of a change, from the old and the new value.
 #[must_use]
-pub fn changed(change: &Change, pool: &str, old: &str, new: &str) -> Response {
-    let percent = |digits: &str| digits.parse().ok().map(crate::ledger::view::percent);
-    Response::json(&match change.verb {
-        "percent" => json!({
-            "action": change.action,
-            "pools": [{"pool": pool, "old": percent(old), "new": percent(new)}],
-        }),
-        "unbind" => {
-            let was = (!old.is_empty()).then_some(old);
-            json!({"action": "unbind", "pool": pool, "changed": was.is_some(), "was": was})
+pub fn changed(ask: &Ask, pool: &str, old: &str, new: &str) -> Response {
+    let (action, verb) = ask.action;
+    let mut json = Json::default();
+    json.raw("{").name("action").text(action);
+    if verb == "percent" {
+        json.name("pools").raw("[").raw("{");
+    }
+    json.name("pool").text(pool);
+    match verb {
+        "percent" => {
+            json.name("old").percent(old.parse().ok());
+            json.name("new").percent(new.parse().ok());
+            json.raw("}").raw("]");
         }
-        _ => json!({
-            "action": change.action,
-            "pool": pool,
-            "account": change.subject,
-            "changed": old != new,
-        }),
-    })
+        "unbind" => {
+            let was = Some(old).filter(|was| !was.is_empty());
+            json.name("changed").flag(was.is_some());
+            json.name("was").text_or_null(was);
+        }
+        _ => {
+            json.name("account").text(&ask.subject);
+            json.name("changed").flag(old != new);
+        }
+    }
+    json.raw("}");
+    Response::json(json)
 }
 
-/// Redis' error, or what came in its place. `change` is what was asked for, if it was one.
+/// Redis' error, or what came in its place.
 #[must_use]
-pub fn refused(fault: Fault, pool: &str, change: Option<&Change>) -> Response {
-    match (fault, change) {
-        (Fault::NoPool, _) => Response::error(
-            404,
-            "no_pool",
-            &format!("pool {pool} is not in Redis yet"),
-            Some("a filter creates it at its first request"),
-        ),
-        (Fault::NoAccount, Some(change)) => Response::error(
-            404,
-            "no_account",
-            &format!("pool {pool} has no account {}", quoted(&change.subject)),
-            None,
-        ),
-        (Fault::BadArgument, Some(change)) => Response::error(
-            400,
-            "field",
-            &format!("account: {} is no name of one", quoted(&change.subject)),
-            None,
-        ),
-        (_, _) => unavailable(
-            &format!("Redis refused: {}", fault.as_str()),
-            fault.may_have_run() && change.is_some(),
-        ),
+pub fn refused(fault: Fault, pool: &str, ask: Option<&Ask>) -> Response {
+    let subject = ask.map(|ask| quoted(&ask.subject)).unwrap_or_default();
+    match fault {
+        Fault::NoPool => {
+            let hint = "a filter creates it at its first request";
+            Response::error(
+                404,
+                "no_pool",
+                &["pool ", pool, " is not in Redis yet"],
+                hint,
+            )
+        }
+        Fault::NoAccount => {
+            let message = ["pool ", pool, " has no account ", &subject];
+            Response::error(404, "no_account", &message, "/api/status lists them")
+        }
+        Fault::BadArgument => bad(&subject, " can't be the name of an account"),
+        Fault::NoScript
+        | Fault::ReadOnly
+        | Fault::MasterDown
+        | Fault::Loading
+        | Fault::Moved
+        | Fault::Denied
+        | Fault::OutOfMemory
+        | Fault::Busy
+        | Fault::Disk
+        | Fault::NoReplicas
+        | Fault::TryAgain
+        | Fault::Unknown
+        | Fault::Mismatch => {
+            let changes = ask.is_some_and(|ask| !ask.action.0.is_empty());
+            let why = ["Redis refused: ", fault.as_str()].concat();
+            unavailable(&why, changes && fault.may_have_run())
+        }
     }
 }
 
@@ -501,12 +478,12 @@ pub fn refused(fault: Fault, pool: &str, change: Option<&Change>) -> Response {
 #[must_use]
 pub fn unavailable(why: &str, in_doubt: bool) -> Response {
     if in_doubt {
-        let message = format!("{why}; the change may have been made nevertheless");
-        return Response::error(503, "in_doubt", &message, Some("look, then try again"));
+        let message = [why, "; the change may have been made nevertheless"];
+        return Response::error(503, "in_doubt", &message, "look, then try again");
     }
-    Response::error(503, "redis", why, Some("try again in a moment"))
+    Response::error(503, "redis", &[why], "try again in a moment")
 }
 
 fn shown(bytes: &[u8]) -> String {
-    quoted(&String::from_utf8_lossy(bytes))
+    quoted(std::str::from_utf8(bytes).unwrap_or("�"))
 }

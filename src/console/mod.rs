@@ -8,14 +8,13 @@ pub mod api;
 use crate::config::Console as Config;
 use crate::gray::hash128;
 use crate::headers::Headers;
+use crate::json::Json;
 use crate::ledger::greeting;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
-use crate::ledger::view::{Pool, Question, explain, percent};
+use crate::ledger::view::{Pool, Question, explain};
 use crate::worker::PipeOrder;
-use api::{Ask, Change, Response, Route, admit, ask, changed, refused, unavailable};
-use serde_json::{Map, Value as Json, json};
-use std::collections::{BTreeMap, VecDeque};
+use api::{Ask, Response, Route, admit, ask, changed, refused, unavailable};
 
 /// After the pipe was lost, requests are refused for so long before it is opened again, in ms.
 const REST_MS: u64 = 250;
@@ -69,8 +68,8 @@ enum Pipe {
 /// A command under way.
 #[derive(Debug, Clone, Copy)]
 enum Sent {
-    Auth,
-    Select,
+    /// AUTH or SELECT.
+    Login(&'static str),
     SetName,
     Load(Script),
     /// A request's, by its stream.
@@ -80,79 +79,43 @@ enum Sent {
 /// A request that waits.
 #[derive(Debug)]
 struct Job {
+    stream: u32,
     deadline_ms: u64,
     /// Its command is on its way, or was: Redis may have done it.
     sent: bool,
-    /// Its command was sent with the script's source.
+    /// Its command goes with the script's source.
     again: bool,
-    task: Task,
+    wants: Wants,
+    /// Status: the pool that is read; else the one that is asked for.
+    pool: usize,
+    /// Where its scan goes on, and what it brought so far.
+    cursor: String,
+    seen: Pool,
+    question: Question,
+    ask: Option<Ask>,
+    /// The answer as far as it is written.
+    json: Json,
 }
 
-#[derive(Debug)]
-enum Task {
-    /// Its body is on the way.
+/// What a request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// Its body.
     Body(Route),
-    /// Reads pool after pool.
-    Status {
-        counters: Map<String, Json>,
-        done: Vec<Json>,
-        page: Page,
-    },
-    /// Reads session, scope and pool.
-    Explain {
-        pool: usize,
-        question: Question,
-        reads: Reads,
-        page: Page,
-    },
-    /// One `control`.
-    Change(Change),
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Reads {
+    /// All pools, one after the other.
+    Status,
+    /// The session's account, the scope's cooldowns, and then all accounts.
     Session,
     Scope,
-    Pool,
+    Accounts,
+    /// One change.
+    Change,
 }
 
-/// A pool as far as it is read.
-#[derive(Debug)]
-struct Page {
-    cursor: String,
-    pool: Pool,
-}
-
-impl Page {
-    fn first(name: &str) -> Self {
-        Self {
-            cursor: "0".to_owned(),
-            pool: Pool {
-                name: name.to_owned(),
-                ..Pool::default()
-            },
-        }
+impl Job {
+    fn changes(&self) -> bool {
+        self.sent && self.wants == Wants::Change
     }
-
-    /// Takes in a reply. Answers whether that was all, and whether there are more accounts than are shown.
-    fn take(&mut self, reply: &[u8]) -> Result<Option<bool>, Fault> {
-        match self.pool.page(reply)? {
-            None => Ok(Some(false)),
-            Some(_) if self.pool.accounts.len() >= MOST_ACCOUNTS => Ok(Some(true)),
-            Some(cursor) => {
-                self.cursor = cursor;
-                Ok(None)
-            }
-        }
-    }
-}
-
-/// What a reply leads to.
-enum Turn {
-    /// The next command.
-    More,
-    Answer(Response),
-    Fault(Fault),
 }
 
 /// One worker's console.
@@ -164,9 +127,10 @@ pub struct Console {
     pipe: Pipe,
     /// Why it was lost last.
     lost: String,
-    pending: VecDeque<Sent>,
+    /// Under way, in order.
+    pending: Vec<Sent>,
     inbox: Vec<u8>,
-    jobs: BTreeMap<u32, Job>,
+    jobs: Vec<Job>,
     output: Output,
 }
 
@@ -185,9 +149,9 @@ impl Console {
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
             pipe: Pipe::Closed { until_ms: 0 },
             lost: String::new(),
-            pending: VecDeque::new(),
+            pending: Vec::new(),
             inbox: Vec::new(),
-            jobs: BTreeMap::new(),
+            jobs: Vec::new(),
             output: Output::default(),
         }
     }
@@ -209,26 +173,21 @@ impl Console {
         if self.pipe == Pipe::Wanted {
             return Some(0);
         }
-        self.jobs.values().map(|job| job.deadline_ms).min()
+        self.jobs.iter().map(|job| job.deadline_ms).min()
     }
 
-    /// Request headers arrived; `ends`: with nothing behind them. `counters` answers what this Envoy has counted.
+    /// Request headers arrived; `ends`: with nothing behind them. `counters` answers, as JSON, what this Envoy has counted.
     pub fn on_request(
         &mut self,
         now_ms: u64,
         stream: u32,
         headers: Headers,
         ends: bool,
-        counters: &dyn Fn() -> Map<String, Json>,
+        counters: &dyn Fn() -> String,
     ) -> Heard {
         let route = match admit(&self.config, headers) {
             Ok(Route::Part(content_type, text)) => {
-                return Heard::Answer(Response {
-                    status: 200,
-                    content_type,
-                    header: None,
-                    body: text.as_bytes().into(),
-                });
+                return Heard::Answer(Response::text(content_type, text.to_owned()));
             }
             Ok(route) => route,
             Err(refusal) => return Heard::Answer(refusal),
@@ -236,69 +195,63 @@ impl Console {
         if self.jobs.len() >= MOST_JOBS {
             return Heard::Answer(unavailable("too many requests at once", false));
         }
-        if route == Route::Status {
-            let first = self.config.pools.first().map_or("", String::as_str);
-            let task = Task::Status {
-                counters: counters(),
-                done: Vec::new(),
-                page: Page::first(first),
-            };
-            return self.begin(now_ms, stream, task);
-        }
-        if ends {
-            return self.hear(now_ms, stream, route, &[]);
-        }
-        self.jobs.insert(
+        let mut job = Job {
             stream,
-            Job {
-                deadline_ms: now_ms.saturating_add(BODY_MS),
-                sent: false,
-                again: false,
-                task: Task::Body(route),
-            },
-        );
-        Heard::Body
+            deadline_ms: now_ms.saturating_add(BODY_MS),
+            sent: false,
+            again: false,
+            wants: Wants::Body(route),
+            pool: 0,
+            cursor: String::new(),
+            seen: Pool::default(),
+            question: Question::default(),
+            ask: None,
+            json: Json::default(),
+        };
+        if route == Route::Status {
+            job.wants = Wants::Status;
+            let json = &mut job.json;
+            json.raw("{").name("writable");
+            json.flag(self.config.token.is_some());
+            json.name("percent_configured").percent(self.config.gray);
+            json.name("counters").raw(&counters());
+            json.name("pools").raw("[");
+            return self.begin(now_ms, job);
+        }
+        self.jobs.push(job);
+        if ends {
+            self.on_body(now_ms, stream, &[])
+        } else {
+            Heard::Body
+        }
     }
 
     /// The whole body arrived.
     pub fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> Heard {
-        match self.jobs.remove(&stream).map(|job| job.task) {
-            Some(Task::Body(route)) => self.hear(now_ms, stream, route, body),
-            // Answered already.
-            Some(Task::Status { .. } | Task::Explain { .. } | Task::Change(_)) | None => {
-                Heard::Wait
-            }
-        }
-    }
-
-    fn hear(&mut self, now_ms: u64, stream: u32, route: Route, body: &[u8]) -> Heard {
-        let task = match ask(&self.config, route, body) {
-            Err(refusal) => return Heard::Answer(refusal),
-            Ok(Ask::Change(change)) => Task::Change(change),
-            Ok(Ask::Explain {
-                pool,
-                session,
-                scope,
-            }) => Task::Explain {
-                pool,
-                reads: match (&session, &scope) {
-                    (Some(_), _) => Reads::Session,
-                    (None, Some(_)) => Reads::Scope,
-                    (None, None) => Reads::Pool,
-                },
-                question: Question {
-                    session: session.map(|session| (session, None)),
-                    scope,
-                    scope_until_ms: BTreeMap::new(),
-                    random: self.config.random,
-                },
-                page: Page::first(self.pool_name(pool)),
-            },
+        let Some(mut job) = self.take(stream) else {
+            return Heard::Wait;
         };
-        self.begin(now_ms, stream, task)
+        let Wants::Body(route) = job.wants else {
+            return Heard::Wait;
+        };
+        let mut ask = match ask(&self.config, route, body) {
+            Err(refusal) => return Heard::Answer(refusal),
+            Ok(ask) => ask,
+        };
+        job.pool = ask.pool;
+        if ask.action.0.is_empty() {
+            job.wants = Wants::Session;
+            job.question.random = self.config.random;
+            job.question.scope = ask.scope.take();
+            job.question.session = ask.session.take().map(|session| (session, None));
+        } else {
+            job.wants = Wants::Change;
+        }
+        job.ask = Some(ask);
+        self.begin(now_ms, job)
     }
 
-    fn begin(&mut self, now_ms: u64, stream: u32, task: Task) -> Heard {
+    fn begin(&mut self, now_ms: u64, mut job: Job) -> Heard {
         match self.pipe {
             Pipe::Closed { until_ms } if now_ms < until_ms => {
                 return Heard::Answer(unavailable(&self.lost, false));
@@ -306,57 +259,49 @@ impl Console {
             Pipe::Closed { .. } => self.pipe = Pipe::Wanted,
             Pipe::Wanted | Pipe::Ordered | Pipe::Opening { .. } | Pipe::Ready => {}
         }
-        let job = Job {
-            deadline_ms: self.patience(now_ms),
-            sent: false,
-            again: false,
-            task,
-        };
-        self.jobs.insert(stream, job);
+        let stream = job.stream;
+        job.deadline_ms = self.patience(now_ms);
+        self.jobs.push(job);
         if self.pipe == Pipe::Ready {
             self.write(now_ms, stream);
         }
         Heard::Wait
     }
 
+    fn take(&mut self, stream: u32) -> Option<Job> {
+        let place = self.jobs.iter().position(|job| job.stream == stream)?;
+        // Their order means nothing.
+        let last = self.jobs.pop()?;
+        match self.jobs.get_mut(place) {
+            Some(job) => Some(std::mem::replace(job, last)),
+            None => Some(last),
+        }
+    }
+
     /// The client is gone, or has its answer.
     pub fn on_end(&mut self, stream: u32) {
-        self.jobs.remove(&stream);
+        self.take(stream);
     }
 
     /// Deadlines, and the pipe's opening.
     pub fn on_tick(&mut self, now_ms: u64) {
-        let due: Vec<u32> = self
+        let late = |job: &Job| job.deadline_ms <= now_ms;
+        let waits = |job: &Job| matches!(job.wants, Wants::Body(_));
+        while let Some(stream) = self
             .jobs
             .iter()
-            .filter(|(_, job)| job.deadline_ms <= now_ms)
-            .map(|(stream, _)| *stream)
-            .collect();
-        let mut stuck = false;
-        for stream in due {
-            if matches!(
-                self.jobs.get(&stream),
-                Some(Job {
-                    task: Task::Body(_),
-                    ..
-                })
-            ) {
-                self.jobs.remove(&stream);
-                let late = Response::error(
-                    408,
-                    "no_body",
-                    "the body did not arrive",
-                    Some("allow_on_headers_stop_iteration: true in the console's PluginConfig"),
-                );
-                self.output.answers.push((stream, late));
-            } else {
-                stuck = true;
-            }
+            .find(|job| late(job) && waits(job))
+            .map(|job| job.stream)
+        {
+            self.take(stream);
+            let hint = "allow_on_headers_stop_iteration: true in the console's PluginConfig";
+            let answer = Response::error(408, "no_body", &["the body did not arrive"], hint);
+            self.output.answers.push((stream, answer));
         }
-        if stuck {
-            let ms = self.config.redis.command_timeout_ms;
-            self.output.pipe = Some(PipeOrder::Reset);
-            self.lose(now_ms, &format!("Redis did not answer within {ms} ms"));
+        if self.jobs.iter().any(late) {
+            let ms = self.config.redis.command_timeout_ms.to_string();
+            let why = ["Redis did not answer within ", &ms, " ms"].concat();
+            self.drop_pipe(now_ms, &why);
         }
         if self.pipe == Pipe::Wanted {
             self.pipe = Pipe::Ordered;
@@ -370,17 +315,17 @@ impl Console {
         let out = &mut self.output.bytes;
         if !redis.password.0.is_empty() {
             greeting::auth(out, redis);
-            self.pending.push_back(Sent::Auth);
+            self.pending.push(Sent::Login("AUTH"));
         }
         if redis.database != 0 {
             greeting::select(out, redis);
-            self.pending.push_back(Sent::Select);
+            self.pending.push(Sent::Login("SELECT"));
         }
         greeting::set_name(out);
-        self.pending.push_back(Sent::SetName);
+        self.pending.push(Sent::SetName);
         for script in SCRIPTS {
             greeting::load(out, script);
-            self.pending.push_back(Sent::Load(script));
+            self.pending.push(Sent::Load(script));
         }
         self.pipe = Pipe::Opening {
             replies: self.pending.len(),
@@ -425,46 +370,38 @@ impl Console {
     }
 
     fn on_reply(&mut self, now_ms: u64, reply: &[u8]) {
-        let Some(sent) = self.pending.pop_front() else {
+        if self.pending.is_empty() {
             return self.confused(now_ms);
-        };
+        }
+        let mut pending = std::mem::take(&mut self.pending).into_iter();
+        let sent = pending.next();
+        self.pending = pending.collect();
         let value = Values::new(reply).value();
-        match sent {
-            Sent::Job(stream) => return self.on_answer(now_ms, stream, reply),
+        match (sent, value) {
+            (Some(Sent::Job(stream)), _) => return self.on_answer(now_ms, stream, reply),
             // Without the right to it there is no name, no more.
-            Sent::SetName => {}
-            Sent::Auth | Sent::Select => {
-                if value != Some(Value::Simple(b"OK")) {
-                    let command = if matches!(sent, Sent::Auth) {
-                        "AUTH"
-                    } else {
-                        "SELECT"
-                    };
-                    return self.drop_pipe(now_ms, &format!("Redis refused {command}"));
-                }
+            (Some(Sent::SetName) | None, _) => {}
+            (Some(Sent::Login(_)), Some(Value::Simple(b"OK"))) => {}
+            (Some(Sent::Login(command)), _) => {
+                return self.drop_pipe(now_ms, &["Redis refused ", command].concat());
             }
-            Sent::Load(script) => match value {
-                Some(Value::Bulk(sha)) => {
-                    let place = Script::ALL.iter().zip(&mut self.shas.0);
-                    for (other, place) in place {
-                        if *other == script {
-                            *place = Sha::try_from(sha).unwrap_or(*place);
-                        }
+            (Some(Sent::Load(script)), Some(Value::Bulk(sha))) => {
+                for (other, place) in Script::ALL.iter().zip(&mut self.shas.0) {
+                    if *other == script {
+                        *place = Sha::try_from(sha).unwrap_or(*place);
                     }
                 }
-                Some(Value::Error(error)) => {
-                    let fault = Fault::of(error).as_str();
-                    return self.drop_pipe(now_ms, &format!("Redis refused SCRIPT LOAD: {fault}"));
-                }
-                Some(Value::Simple(_) | Value::Integer(_) | Value::Nil | Value::Array(_))
-                | None => return self.confused(now_ms),
-            },
+            }
+            (Some(Sent::Load(_)), value) => {
+                let fault = fault_of(value).as_str();
+                return self.drop_pipe(now_ms, &["Redis refused SCRIPT LOAD: ", fault].concat());
+            }
         }
         if let Pipe::Opening { replies } = &mut self.pipe {
             *replies = replies.saturating_sub(1);
             if *replies == 0 {
                 self.pipe = Pipe::Ready;
-                let waiting: Vec<u32> = self.jobs.keys().copied().collect();
+                let waiting: Vec<u32> = self.jobs.iter().map(|job| job.stream).collect();
                 for stream in waiting {
                     self.write(now_ms, stream);
                 }
@@ -475,7 +412,10 @@ impl Console {
     /// Sends what a request needs next.
     fn write(&mut self, now_ms: u64, stream: u32) {
         let deadline_ms = self.patience(now_ms);
-        let Some(job) = self.jobs.get_mut(&stream) else {
+        let Some(job) = self.jobs.iter_mut().find(|job| job.stream == stream) else {
+            return;
+        };
+        let Some(keys) = self.keys.get(job.pool) else {
             return;
         };
         let by = if job.again {
@@ -484,86 +424,80 @@ impl Console {
             By::Sha(&self.shas)
         };
         let out = &mut self.output.bytes;
-        let keys = |pool: usize| self.keys.get(pool);
-        match &job.task {
-            Task::Body(_) => return,
-            Task::Status { done, page, .. } => {
-                let Some(keys) = keys(done.len()) else { return };
-                keys.inspect(out, by, &page.cursor, PAGE);
-            }
-            Task::Explain {
-                pool,
-                question,
-                reads,
-                page,
-            } => {
-                let Some(keys) = keys(*pool) else { return };
+        if job.wants == Wants::Session && job.question.session.is_none() {
+            job.wants = Wants::Scope;
+        }
+        if job.wants == Wants::Scope && job.question.scope.is_none() {
+            job.wants = Wants::Accounts;
+        }
+        let hash = |text: Option<&str>| text.map(|text| hash128(text.as_bytes()));
+        let question = &job.question;
+        match (job.wants, &job.ask) {
+            (Wants::Body(_), _) | (Wants::Change, None) => return,
+            (Wants::Session, _) => {
                 let session = question.session.as_ref();
-                match (reads, session, &question.scope) {
-                    (Reads::Session, Some((session, _)), _) => {
-                        keys.session(out, &hash128(session.as_bytes()));
-                    }
-                    (Reads::Scope, _, Some(scope)) => keys.scope(out, &hash128(scope.as_bytes())),
-                    (Reads::Session | Reads::Scope | Reads::Pool, _, _) => {
-                        keys.inspect(out, by, &page.cursor, PAGE);
-                    }
-                }
+                let hash = hash(session.map(|(session, _)| session.as_str()));
+                keys.session(out, &hash.unwrap_or_default());
             }
-            Task::Change(change) => {
-                let Some(keys) = keys(change.pool) else {
-                    return;
+            (Wants::Scope, _) => {
+                let hash = hash(question.scope.as_deref());
+                keys.scope(out, &hash.unwrap_or_default());
+            }
+            (Wants::Status | Wants::Accounts, _) => {
+                let cursor = match job.cursor.as_str() {
+                    "" => "0",
+                    cursor => cursor,
                 };
-                let session = change.session.as_ref();
-                let session = session.map(|session| hash128(session.as_bytes()));
-                keys.control(out, by, change.verb, &change.subject, session.as_ref());
+                keys.inspect(out, by, cursor, PAGE);
+            }
+            (Wants::Change, Some(ask)) => {
+                let session = hash(ask.session.as_deref());
+                keys.control(out, by, ask.action.1, &ask.subject, session.as_ref());
             }
         }
         job.sent = true;
         job.deadline_ms = deadline_ms;
-        self.pending.push_back(Sent::Job(stream));
+        self.pending.push(Sent::Job(stream));
     }
 
     fn on_answer(&mut self, now_ms: u64, stream: u32, reply: &[u8]) {
-        let Some(job) = self.jobs.get_mut(&stream) else {
+        // Whoever left needs no answer.
+        let Some(mut job) = self.take(stream) else {
             return;
         };
-        match turn(&self.config, &mut job.task, reply) {
-            Turn::More => self.write(now_ms, stream),
-            Turn::Answer(response) => {
-                self.jobs.remove(&stream);
-                self.output.answers.push((stream, response));
+        let pool = self.config.pools.get(job.pool).map_or("", String::as_str);
+        let answer = match job.hear(pool, self.config.pools.len(), reply) {
+            Ok(answer) => answer,
+            Err(Fault::Mismatch) => {
+                self.jobs.push(job);
+                return self.confused(now_ms);
             }
-            Turn::Fault(Fault::Mismatch) => self.confused(now_ms),
             // Someone flushed the scripts; the source loads it again.
-            Turn::Fault(Fault::NoScript) if !job.again => {
+            Err(Fault::NoScript) if !job.again => {
                 job.again = true;
-                self.write(now_ms, stream);
+                None
             }
-            Turn::Fault(fault) => {
-                let (pool, change) = match &job.task {
-                    Task::Status { done, .. } => (done.len(), None),
-                    Task::Explain { pool, .. } => (*pool, None),
-                    Task::Change(change) => (change.pool, Some(change)),
-                    Task::Body(_) => (0, None),
-                };
-                let pool = self.config.pools.get(pool).map_or("", String::as_str);
-                let response = refused(fault, pool, change);
-                self.jobs.remove(&stream);
-                self.output.answers.push((stream, response));
+            Err(fault) => {
+                let response = refused(fault, pool, job.ask.as_ref());
                 // Another one may be reached anew, and this one must be told the scripts again.
                 if fault.is_wrong_server() || fault == Fault::NoScript {
-                    self.drop_pipe(now_ms, &format!("Redis refused: {}", fault.as_str()));
+                    let why = ["Redis refused: ", fault.as_str()].concat();
+                    self.drop_pipe(now_ms, &why);
                 }
+                Some(response)
+            }
+        };
+        match answer {
+            Some(answer) => self.output.answers.push((stream, answer)),
+            None => {
+                self.jobs.push(job);
+                self.write(now_ms, stream);
             }
         }
     }
 
     fn patience(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add(self.config.redis.command_timeout_ms)
-    }
-
-    fn pool_name(&self, pool: usize) -> &str {
-        self.config.pools.get(pool).map_or("", String::as_str)
     }
 
     fn confused(&mut self, now_ms: u64) {
@@ -584,121 +518,91 @@ impl Console {
         self.pending.clear();
         self.inbox.clear();
         self.output.bytes.clear();
-        for (stream, job) in std::mem::take(&mut self.jobs) {
-            if matches!(job.task, Task::Body(_)) {
-                self.jobs.insert(stream, job);
-                continue;
+        for job in std::mem::take(&mut self.jobs) {
+            if matches!(job.wants, Wants::Body(_)) {
+                self.jobs.push(job);
+            } else {
+                let answer = unavailable(why, job.changes());
+                self.output.answers.push((job.stream, answer));
             }
-            let in_doubt = job.sent && matches!(job.task, Task::Change(_));
-            self.output
-                .answers
-                .push((stream, unavailable(why, in_doubt)));
         }
     }
 }
 
-/// What a reply means to the request that waits for it.
-fn turn(config: &Config, task: &mut Task, reply: &[u8]) -> Turn {
-    match task {
-        Task::Body(_) => Turn::Fault(Fault::Mismatch),
-        Task::Status {
-            counters,
-            done,
-            page,
-        } => {
-            let shown = match page.take(reply) {
-                Ok(None) => return Turn::More,
-                Ok(Some(more)) => {
-                    let mut shown = page.pool.to_json();
-                    if let Json::Object(fields) = &mut shown {
-                        fields.insert("more".to_owned(), more.into());
-                    }
-                    shown
+impl Job {
+    /// What a reply means to it: an answer, or `None` when it needs more. `pool` is the name of the pool it is at.
+    fn hear(&mut self, pool: &str, pools: usize, reply: &[u8]) -> Result<Option<Response>, Fault> {
+        let mut values = Values::new(reply);
+        match self.wants {
+            Wants::Body(_) => return Err(Fault::Mismatch),
+            Wants::Session => {
+                let bound = match values.value() {
+                    Some(Value::Bulk(account)) => text(account),
+                    Some(Value::Nil) => None,
+                    other => return Err(fault_of(other)),
+                };
+                if let Some((_, place)) = &mut self.question.session {
+                    *place = bound;
                 }
-                // No filter has created it so far.
-                Err(Fault::NoPool) => json!({"pool": page.pool.name, "absent": true}),
-                Err(fault) => return Turn::Fault(fault),
-            };
-            done.push(shown);
-            if let Some(name) = config.pools.get(done.len()) {
-                *page = Page::first(name);
-                return Turn::More;
+                self.wants = Wants::Scope;
+                return Ok(None);
             }
-            Turn::Answer(Response::json(&json!({
-                "writable": config.token.is_some(),
-                "percent_configured": config.gray.map(percent),
-                "counters": std::mem::take(counters),
-                "pools": std::mem::take(done),
-            })))
-        }
-        Task::Explain {
-            question,
-            reads,
-            page,
-            ..
-        } => match reads {
-            Reads::Session => match Values::new(reply).value() {
-                Some(Value::Bulk(account)) => {
-                    if let Some((_, bound)) = &mut question.session {
-                        *bound = Some(String::from_utf8_lossy(account).into_owned());
-                    }
-                    *reads = after_session(question);
-                    Turn::More
-                }
-                Some(Value::Nil) => {
-                    *reads = after_session(question);
-                    Turn::More
-                }
-                other => Turn::Fault(fault_of(other)),
-            },
-            Reads::Scope => {
-                let mut values = Values::new(reply);
+            Wants::Scope => {
                 match values.value() {
-                    Some(Value::Array(length)) => {
-                        for _ in 0..length / 2 {
-                            if let Some((account, until_ms)) = values.bulk().zip(values.number()) {
-                                let account = String::from_utf8_lossy(account).into_owned();
-                                question.scope_until_ms.insert(account, until_ms);
-                            }
-                        }
-                        *reads = Reads::Pool;
-                        Turn::More
-                    }
-                    other => Turn::Fault(fault_of(other)),
+                    Some(Value::Array(_)) => {}
+                    other => return Err(fault_of(other)),
                 }
+                while let Some(account) = values.bulk() {
+                    let until_ms = values.number().unwrap_or(0);
+                    let account = text(account).unwrap_or_default();
+                    self.question.scope_until_ms.push((account, until_ms));
+                }
+                self.wants = Wants::Accounts;
+                return Ok(None);
             }
-            Reads::Pool => match page.take(reply) {
-                Ok(None) => Turn::More,
-                Ok(Some(_)) => {
-                    Turn::Answer(Response::json(&explain(&page.pool, question).to_json()))
+            Wants::Change => {
+                match values.value() {
+                    Some(Value::Array(2)) => {}
+                    other => return Err(fault_of(other)),
                 }
-                Err(fault) => Turn::Fault(fault),
-            },
-        },
-        Task::Change(change) => {
-            let pool = config.pools.get(change.pool).map_or("", String::as_str);
-            let mut values = Values::new(reply);
-            match values.value() {
-                Some(Value::Array(2)) => {
-                    let text = |bytes| std::str::from_utf8(bytes).ok();
-                    let old = values.bulk().and_then(text);
-                    match old.zip(values.bulk().and_then(text)) {
-                        Some((old, new)) => Turn::Answer(changed(change, pool, old, new)),
-                        None => Turn::Fault(Fault::Mismatch),
-                    }
-                }
-                other => Turn::Fault(fault_of(other)),
+                let mut word = || std::str::from_utf8(values.bulk()?).ok();
+                let both = word().zip(word()).zip(self.ask.as_ref());
+                let ((old, new), ask) = both.ok_or(Fault::Mismatch)?;
+                return Ok(Some(changed(ask, pool, old, new)));
             }
+            Wants::Status | Wants::Accounts => {}
         }
+        let mut more = false;
+        match self.seen.page(reply) {
+            Ok(None) => {}
+            Ok(Some(_)) if self.seen.accounts.len() >= MOST_ACCOUNTS => more = true,
+            Ok(Some(cursor)) => {
+                self.cursor = cursor;
+                return Ok(None);
+            }
+            // No filter has created it so far.
+            Err(Fault::NoPool) if self.wants == Wants::Status => {}
+            Err(fault) => return Err(fault),
+        }
+        let mut seen = std::mem::take(&mut self.seen);
+        pool.clone_into(&mut seen.name);
+        self.cursor.clear();
+        if self.wants == Wants::Accounts {
+            explain(&seen, &self.question).write(&mut self.json);
+        } else {
+            seen.write(&mut self.json, more);
+            self.pool = self.pool.saturating_add(1);
+            if self.pool < pools {
+                return Ok(None);
+            }
+            self.json.raw("]").raw("}");
+        }
+        Ok(Some(Response::json(std::mem::take(&mut self.json))))
     }
 }
 
-fn after_session(question: &Question) -> Reads {
-    if question.scope.is_some() {
-        Reads::Scope
-    } else {
-        Reads::Pool
-    }
+fn text(bytes: &[u8]) -> Option<String> {
+    String::from_utf8(bytes.to_vec()).ok()
 }
 
 /// What stands in a reply's place.

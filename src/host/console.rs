@@ -7,6 +7,7 @@ use crate::console::api::{MAX_BODY, Response, too_long};
 use crate::console::{Console, Heard};
 use crate::counters::names;
 use crate::headers::Headers;
+use crate::json::Json;
 use crate::worker::PipeOrder;
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
@@ -53,35 +54,47 @@ impl Shared {
         console
     }
 
-    /// What was counted since Envoy began, without what never happened.
-    fn counters(&self) -> serde_json::Map<String, serde_json::Value> {
-        self.metrics
-            .iter()
-            .filter_map(|(name, id)| {
-                let count = calls::metric(*id).filter(|count| *count > 0)?;
-                Some((name.clone(), count.into()))
-            })
-            .collect()
+    /// What was counted since Envoy began, without what never happened, as JSON.
+    fn counters(&self) -> String {
+        let mut json = Json::default();
+        json.raw("{");
+        for (name, id) in &self.metrics {
+            let count = calls::metric(*id);
+            if count > 0 {
+                json.name(name).number(count);
+            }
+        }
+        json.raw("}");
+        json.into_text()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Gives an event to the console, then does what it wants done. `context` is the one the host is calling.
     fn with<R>(&self, context: u32, event: impl FnOnce(&mut Console, u64) -> R) -> Option<R> {
-        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = self.now_ms();
         let result = event(&mut *self.console()?, now_ms);
+        self.act(context, now_ms);
+        Some(result)
+    }
+
+    #[inline(never)]
+    fn act(&self, context: u32, now_ms: u64) {
         if !self.reading.get() {
             self.send(now_ms);
         }
-        let answers = std::mem::take(&mut self.console()?.output().answers);
-        for (stream, response) in &answers {
+        let answers = self
+            .console()
+            .map(|mut console| std::mem::take(&mut console.output().answers));
+        for (stream, response) in answers.iter().flatten() {
             if calls::set_effective_context(*stream).is_ok() {
                 respond(response);
             }
-        }
-        if !answers.is_empty() {
             let _ = calls::set_effective_context(context);
         }
         self.arm(now_ms);
-        Some(result)
     }
 
     /// Carries out what the console wants of the pipe. Envoy may call back meanwhile, so nothing is borrowed then.
@@ -187,7 +200,7 @@ fn respond(response: &Response) {
     calls::respond(
         response.status,
         &response.headers(),
-        &response.body,
+        response.body.as_bytes(),
         "slotgate_console",
     );
 }

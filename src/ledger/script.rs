@@ -1,7 +1,9 @@
 //! The ledger's scripts: their sources, typed arguments in, typed replies out.
 
 use super::keys;
-use super::resp::{Value, Values, push_array, push_bulk, push_bulk_of, push_number};
+use super::resp::{
+    Value, Values, push_array, push_bulk, push_bulk_of, push_bulks, push_command, push_number,
+};
 use crate::lease::LeaseId;
 
 /// One Lua file of `lua/`.
@@ -353,40 +355,45 @@ impl PoolKeys {
     ) {
         let extra_keys = usize::from(session.is_some()).saturating_add(1);
         self.head(out, Script::Control, by, extra_keys, 2);
-        push_bulk(out, self.control.as_bytes());
-        if let Some(session) = session {
-            push_hashed(out, &self.session_prefix, session);
+        let session = session.map(|session| hashed(&self.session_prefix, session));
+        push_bulks(out, &[self.control.as_bytes()]);
+        if let Some(session) = &session {
+            push_bulks(out, &[session]);
         }
-        push_bulk(out, verb.as_bytes());
-        push_bulk(out, subject.as_bytes());
+        push_bulks(out, &[verb.as_bytes(), subject.as_bytes()]);
     }
 
     /// `inspect.lua`
     pub fn inspect(&self, out: &mut Vec<u8>, by: By, cursor: &str, count: u64) {
         self.head(out, Script::Inspect, by, 1, 2);
-        push_bulk(out, self.control.as_bytes());
-        push_bulk(out, cursor.as_bytes());
-        push_number(out, count);
+        let count = count.to_string();
+        let arguments = [&self.control, cursor, &count];
+        push_bulks(out, &arguments.map(str::as_bytes));
     }
 }
 
 impl PoolKeys {
     /// `GET` of a session's account.
     pub fn session(&self, out: &mut Vec<u8>, session: &[u8; 16]) {
-        push_array(out, 2);
-        push_bulk(out, b"GET");
-        push_hashed(out, &self.session_prefix, session);
+        push_command(out, &[b"GET", &hashed(&self.session_prefix, session)]);
     }
 
     /// `ZRANGE` of a scope's cooldowns.
     pub fn scope(&self, out: &mut Vec<u8>, scope: &[u8; 16]) {
-        push_array(out, 5);
-        push_bulk(out, b"ZRANGE");
-        push_hashed(out, &self.scope_prefix, scope);
-        for argument in [&b"0"[..], b"-1", b"WITHSCORES"] {
-            push_bulk(out, argument);
-        }
+        let key = hashed(&self.scope_prefix, scope);
+        push_command(out, &[b"ZRANGE", &key, b"0", b"-1", b"WITHSCORES"]);
     }
+}
+
+/// What [`push_hashed`] writes, by itself.
+fn hashed(prefix: &str, hash: &[u8; 16]) -> Vec<u8> {
+    let mut key = prefix.as_bytes().to_vec();
+    for byte in hash {
+        let mut pair = [0; 2];
+        crate::lease::hex(u64::from(*byte), &mut pair);
+        key.extend_from_slice(&pair);
+    }
+    key
 }
 
 /// A key that ends in a hash: nobody's own text stands in Redis.

@@ -4,8 +4,7 @@
 use super::chance::chances;
 use super::resp::{Value, Values};
 use super::script::Fault;
-use crate::pool::UNIT;
-use serde_json::{Value as Json, json};
+use crate::json::Json;
 use std::collections::BTreeMap;
 
 /// The flags of an account's record in `ledger.lua`.
@@ -99,8 +98,10 @@ pub struct Pool {
     pub expired: u64,
     /// The operator's percentage, in basis points.
     pub percent: Option<u16>,
-    /// By id.
-    pub accounts: BTreeMap<String, Account>,
+    /// In no order.
+    pub accounts: Vec<Account>,
+    /// Where each stands: a scan may show one twice.
+    places: BTreeMap<String, usize>,
 }
 
 impl Pool {
@@ -163,37 +164,49 @@ impl Pool {
                 cooling_ms: values.number()?.saturating_sub(self.now_ms),
                 flags: values.number()?,
             };
-            // A scan may show one twice.
-            self.accounts.insert(account.id.clone(), account);
+            self.put(account);
         }
         Some((cursor != "0").then_some(cursor))
     }
 
-    /// As `status` shows it.
-    #[must_use]
-    pub fn to_json(&self) -> Json {
-        let accounts: Vec<Json> = self.accounts.values().map(Account::to_json).collect();
-        json!({
-            "pool": self.name,
-            "redis_time_ms": self.now_ms,
-            "revision": self.revision,
-            "epoch": self.epoch,
-            "leases": {"live": self.live, "expired": self.expired},
-            "percent_override": self.percent.map(percent),
-            "accounts": accounts,
-        })
+    /// Takes in one account.
+    pub fn put(&mut self, account: Account) {
+        let place = self.places.entry(account.id.clone());
+        let place = *place.or_insert(self.accounts.len());
+        match self.accounts.get_mut(place) {
+            Some(seen) => *seen = account,
+            None => self.accounts.push(account),
+        }
+    }
+
+    /// As `status` shows it; `more`: it has more accounts than that.
+    pub fn write(&self, json: &mut Json, more: bool) {
+        json.raw("{").name("pool").text(&self.name);
+        json.name("redis_time_ms").number(self.now_ms);
+        json.name("revision").number(self.revision);
+        json.name("epoch").number(self.epoch);
+        json.name("leases").raw("{").name("live").number(self.live);
+        json.name("expired").number(self.expired).raw("}");
+        json.name("percent_override").percent(self.percent);
+        json.name("more").flag(more);
+        json.name("accounts").raw("[");
+        for account in &self.accounts {
+            account.write(json);
+            json.raw("}");
+        }
+        json.raw("]").raw("}");
     }
 }
 
 impl Account {
-    fn to_json(&self) -> Json {
-        json!({
-            "id": self.id,
-            "state": self.state.as_str(),
-            "used": self.used,
-            "max_concurrency": self.max,
-            "cooling_ms": self.cooling_ms,
-        })
+    /// Its object, not closed.
+    #[inline(never)]
+    fn write(&self, json: &mut Json) {
+        json.raw("{").name("id").text(&self.id);
+        json.name("state").text(self.state.as_str());
+        json.name("used").number(self.used);
+        json.name("max_concurrency").number(self.max);
+        json.name("cooling_ms").number(self.cooling_ms);
     }
 
     /// Its score without the random part.
@@ -225,9 +238,9 @@ pub struct Question {
     /// The scope whose own cooldowns count too.
     pub scope: Option<String>,
     /// Until when accounts cool in the scope, in ms of Redis TIME.
-    pub scope_until_ms: BTreeMap<String, u64>,
-    /// Full weight of chance.
-    pub random: f64,
+    pub scope_until_ms: Vec<(String, u64)>,
+    /// Full weight of chance, in millionths.
+    pub random: u64,
 }
 
 /// An account and what is to be said of it.
@@ -267,7 +280,7 @@ pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
         .and_then(|(_, bound)| bound.as_deref());
     let mut lines: Vec<Line> = pool
         .accounts
-        .values()
+        .iter()
         .map(|account| Line {
             account,
             against: against(account, question, pool.now_ms),
@@ -287,16 +300,19 @@ pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
         bound.chance = 1.0;
         Next::Bound(bound.account.id.clone())
     } else {
-        let free = || lines.iter().filter(|line| line.against.is_empty());
-        let scores: Vec<(&str, u64)> = free()
-            .map(|line| (line.account.id.as_str(), line.account.score()))
-            .collect();
-        let chances = chances(&scores, question.random * UNIT);
-        let free = lines.iter_mut().filter(|line| line.against.is_empty());
-        for (line, chance) in free.zip(&chances) {
-            line.chance = *chance;
+        let mut free = Vec::new();
+        for line in &lines {
+            if line.against.is_empty() {
+                free.push((line.account.id.as_str(), line.account.score()));
+            }
         }
-        if chances.is_empty() {
+        let mut chances = chances(&free, question.random).into_iter();
+        for line in &mut lines {
+            if line.against.is_empty() {
+                line.chance = chances.next().unwrap_or(0.0);
+            }
+        }
+        if free.is_empty() {
             Next::Saturated
         } else {
             Next::Score
@@ -313,95 +329,95 @@ pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
 /// Every reason why it can't take a lease.
 fn against(account: &Account, question: &Question, now_ms: u64) -> Vec<String> {
     let mut reasons = Vec::new();
+    let mut say = |parts: &[&str]| reasons.push(parts.concat());
     if account.state == State::Removed {
-        reasons.push("no longer configured, its last leases finish".to_owned());
+        say(&["no longer configured, its last leases finish"]);
     }
     if account.flags & DISABLED != 0 {
-        reasons.push("disabled in the configuration".to_owned());
+        say(&["disabled in the configuration"]);
     }
     if account.flags & DRAINED != 0 {
-        reasons.push("drained by an operator".to_owned());
+        say(&["drained by an operator"]);
     }
     if account.cooling_ms > 0 {
-        reasons.push(format!("cooling for {} more", duration(account.cooling_ms)));
+        say(&["cooling for ", &duration(account.cooling_ms), " more"]);
     }
-    let until_ms = question.scope_until_ms.get(&account.id).copied();
-    let left_ms = until_ms.unwrap_or(0).saturating_sub(now_ms);
+    let mut left_ms = 0;
+    for (id, until_ms) in &question.scope_until_ms {
+        if *id == account.id {
+            left_ms = until_ms.saturating_sub(now_ms);
+        }
+    }
     if let (Some(scope), true) = (&question.scope, left_ms > 0) {
-        reasons.push(format!(
-            "cooling for {} more in scope {}",
-            duration(left_ms),
-            quoted(scope)
-        ));
+        let left = duration(left_ms);
+        say(&["cooling for ", &left, " more in scope ", &quoted(scope)]);
     }
     if account.used >= account.max {
-        reasons.push(format!("{} of {} slots used", account.used, account.max));
+        let (used, max) = (account.used.to_string(), account.max.to_string());
+        say(&[&used, " of ", &max, " slots used"]);
     }
     reasons
 }
 
 impl Explained<'_> {
     /// As both show it.
-    #[must_use]
-    pub fn to_json(&self) -> Json {
-        let random = self.question.random;
-        let accounts: Vec<Json> = self
-            .lines
-            .iter()
-            .map(|line| {
-                let account = line.account;
-                let lowest = unit(account.score());
-                let mut json = account.to_json();
-                if let Json::Object(fields) = &mut json {
-                    let score = json!({
-                        "priority": unit(account.priority_part),
-                        "load": unit(account.load_part),
-                        "random": [0.0, random],
-                        "sum": [lowest, lowest + random],
-                    });
-                    fields.extend([
-                        ("score".to_owned(), score),
-                        ("bound".to_owned(), line.bound.into()),
-                        ("can_take".to_owned(), line.against.is_empty().into()),
-                        ("against".to_owned(), line.against.clone().into()),
-                        ("chance".to_owned(), line.chance.into()),
-                    ]);
-                }
-                json
-            })
-            .collect();
+    pub fn write(&self, json: &mut Json) {
+        let pool = self.pool;
+        json.raw("{").name("pool").text(&pool.name);
+        json.name("redis_time_ms").number(pool.now_ms);
+        json.name("revision").number(pool.revision);
+        json.name("percent_override").percent(pool.percent);
+        json.name("expired_leases").number(pool.expired);
+        json.name("session");
+        match &self.question.session {
+            None => json.raw("null"),
+            Some((_, bound)) => {
+                let stays = self.lines.iter().any(|line| line.bound && line.keeps);
+                json.raw("{")
+                    .name("bound_to")
+                    .text_or_null(bound.as_deref());
+                json.name("stays_bound").flag(stays).raw("}")
+            }
+        };
         let (outcome, account) = match &self.next {
-            Next::Bound(account) => ("bound", Some(account)),
+            Next::Bound(account) => ("bound", Some(account.as_str())),
             Next::Score => ("score", None),
             Next::Saturated => ("saturated", None),
         };
-        let session = self.question.session.as_ref().map(|(_, bound)| {
-            let stays = self.lines.iter().any(|line| line.bound && line.keeps);
-            json!({"bound_to": bound, "stays_bound": stays})
-        });
-        json!({
-            "pool": self.pool.name,
-            "redis_time_ms": self.pool.now_ms,
-            "revision": self.pool.revision,
-            "percent_override": self.pool.percent.map(percent),
-            "expired_leases": self.pool.expired,
-            "session": session,
-            "next": {"outcome": outcome, "account": account},
-            "accounts": accounts,
-        })
+        json.name("next").raw("{").name("outcome").text(outcome);
+        json.name("account").text_or_null(account).raw("}");
+        json.name("accounts").raw("[");
+        for line in &self.lines {
+            line.write(json, self.question.random);
+        }
+        json.raw("]").raw("}");
     }
 }
 
-/// A score's part as in the configuration.
-#[must_use]
-pub fn unit(millionths: u64) -> f64 {
-    millionths as f64 / UNIT
-}
-
-/// Basis points as a percentage: `12.5`.
-#[must_use]
-pub fn percent(basis_points: u16) -> f64 {
-    f64::from(basis_points) / 100.0
+impl Line<'_> {
+    fn write(&self, json: &mut Json, random: u64) {
+        let account = self.account;
+        let (lowest, chance) = (account.score(), self.chance * 1e6);
+        account.write(json);
+        json.name("score").raw("{").name("priority");
+        json.millionths(account.priority_part).name("load");
+        json.millionths(account.load_part).name("random").raw("[");
+        json.number(0).millionths(random).raw("]").name("sum");
+        json.raw("[").millionths(lowest);
+        json.millionths(lowest.saturating_add(random))
+            .raw("]")
+            .raw("}");
+        json.name("bound").flag(self.bound);
+        json.name("can_take").flag(self.against.is_empty());
+        json.name("against").raw("[");
+        for reason in &self.against {
+            json.text(reason);
+        }
+        json.raw("]")
+            .name("chance")
+            .millionths(chance as u64)
+            .raw("}");
+    }
 }
 
 /// Text that someone else wrote, in quotes, without control characters, and not too long.
@@ -418,9 +434,15 @@ pub fn quoted(text: &str) -> String {
 #[must_use]
 pub fn duration(ms: u64) -> String {
     let seconds = ms.div_ceil(1_000);
+    let two = |more: u64, unit: &str, less: u64, small: &str| {
+        [&more.to_string(), unit, &less.to_string(), small].concat()
+    };
     match seconds {
-        0..=59 => format!("{:.1} s", ms as f64 / 1_000.0),
-        60..=3_599 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
+        0..=59 => {
+            let tenths = ms.saturating_add(50) / 100;
+            two(tenths / 10, ".", tenths % 10, " s")
+        }
+        60..=3_599 => two(seconds / 60, " min ", seconds % 60, " s"),
+        _ => two(seconds / 3_600, " h ", seconds % 3_600 / 60, " min"),
     }
 }

@@ -4,10 +4,11 @@ use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::columns;
-use crate::words::count;
+use crate::words::{count, document, percent};
 use slotgate::gray::hash128;
 use slotgate::ledger::keys;
-use slotgate::ledger::view::{Explained, Line, Next, Question, explain, percent, quoted, unit};
+use slotgate::ledger::view::{Explained, Line, Next, Question, explain, quoted};
+use slotgate::pool::{UNIT, millionths};
 
 pub fn run(
     server: &mut Server,
@@ -19,7 +20,7 @@ pub fn run(
     let snapshot = server.pool(pool)?;
     let mut question = Question {
         scope: scope.map(str::to_owned),
-        random,
+        random: millionths(random),
         ..Question::default()
     };
     if let Some(session) = session {
@@ -40,7 +41,7 @@ pub fn run(
     let explained = explain(&snapshot, &question);
     Ok(Answer {
         text: text(&explained),
-        json: explained.to_json(),
+        json: document(|json| explained.write(json)),
         exit: Exit::Done,
     })
 }
@@ -50,6 +51,11 @@ fn hashed(prefix: &str, text: &str) -> String {
     hash128(text.as_bytes())
         .iter()
         .fold(prefix.to_owned(), |key, byte| format!("{key}{byte:02x}"))
+}
+
+/// A score's part as in the configuration.
+fn unit(millionths: u64) -> f64 {
+    millionths as f64 / UNIT
 }
 
 fn text(explained: &Explained) -> String {
@@ -84,7 +90,7 @@ fn text(explained: &Explained) -> String {
             format!("{}/{}", account.used, account.max),
             format!("{:.3}", unit(account.priority_part)),
             format!("+ {:.3}", unit(account.load_part)),
-            format!("+ 0..{}", question.random),
+            format!("+ 0..{}", unit(question.random)),
             chance,
             reason(line, next),
         ]);

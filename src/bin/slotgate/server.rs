@@ -256,10 +256,8 @@ impl Server {
     /// Everything about a pool.
     pub fn pool(&mut self, pool: &str) -> Result<Pool, Problem> {
         let keys = self.keys(pool);
-        let mut seen = Pool {
-            name: pool.to_owned(),
-            ..Pool::default()
-        };
+        let mut seen = Pool::default();
+        pool.clone_into(&mut seen.name);
         let mut cursor = "0".to_owned();
         loop {
             let page = self.script::<Inspected>(Script::Inspect, |out, by| {
@@ -272,8 +270,7 @@ impl Server {
             };
             for row in rows {
                 let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
-                // A scan may show one twice.
-                seen.accounts.insert(account.id.clone(), account);
+                seen.put(account);
             }
             seen.now_ms = now_ms;
             seen.revision = revision.unwrap_or(0);
@@ -282,6 +279,7 @@ impl Server {
             seen.expired = expired;
             seen.percent = percent;
             if next == "0" {
+                seen.accounts.sort_by(|a, b| a.id.cmp(&b.id));
                 return Ok(seen);
             }
             cursor = next;
@@ -326,7 +324,7 @@ impl Server {
             format!("pool {pool} has no account {account}"),
         );
         match self.pool(pool) {
-            Ok(pool) => match words::near(account, pool.accounts.keys().map(String::as_str)) {
+            Ok(pool) => match words::near(account, pool.accounts.iter().map(|a| a.id.as_str())) {
                 Some(near) => problem.hint(near),
                 None => problem.hint(format!(
                     "slotgate status --pool {} lists all {}",

@@ -4,9 +4,9 @@ use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::{Colours, bar, columns};
-use crate::words::{clock, count};
+use crate::words::{clock, count, document, percent};
 use serde_json::{Value, json};
-use slotgate::ledger::view::{Account, Pool, State, duration, percent};
+use slotgate::ledger::view::{Account, Pool, State, duration};
 use std::cmp::Reverse;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -17,7 +17,10 @@ pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem>
 }
 
 pub fn json(pools: &[Pool]) -> Value {
-    let pools: Vec<Value> = pools.iter().map(Pool::to_json).collect();
+    let pools: Vec<Value> = pools
+        .iter()
+        .map(|pool| document(|json| pool.write(json, false)))
+        .collect();
     json!({"pools": pools})
 }
 
@@ -34,7 +37,7 @@ pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> String {
 fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
     let total = |of: fn(&Account) -> u64| {
         pool.accounts
-            .values()
+            .iter()
             .fold(0_u64, |sum, account| sum.saturating_add(of(account)))
     };
     let mut text = format!(
@@ -53,7 +56,7 @@ fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
     };
     text.push_str(&format!("  revision {}  gray {share}\n", pool.revision));
 
-    let mut shown: Vec<&Account> = pool.accounts.values().collect();
+    let mut shown: Vec<&Account> = pool.accounts.iter().collect();
     let most = rows.unwrap_or(shown.len());
     let cut = shown.len() > most;
     if cut {

@@ -1,7 +1,9 @@
 //! Arguments in, and the words that answers are made of.
 
 use crate::problem::Problem;
-pub use slotgate::ledger::view::{percent, quoted};
+use serde_json::Value;
+use slotgate::json::Json;
+pub use slotgate::ledger::view::quoted;
 
 /// A percentage in basis points.
 pub fn basis_points(text: &str) -> Result<u16, Problem> {
@@ -19,6 +21,18 @@ pub fn basis_points(text: &str) -> Result<u16, Problem> {
         Ok(percent) if (0.0..=100.0).contains(&percent) => Ok((percent * 100.0).round() as u16),
         Ok(_) | Err(_) => Err(rule("is not in 0..=100")),
     }
+}
+
+/// Basis points as a percentage: `12.5`.
+pub fn percent(basis_points: u16) -> f64 {
+    f64::from(basis_points) / 100.0
+}
+
+/// What the library wrote, as a document of its own.
+pub fn document(write: impl FnOnce(&mut Json)) -> Value {
+    let mut json = Json::default();
+    write(&mut json);
+    serde_json::from_str(&json.into_text()).unwrap_or_default()
 }
 
 /// The rule for the names of pools, accounts and leases, and with a colon for the prefix.
