@@ -22,6 +22,7 @@ mod aborts;
 mod accounts;
 mod answers;
 mod configuration;
+mod console;
 mod edges;
 mod gray;
 mod headers;
