@@ -2,7 +2,7 @@
 const $ = (query, at = document) => at.querySelector(query);
 const all = (query, at = document) => [...at.querySelectorAll(query)];
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const fresh = (id) => $(id).content.cloneNode(true).firstElementChild ?? $(id).content.firstElementChild.cloneNode(true);
+const fresh = (id) => $(id).content.firstElementChild.cloneNode(true);
 const by = new Intl.Collator("en", { numeric: true }).compare;
 const plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const pools = new Map();
@@ -34,8 +34,11 @@ async function change(action, body, words) {
     look();
   } catch (error) {
     const nothing = error.kind === "in_doubt" ? "" : "Nothing was changed: ";
-    say(nothing + error.message + (error.try ? `. Try: ${error.try}` : ""), true);
-    if (error.status === 401) login(token ? "The token is wrong." : "A change needs the token.", () => change(action, body, words));
+    if (error.status === 401) {
+      say(nothing + error.message, true);
+      return login(token ? "The token is wrong." : "A change needs the token.", () => change(action, body, words));
+    }
+    say(nothing + error.message + (error.try ? `; try ${error.try}` : ""), true);
   }
 }
 
@@ -44,7 +47,7 @@ function login(why, then) {
   put($("#wrong"), why);
   input.value = "";
   $("#login form").onsubmit = () => {
-    token = input.value.replace(/[^!-~]/g, "");
+    token = input.value.replace(/[^ -~]/g, "").trim();
     sessionStorage.setItem("slotgate", token);
     if (token) then?.();
   };
