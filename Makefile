@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli dist check test test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli dist check test test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,11 @@ check: setup-rust ## format, lints, and the purity of everything outside src/hos
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test --features cli
 	@tests/guard.sh
+
+test-console: setup wasm ## the console in a headless Chromium; screenshots go to target/console (two minutes)
+	@tests/setup.sh browser
+	$(CARGO) build --example console-stage
+	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console
 
 test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (one minute)
 	@tests/upgrade.sh

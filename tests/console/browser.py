@@ -48,7 +48,7 @@ def browser():
 
 
 def view(driver, size, scheme):
-    width, height = SIZES[size]
+    width, height = SIZES.get(size, size)
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"})
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
@@ -208,6 +208,15 @@ def main():
             looks(driver, at, 3)
             keyboard(driver, at)
             plain_words(driver, at)
+        with stage(6, 60) as at:
+            open_console(driver, at["console"])
+            driver.find_element(By.CSS_SELECTOR, "#key").click()
+            ActionChains(driver).send_keys(at["token"], Keys.ENTER).perform()
+            driver.find_elements(By.CSS_SELECTOR, "main .do button")[6].click()
+            view(driver, (900, 640), "light")
+            time.sleep(9)
+            driver.find_element(By.CSS_SELECTOR, "h1").click()
+            shoot(driver, "readme")
         until("the loss said", lambda: "can't be reached; shown as of" in text(driver, "#live"))
         shoot(driver, "gone")
         driver.get("about:blank")
