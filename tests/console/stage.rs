@@ -70,6 +70,7 @@ fn main() {
             "console": format!("http://{}/", envoy.addrs()[1]),
             "envoy": envoy.addr().to_string(),
             "redis": redis.addr().to_string(),
+            "pids": [envoy.pid(), redis.pid()],
             "token": TOKEN,
         })
     );
