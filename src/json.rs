@@ -78,6 +78,12 @@ impl Json {
         self.raw(&text)
     }
 
+    /// A number of 0..=1, to twelve decimals.
+    pub fn share(&mut self, share: f64) -> &mut Self {
+        let text = decimal((share * 1e12) as u64, 1_000_000_000_000);
+        self.raw(&text)
+    }
+
     /// Basis points as a percentage, or null.
     pub fn percent(&mut self, basis_points: Option<u16>) -> &mut Self {
         match basis_points {
@@ -87,15 +93,16 @@ impl Json {
     }
 }
 
-/// `parts / whole` with as many decimals as needed; `whole` a power of ten.
+/// `parts / whole` with as many decimals as needed, at least one; `whole` a power of ten.
 #[must_use]
 #[inline(never)]
 pub fn decimal(parts: u64, whole: u64) -> String {
     let mut text = parts.checked_div(whole).unwrap_or(0).to_string();
     let mut place = whole;
     let mut rest = parts.checked_rem(whole).unwrap_or(0);
-    if rest > 0 {
-        text.push('.');
+    text.push('.');
+    if rest == 0 {
+        text.push('0');
     }
     while rest > 0 {
         place /= 10;
@@ -113,8 +120,8 @@ mod tests {
     #[test]
     fn decimals() {
         for (parts, whole, expected) in [
-            (0, 100, "0"),
-            (10_000, 100, "100"),
+            (0, 100, "0.0"),
+            (10_000, 100, "100.0"),
             (1_250, 100, "12.5"),
             (7, 100, "0.07"),
             (260_000, 1_000_000, "0.26"),

@@ -397,12 +397,12 @@ impl Explained<'_> {
 impl Line<'_> {
     fn write(&self, json: &mut Json, random: u64) {
         let account = self.account;
-        let (lowest, chance) = (account.score(), self.chance * 1e6);
+        let lowest = account.score();
         account.write(json);
         json.name("score").raw("{").name("priority");
         json.millionths(account.priority_part).name("load");
         json.millionths(account.load_part).name("random").raw("[");
-        json.number(0).millionths(random).raw("]").name("sum");
+        json.millionths(0).millionths(random).raw("]").name("sum");
         json.raw("[").millionths(lowest);
         json.millionths(lowest.saturating_add(random))
             .raw("]")
@@ -413,10 +413,7 @@ impl Line<'_> {
         for reason in &self.against {
             json.text(reason);
         }
-        json.raw("]")
-            .name("chance")
-            .millionths(chance as u64)
-            .raw("}");
+        json.raw("]").name("chance").share(self.chance).raw("}");
     }
 }
 

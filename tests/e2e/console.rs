@@ -143,7 +143,7 @@ fn status_follows_what_happens() {
     eventually(SOON, || rig.status()["pools"][0]["leases"]["live"] == 4);
     let status = rig.status();
     assert_eq!(status["writable"], true);
-    assert_eq!(status["percent_configured"], 100);
+    assert_eq!(status["percent_configured"], 100.0);
     let pool = &status["pools"][0];
     assert_eq!(pool["pool"], "demo");
     assert_eq!(pool["revision"], 1);

@@ -185,7 +185,7 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
     let unset = RefCell::new(BTreeSet::new());
     let not_passed = RefCell::new(BTreeSet::new());
     // A value that passes every rule stands in for one that can't be known here.
-    let unknown = || Some("unknown".to_owned());
+    let unknown = || Some("unknown-before-it-runs".to_owned());
     let env = |name: &str| {
         if let Some(environment) = &plugin.environment {
             if let Some(value) = environment.key_values.get(name) {
