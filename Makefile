@@ -15,7 +15,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli dist check test test-metrics dashboard test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-console bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,11 @@ test-metrics: setup wasm ## metrics, access log, traces, dashboard and alerts al
 
 dashboard: setup wasm ## draw envoy/grafana/run.svg from a real run (three minutes)
 	$(CARGO) test --test metrics picture -- --ignored
+
+test-console: setup wasm ## the console in a headless Chromium; screenshots go to target/console (two minutes)
+	@tests/setup.sh browser
+	$(CARGO) build --example console-stage
+	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console
 
 test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (two minutes)
 	@tests/upgrade.sh
@@ -82,6 +87,10 @@ mutate: setup ## invert and take out each guard of each Lua file: the tests must
 bench: wasm ## what the filter costs, beside Envoy without it and other ways to Redis (six minutes); ROWS=webdis some rows
 	@tests/setup.sh bench
 	$(CARGO) run --release --example bench
+
+bench-console: setup wasm ## requests/s with consoles open, beside without (two minutes)
+	$(CARGO) build --release --example console-stage
+	python3 tests/console/cost.py $${CARGO_TARGET_DIR:-target}/release/examples/console-stage
 
 bench-ledger: setup ## what the scripts cost Redis, beside what others do
 	$(CARGO) run --example bench-ledger

@@ -1,12 +1,15 @@
 -- inspect: every account as the next acquire would see it. Writes nothing, so a replica may run it.
 --
 -- KEYS  the six of ledger.lua
+--       7 control (HASH, see control.lua)
 -- ARGV  1 cursor, 0 to begin with
 --       2 about how many accounts to answer, 1..1000
--- Returns {next cursor or 0, now ms, revision, epoch, live leases, accounts}, the last a list of
---         {id, max, used, base, load's part of the score, state, until ms or 0}
+-- Returns {next cursor or 0, now ms, revision, epoch, leases, how many of them have expired, percent in basis points or
+--         as it stands, ?: far too long, accounts}, the last a list of
+--         {id, max, used, base, load's part of the score, state, until ms or 0, flags}
 --         state: free | behind (free when no other is) | full | probe (free for one lease) | probing (by that one) | disabled
 --         | drained | cooling | removed; of several the last one named
+--         flags: all that is against it, as in its record
 --         A cooldown that is over but not cleared away yet counts as over.
 -- Errors  NOPOOL, BADARG
 -- Flags  no-writes
@@ -53,7 +56,11 @@ for i = 1, #page[2], 2 do
     if flags >= tool.REMOVED then
       state = 'removed'
     end
-    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, string.format('%.0f', ends)}
+    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, string.format('%.0f', ends), flags}
   end
 end
-return {page[1], string.format('%.0f', now), held[1], held[2], call('ZCARD', LEASES), rows}
+local percent = call('HGET', KEYS[7], 'percent')
+if percent and #percent > 5 then
+  percent = '?'
+end
+return {page[1], string.format('%.0f', now), held[1], held[2], call('ZCARD', LEASES), call('ZCOUNT', LEASES, '-inf', now), percent, rows}

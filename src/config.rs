@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to the host: environment variables come in as a function.
 
+use crate::pool::millionths;
 use crate::structpb;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,25 @@ pub enum Role {
     Scheduler(Box<Config>),
     /// The network filter that strips and adds gRPC frames.
     Bridge,
+    /// The HTTP filter that serves the operator's page and its JSON.
+    Console(Box<Console>),
+}
+
+/// The console's whole configuration, checked.
+#[derive(Debug)]
+pub struct Console {
+    /// How to reach Redis.
+    pub redis: Redis,
+    /// The pools it shows, by name, at least one.
+    pub pools: Vec<String>,
+    /// Who may change something says this; `None`: nobody may.
+    pub token: Option<Secret>,
+    /// Host names it may be called by, lower case, beside `localhost` and plain addresses.
+    pub hosts: Vec<String>,
+    /// The share that the schedulers are configured with, in basis points, to be shown.
+    pub gray: Option<u16>,
+    /// `score.random` in millionths, for explain.
+    pub random: u64,
 }
 
 /// The scheduler's whole configuration, checked.
@@ -376,7 +396,8 @@ fn read(
 fn role(at: At<'_, '_>) -> Role {
     let mut f = at.fields();
     f.needs(&["role"]);
-    if f.choice("role", &[("scheduler", false), ("bridge", true)]) {
+    let kind = kind(&mut f);
+    if kind == Kind::Bridge {
         for name in f
             .map
             .into_iter()
@@ -388,11 +409,20 @@ fn role(at: At<'_, '_>) -> Role {
         return Role::Bridge;
     }
     f.needs(&["pools"]);
+    // A console has these as the scheduler's own, so that a file may write each once and refer to it.
+    let says_gray = f.map.is_some_and(|map| map.contains_key("gray"));
+    let redis = redis(f.object("redis"));
+    let gray = gray(f.object("gray"));
+    let score = score(f.object("score"));
+    if kind == Kind::Console {
+        let gray = says_gray.then_some(gray.basis_points);
+        return Role::Console(Box::new(console(f, redis, gray, score.random)));
+    }
     let config = Config {
-        redis: redis(f.object("redis")),
-        gray: gray(f.object("gray")),
+        redis,
+        gray,
+        score,
         lease: lease(f.object("lease")),
-        score: score(f.object("score")),
         priority_mode: f.choice(
             "priority_mode",
             &[
@@ -442,6 +472,58 @@ fn role(at: At<'_, '_>) -> Role {
     };
     f.done();
     Role::Scheduler(Box::new(config))
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Scheduler,
+    Bridge,
+    Console,
+}
+
+fn kind(f: &mut Fields<'_, '_>) -> Kind {
+    let Some(mut at) = f.at("role") else {
+        return Kind::Scheduler;
+    };
+    match at.value.as_str() {
+        Some("scheduler") => Kind::Scheduler,
+        Some("bridge") => Kind::Bridge,
+        Some("console") => Kind::Console,
+        Some(_) | None => at
+            .refuse("is not one of scheduler, bridge, console")
+            .unwrap_or(Kind::Scheduler),
+    }
+}
+
+#[inline(never)]
+fn texts(
+    f: &mut Fields<'_, '_>,
+    name: &'static str,
+    count: RangeInclusive<usize>,
+    rule: Rule,
+) -> Vec<String> {
+    f.list(name, count, |mut at| at.text(rule))
+        .unwrap_or_default()
+}
+
+fn console(mut f: Fields<'_, '_>, redis: Redis, gray: Option<u16>, random: f64) -> Console {
+    let console = Console {
+        redis,
+        gray,
+        random: millionths(random),
+        pools: texts(&mut f, "pools", 1..=1_000, NAME),
+        token: f.secret("token_env"),
+        hosts: texts(&mut f, "hosts", 0..=64, HOST),
+    };
+    let short = |token: &Secret| token.0.len() < SHORTEST_TOKEN;
+    if console.token.as_ref().is_some_and(short) {
+        f.error(
+            "token_env",
+            format!("its variable holds less than {SHORTEST_TOKEN} bytes"),
+        );
+    }
+    f.done();
+    console
 }
 
 fn redis(mut f: Fields<'_, '_>) -> Redis {
@@ -741,6 +823,16 @@ const USERNAME: Rule = (
     |s| !s.contains(|c: char| c.is_whitespace() || c.is_control()),
     "holds a space or a control character",
 );
+const HOST: Rule = (
+    |s| {
+        (1..=253).contains(&s.len())
+            && s.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b))
+    },
+    "is not a host name in lower case, without a port",
+);
+/// A console's token that can't be guessed has at least so many bytes.
+const SHORTEST_TOKEN: usize = 16;
 const COOKIE: Rule = (is_token, "is not a cookie name");
 const QUERY: Rule = (
     |s| {

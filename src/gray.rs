@@ -136,7 +136,8 @@ fn forced(gray: &Gray, headers: Headers) -> Option<Choice> {
 }
 
 /// Compares without telling by its time how much was right.
-fn same(a: &[u8], b: &[u8]) -> bool {
+#[must_use]
+pub fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len()
         && a.iter()
             .zip(b)

@@ -12,6 +12,7 @@ use crate::failing::{Source, Windows};
 use crate::gray::{self, Choice, Gate};
 use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
+use crate::ledger::greeting;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
     self, Acquire, Acquired, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
@@ -1472,32 +1473,10 @@ impl Worker {
         let config = &self.config;
         let out = &mut self.output.bytes;
         match &command {
-            Command::Auth => {
-                let user = config.redis.username.as_bytes();
-                resp::push_array(out, if user.is_empty() { 2 } else { 3 });
-                resp::push_bulk(out, b"AUTH");
-                if !user.is_empty() {
-                    resp::push_bulk(out, user);
-                }
-                resp::push_bulk(out, config.redis.password.0.as_bytes());
-            }
-            Command::Select => {
-                resp::push_array(out, 2);
-                resp::push_bulk(out, b"SELECT");
-                resp::push_number(out, u64::from(config.redis.database));
-            }
-            Command::SetName => {
-                resp::push_array(out, 3);
-                resp::push_bulk(out, b"CLIENT");
-                resp::push_bulk(out, b"SETNAME");
-                resp::push_bulk(out, b"slotgate");
-            }
-            Command::Load(script) => {
-                resp::push_array(out, 3);
-                resp::push_bulk(out, b"SCRIPT");
-                resp::push_bulk(out, b"LOAD");
-                resp::push_bulk(out, script.source().as_bytes());
-            }
+            Command::Auth => greeting::auth(out, &config.redis),
+            Command::Select => greeting::select(out, &config.redis),
+            Command::SetName => greeting::set_name(out),
+            Command::Load(script) => greeting::load(out, *script),
             Command::Acquire(acquire) => {
                 let Some(state) = self.pools.get(acquire.pool) else {
                     return;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
 # and the fuzzer; `bench`: all, and what is measured beside slotgate; `compose`: what docker-compose.yaml needs besides an
-# engine; `envoy VERSION`: one more Envoy.
+# engine; `envoy VERSION`: one more Envoy; `browser`: a Chromium to look at the console with.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
@@ -147,7 +147,13 @@ compose() {
         die "no docker compose: install its plugin, or docker-compose 1.29"
 }
 
+browser() {
+    have chromedriver && have chromium && /usr/bin/python3 -c 'import selenium' 2>/dev/null && return
+    apt chromium chromium-driver python3-selenium fonts-dejavu-core || die "no Chromium with its driver and python3-selenium"
+}
+
 case ${1:-} in
+browser) browser && exit ;;
 compose) compose && exit ;;
 envoy) another_envoy "$2" && exit ;;
 esac

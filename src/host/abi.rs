@@ -6,20 +6,23 @@
 //! map go before it runs.
 //!
 //! And a pause is [`STOP_ALL`], which the SDK can't say: it holds the body back as well, of any size, whatever
-//! `allow_on_headers_stop_iteration` says. So no callback for bodies is needed.
+//! `allow_on_headers_stop_iteration` says. Only the console's requests wait for their bodies.
 
 use super::bridge::Bridge;
+use super::console::Request;
 use super::http::Http;
 use super::root::{Root, Told};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::rc::Rc;
 
 /// Envoy goes on.
 const CONTINUE: u32 = 0;
-/// A network filter's data stays where it is.
+/// A network filter's data, or a body, stays where it is; headers wait for the body.
 const STOP: u32 = 1;
+/// `FilterDataStatus::StopIterationNoBuffer`: the body goes nowhere.
+const STOP_NO_BUFFER: u32 = 3;
 /// `FilterHeadersStatus::StopAllIterationAndWatermark`: headers, body and trailers wait, and the client is slowed down.
 const STOP_ALL: u32 = 4;
 /// Done; 0: `proxy_done` is called later.
@@ -31,9 +34,12 @@ enum Context {
     Root(Rc<Root>),
     Http(Rc<Http>),
     Bridge(Rc<Bridge>),
+    Console(Rc<Request>),
 }
 
 thread_local! {
+    /// Whether a console was ever configured here: a scheduler's bodies are not worth looking up a context.
+    static SERVES_CONSOLE: Cell<bool> = const { Cell::new(false) };
     /// Those that Envoy has created and not deleted.
     static CONTEXTS: RefCell<BTreeMap<u32, Context>> = const { RefCell::new(BTreeMap::new()) };
 }
@@ -52,21 +58,21 @@ fn context(id: u32) -> Option<Context> {
 fn root(id: u32) -> Option<Rc<Root>> {
     match context(id)? {
         Context::Root(root) => Some(root),
-        Context::Http(_) | Context::Bridge(_) => None,
+        Context::Http(_) | Context::Bridge(_) | Context::Console(_) => None,
     }
 }
 
 fn http(id: u32) -> Option<Rc<Http>> {
     match context(id)? {
         Context::Http(http) => Some(http),
-        Context::Root(_) | Context::Bridge(_) => None,
+        Context::Root(_) | Context::Bridge(_) | Context::Console(_) => None,
     }
 }
 
 fn bridge(id: u32) -> Option<Rc<Bridge>> {
     match context(id)? {
         Context::Bridge(bridge) => Some(bridge),
-        Context::Root(_) | Context::Http(_) => None,
+        Context::Root(_) | Context::Http(_) | Context::Console(_) => None,
     }
 }
 
@@ -99,6 +105,10 @@ extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
         None => Some(Context::Root(Rc::new(Root::new(id)))),
         Some(Told::Scheduler(shared)) => Some(Context::Http(Rc::new(Http::new(id, shared)))),
         Some(Told::Bridge) => Some(Context::Bridge(Rc::default())),
+        Some(Told::Console(shared)) => {
+            let _ = SERVES_CONSOLE.try_with(|serves| serves.set(true));
+            Some(Context::Console(Rc::new(Request::new(id, shared))))
+        }
         Some(Told::Nothing) => None,
     };
     if let Some(created) = created {
@@ -119,10 +129,31 @@ extern "C" fn proxy_on_tick(id: u32) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn proxy_on_request_headers(id: u32, _count: u32, _end: u32) -> u32 {
-    match http(id).is_none_or(|http| http.on_request_headers()) {
-        true => CONTINUE,
-        false => STOP_ALL,
+extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
+    match context(id) {
+        Some(Context::Http(http)) => match http.on_request_headers() {
+            true => CONTINUE,
+            false => STOP_ALL,
+        },
+        Some(Context::Console(request)) => match request.on_request_headers(end != 0) {
+            true => STOP,
+            false => STOP_ALL,
+        },
+        Some(Context::Root(_) | Context::Bridge(_)) | None => CONTINUE,
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_request_body(id: u32, size: usize, end: u32) -> u32 {
+    if SERVES_CONSOLE.try_with(Cell::get) != Ok(true) {
+        return CONTINUE;
+    }
+    match context(id) {
+        Some(Context::Console(request)) => match request.on_request_body(size, end != 0) {
+            true => STOP,
+            false => STOP_NO_BUFFER,
+        },
+        Some(Context::Root(_) | Context::Http(_) | Context::Bridge(_)) | None => CONTINUE,
     }
 }
 
@@ -170,6 +201,10 @@ extern "C" fn proxy_on_done(id: u32) -> u32 {
         Some(Context::Root(root)) => root.on_done().into(),
         Some(Context::Http(http)) => {
             http.on_done();
+            DONE
+        }
+        Some(Context::Console(request)) => {
+            request.on_done();
             DONE
         }
         Some(Context::Bridge(_)) | None => DONE,

@@ -26,6 +26,8 @@ pub enum Map {
 /// Which buffer.
 #[derive(Debug, Clone, Copy)]
 pub enum Buffer {
+    /// A request's body.
+    RequestBody = 0,
     /// Network filter: towards Redis.
     Downstream = 2,
     /// Network filter: from Redis.
@@ -126,6 +128,7 @@ unsafe extern "C" {
     fn proxy_define_metric(kind: u32, name: *const u8, name_size: usize, id: *mut u32) -> u32;
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
+    fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -346,6 +349,14 @@ pub fn increment(id: u32, by: i64) {
 pub fn record(id: u32, value: u64) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_record_metric(id, value) };
+}
+
+/// What a metric holds, of all workers together.
+pub fn metric(id: u32) -> u64 {
+    let mut value = 0;
+    // SAFETY: `value` lives across the call.
+    let _ = unsafe { proxy_get_metric(id, &mut value) };
+    value
 }
 
 /// Tells the host that a root which answered `false` to `on_done` is done.

@@ -4,6 +4,7 @@
 mod abi;
 mod bridge;
 mod calls;
+mod console;
 mod http;
 mod logger;
 mod metrics;

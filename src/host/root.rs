@@ -1,6 +1,7 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
 use super::calls::{self, Buffer, Map};
+use super::console;
 use super::logger;
 use super::metrics::Metrics;
 use crate::admission::Reason;
@@ -391,7 +392,7 @@ fn look_key(config: &Config, pool: usize) -> Option<String> {
 
 /// A `GrpcService` message that names an Envoy cluster. The host first reads the name it is given as such a message, and
 /// some plain names (`email`) are one by accident, which ends Envoy. Names are at most 125 bytes of ASCII by configuration.
-fn grpc_service(cluster: &str) -> Vec<u8> {
+pub fn grpc_service(cluster: &str) -> Vec<u8> {
     let length = u8::try_from(cluster.len()).unwrap_or(0);
     let mut message = vec![0x0a, length.saturating_add(2), 0x0a, length];
     message.extend_from_slice(cluster.as_bytes());
@@ -414,6 +415,8 @@ pub enum Told {
     Bridge,
     /// Role `scheduler`.
     Scheduler(Rc<Shared>),
+    /// Role `console`.
+    Console(Rc<console::Shared>),
 }
 
 /// The root context of one plugin configuration.
@@ -440,7 +443,14 @@ impl Root {
     fn shared(&self) -> Option<Rc<Shared>> {
         match self.told() {
             Told::Scheduler(shared) => Some(shared),
-            Told::Nothing | Told::Bridge => None,
+            Told::Nothing | Told::Bridge | Told::Console(_) => None,
+        }
+    }
+
+    fn console(&self) -> Option<Rc<console::Shared>> {
+        match self.told() {
+            Told::Console(shared) => Some(shared),
+            Told::Nothing | Told::Bridge | Told::Scheduler(_) => None,
         }
     }
 
@@ -451,6 +461,9 @@ impl Root {
         let told = match parse(&json, &|name| std::env::var(name).ok()) {
             Ok(Role::Bridge) => Told::Bridge,
             Ok(Role::Scheduler(config)) => Told::Scheduler(Rc::new(Shared::new(self.id, *config))),
+            Ok(Role::Console(config)) => {
+                Told::Console(Rc::new(console::Shared::new(self.id, *config)))
+            }
             Err(errors) => {
                 for error in errors.0.iter().take(MOST_ERRORS) {
                     log::error!("configuration: {error}");
@@ -470,6 +483,8 @@ impl Root {
     pub fn on_tick(&self) {
         if let Some(shared) = self.shared() {
             shared.tick();
+        } else if let Some(console) = self.console() {
+            console.tick();
         }
     }
 
@@ -484,6 +499,8 @@ impl Root {
             shared.with(self.id, |worker, now_ms| {
                 worker.on_pipe_bytes(now_ms, &bytes)
             });
+        } else if let Some(console) = self.console() {
+            console.on_pipe_message(token, size);
         }
     }
 
@@ -497,6 +514,8 @@ impl Root {
             log::debug!("the pipe was closed, gRPC status {status}");
             shared.token.set(None);
             shared.with(self.id, |worker, now_ms| worker.on_pipe_closed(now_ms));
+        } else if let Some(console) = self.console() {
+            console.on_pipe_close(token);
         }
     }
 

@@ -39,6 +39,21 @@ pub fn push_array(out: &mut Vec<u8>, arguments: usize) {
     push_length(out, b'*', arguments);
 }
 
+/// A whole command of which the hot path knows nothing.
+#[inline(never)]
+pub fn push_command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    push_array(out, arguments.len());
+    push_bulks(out, arguments);
+}
+
+/// Arguments behind a command's head.
+#[inline(never)]
+pub fn push_bulks(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    for argument in arguments {
+        push_bulk(out, argument);
+    }
+}
+
 fn push_length(out: &mut Vec<u8>, kind: u8, length: usize) {
     // One append for each of the usual lengths: this is a good part of an acquire's time here.
     match length {

@@ -1,7 +1,10 @@
 //! The ledger's scripts: their sources, typed arguments in, typed replies out.
 
 use super::keys;
-use super::resp::{Value, Values, push_array, push_bulk, push_bulk_of, push_number, whole};
+use super::resp::{
+    Value, Values, push_array, push_bulk, push_bulk_of, push_bulks, push_command, push_number,
+    whole,
+};
 use crate::lease::LeaseId;
 
 /// One Lua file of `lua/`.
@@ -438,20 +441,45 @@ impl PoolKeys {
     ) {
         let extra_keys = usize::from(session.is_some()).saturating_add(1);
         self.head(out, Script::Control, by, extra_keys, 2);
-        push_bulk(out, self.control.as_bytes());
-        if let Some(session) = session {
-            push_hashed(out, &self.session_prefix, session);
+        let session = session.map(|session| hashed(&self.session_prefix, session));
+        push_bulks(out, &[self.control.as_bytes()]);
+        if let Some(session) = &session {
+            push_bulks(out, &[session]);
         }
-        push_bulk(out, verb.as_bytes());
-        push_bulk(out, subject.as_bytes());
+        push_bulks(out, &[verb.as_bytes(), subject.as_bytes()]);
     }
 
     /// `inspect.lua`
     pub fn inspect(&self, out: &mut Vec<u8>, by: By, cursor: &str, count: u64) {
-        self.head(out, Script::Inspect, by, 0, 2);
-        push_bulk(out, cursor.as_bytes());
-        push_number(out, count);
+        self.head(out, Script::Inspect, by, 1, 2);
+        let count = count.to_string();
+        let arguments = [&self.control, cursor, &count];
+        push_bulks(out, &arguments.map(str::as_bytes));
     }
+}
+
+impl PoolKeys {
+    /// `GET` of a session's account.
+    pub fn session(&self, out: &mut Vec<u8>, session: &[u8; 16]) {
+        push_command(out, &[b"GET", &hashed(&self.session_prefix, session)]);
+    }
+
+    /// `ZRANGE` of a scope's cooldowns.
+    pub fn scope(&self, out: &mut Vec<u8>, scope: &[u8; 16]) {
+        let key = hashed(&self.scope_prefix, scope);
+        push_command(out, &[b"ZRANGE", &key, b"0", b"-1", b"WITHSCORES"]);
+    }
+}
+
+/// What [`push_hashed`] writes, by itself.
+fn hashed(prefix: &str, hash: &[u8; 16]) -> Vec<u8> {
+    let mut key = prefix.as_bytes().to_vec();
+    for byte in hash {
+        let mut pair = [0; 2];
+        crate::lease::hex(u64::from(*byte), &mut pair);
+        key.extend_from_slice(&pair);
+    }
+    key
 }
 
 /// A key that ends in a hash: nobody's own text stands in Redis.
@@ -779,6 +807,18 @@ pub enum Override {
     Malformed,
 }
 
+impl Override {
+    /// Reads it; empty is none.
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        match whole(text).and_then(|points| u16::try_from(points).ok()) {
+            Some(points) if points <= 10_000 => Self::BasisPoints(points),
+            Some(_) | None if text.is_empty() => Self::Absent,
+            Some(_) | None => Self::Malformed,
+        }
+    }
+}
+
 impl<'a> Looked<'a> {
     /// Each account's id, how many of its slots are used, and how many it has; of none in a large pool.
     pub fn used(&self) -> impl Iterator<Item = (&'a [u8], u64, u64)> {
@@ -796,13 +836,7 @@ impl<'a> Looked<'a> {
 pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
     let mut values = Values::new(reply);
     array(&mut values, 4..=4)?;
-    let percent = match values.bulk().ok_or(Fault::Mismatch)? {
-        b"" => Override::Absent,
-        digits => match whole(digits).and_then(|points| u16::try_from(points).ok()) {
-            Some(points) if points <= 10_000 => Override::BasisPoints(points),
-            Some(_) | None => Override::Malformed,
-        },
-    };
+    let percent = Override::of(values.bulk().ok_or(Fault::Mismatch)?);
     let drained = match values.value() {
         Some(Value::Bulk(ids)) => Some(ids),
         Some(Value::Nil) => None,

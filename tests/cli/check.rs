@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the files of tests/config name.
-const VARIABLES: [(&str, &str); 7] = [
+const VARIABLES: [(&str, &str); 8] = [
     ("REDIS_PASSWORD", "5ecret-password"),
     ("GRAY_TOKEN", "5ecret-token"),
     ("API_KEY", "5ecret-key"),
+    ("API_KEY_16", "5ecret-of-16-bytes"),
     ("REGION", "5ecret-region"),
     ("PORT", "443"),
     ("TWO_LINES", "5ecret\nand more"),

@@ -75,6 +75,27 @@ impl Pool {
     }
 }
 
+/// The configuration with the operator's console, whose token is `token`.
+fn with_console(config: EnvoyConfig, token: &str) -> EnvoyConfig {
+    let mut plugin = Value::Null;
+    let config = config.plugin(|value| plugin = value.clone());
+    config
+        .console(|console| {
+            console["token_env"] = "SLOTGATE_CONSOLE_TOKEN".into();
+            console["gray"] = plugin["gray"].clone();
+        })
+        .env("SLOTGATE_CONSOLE_TOKEN", token)
+}
+
+/// The one in the environment, or a new one.
+fn console_token() -> String {
+    let given = std::env::var("SLOTGATE_CONSOLE_TOKEN").ok();
+    given.filter(|given| !given.is_empty()).unwrap_or_else(|| {
+        let random = || std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0);
+        format!("{:016x}{:016x}", random(), random())
+    })
+}
+
 /// Becomes true when someone wants the demo to end: Ctrl-C or SIGTERM.
 fn on_stop() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));

@@ -7,7 +7,7 @@ use super::support::{
     Client, Envoy, EnvoyConfig, Ledger, Redis, Reply, Request, Upstream, poll, spawn,
 };
 use super::table::{Moment, Table};
-use super::{Pool, on_stop};
+use super::{Pool, console_token, on_stop, with_console};
 
 const REQUESTS: usize = 300;
 const SESSIONS: usize = 60;
@@ -43,13 +43,14 @@ pub fn run() -> ExitCode {
     let redis = Redis::start();
     let upstream = Upstream::start();
     let envoy = Envoy::start(
-        config
+        with_console(config, &console_token())
             .redis(redis.addr())
             .upstream(upstream.addr())
             .workers(2),
     );
     let ledger = Ledger::new(&redis, &pool.key_prefix, &pool.name);
 
+    println!("the console: http://{}/", envoy.addrs()[1]);
     println!(
         "{REQUESTS} streams of {} s by {SESSIONS} sessions, {AT_ONCE} at a time, over {slots} slots; \
          {GRAY_PERCENT} % of the sessions are in the gray release\n",

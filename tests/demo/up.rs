@@ -6,14 +6,15 @@ use std::time::Duration;
 use super::support::{
     Client, Dir, Envoy, EnvoyConfig, Port, Redis, Request, Upstream, eventually, root,
 };
-use super::{Pool, on_stop};
+use super::{Pool, console_token, on_stop, with_console};
 
 /// What listens, on which port, and the setting that moves it.
-const PORTS: [(&str, u16, &str); 4] = [
+const PORTS: [(&str, u16, &str); 5] = [
     ("Envoy", 10_000, "SLOTGATE_ENVOY_PORT"),
     ("Envoy's admin interface", 9_901, "SLOTGATE_ADMIN_PORT"),
     ("Redis", 6_379, "SLOTGATE_REDIS_PORT"),
     ("the upstream", 8_080, "SLOTGATE_UPSTREAM_PORT"),
+    ("the console", 9_902, "SLOTGATE_CONSOLE_PORT"),
 ];
 
 pub fn up() -> ExitCode {
@@ -21,7 +22,13 @@ pub fn up() -> ExitCode {
     let folder = root().join(".run");
     let ready = folder.join("ready");
     let _ = std::fs::remove_file(&ready);
-    let [envoy_port, admin_port, redis_port, upstream_port] = match ports() {
+    let [
+        envoy_port,
+        admin_port,
+        redis_port,
+        upstream_port,
+        console_port,
+    ] = match ports() {
         Ok(ports) => ports,
         Err(problems) => {
             eprintln!("{}", problems.join("\n"));
@@ -33,13 +40,14 @@ pub fn up() -> ExitCode {
     let pool = Pool::of(&config);
     let redis = Redis::start_in(Dir::kept(&folder), Port::fixed(redis_port), &[]);
     let upstream = Upstream::start_on(Port::fixed(upstream_port));
-    let config = config
+    let token = console_token();
+    let config = with_console(config, &token)
         .redis(redis.addr())
         .upstream(upstream.addr())
         .workers(2);
     let envoy = Envoy::start_in(
         Dir::kept(&folder),
-        Some(Port::fixed(envoy_port)),
+        [envoy_port, console_port].map(Port::fixed),
         Port::fixed(admin_port),
         config,
     );
@@ -66,6 +74,8 @@ pub fn up() -> ExitCode {
     println!("how many slots are used, and which leases there are:");
     println!("  redis-cli -p {redis_port} hgetall '{ledger}:used'");
     println!("  redis-cli -p {redis_port} hgetall '{ledger}:owner'");
+    println!("the console, and the token that changes anything:");
+    println!("  http://{}/  {token}", envoy.addrs()[1]);
     println!("what the upstream saw:");
     println!("  curl http://{}/stats", upstream.addr());
     println!("the filter's metrics:");
@@ -91,7 +101,7 @@ pub fn up() -> ExitCode {
     code
 }
 
-fn ports() -> Result<[u16; 4], Vec<String>> {
+fn ports() -> Result<[u16; 5], Vec<String>> {
     let mut problems = Vec::new();
     let ports = PORTS.map(|(what, default, setting)| {
         let text = std::env::var(setting).unwrap_or_default();

@@ -23,6 +23,7 @@ mod access_log;
 mod accounts;
 mod answers;
 mod configuration;
+mod console;
 mod control;
 mod edges;
 mod gray;

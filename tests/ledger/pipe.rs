@@ -364,7 +364,7 @@ impl Pipe {
         let reply = self.inspect_raw("0", 1000);
         let mut values = Values::new(&reply);
         match values.value() {
-            Some(Value::Array(6)) => {}
+            Some(Value::Array(8)) => {}
             Some(Value::Error(error)) => return Err(Fault::of(error)),
             other => panic!("{other:?}"),
         }
@@ -372,19 +372,22 @@ impl Pipe {
         for _ in 0..3 {
             values.bulk().unwrap();
         }
-        values.number().unwrap();
+        let (all, expired) = (values.number().unwrap(), values.number().unwrap());
+        assert!(expired <= all);
+        values.value().unwrap();
         let Some(Value::Array(rows)) = values.value() else {
             panic!("{}", text(&reply))
         };
         let mut accounts = BTreeMap::new();
         for _ in 0..rows {
-            assert_eq!(values.value(), Some(Value::Array(7)));
+            assert_eq!(values.value(), Some(Value::Array(8)));
             let id = String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
             values.number().unwrap();
             let used = u32::try_from(values.number().unwrap()).unwrap();
             values.number().unwrap();
             values.number().unwrap();
             let state = String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
+            values.number().unwrap();
             values.number().unwrap();
             accounts.insert(id, (used, state));
         }

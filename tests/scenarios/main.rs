@@ -8,6 +8,7 @@
 )]
 
 mod admission;
+mod console;
 mod gray;
 mod pool;
 mod simulator;

@@ -28,9 +28,14 @@ impl Envoy {
         Envoy::start_in(Dir::temporary(), None, Port::free(), config)
     }
 
-    /// In a given folder; `listener`: port of the first listener.
-    pub fn start_in(dir: Dir, listener: Option<Port>, admin: Port, config: EnvoyConfig) -> Envoy {
-        let envoy = Envoy::launch(dir, listener, admin, config);
+    /// In a given folder; `listeners`: ports of the first listeners.
+    pub fn start_in(
+        dir: Dir,
+        listeners: impl IntoIterator<Item = Port>,
+        admin: Port,
+        config: EnvoyConfig,
+    ) -> Envoy {
+        let envoy = Envoy::launch(dir, listeners, admin, config);
         let live = poll(PATIENCE, || {
             let ended = envoy.process.exited().is_some();
             (ended || envoy.is_live()).then_some(!ended)
@@ -79,7 +84,12 @@ impl Envoy {
         }
     }
 
-    fn launch(dir: Dir, listener: Option<Port>, admin: Port, mut config: EnvoyConfig) -> Envoy {
+    fn launch(
+        dir: Dir,
+        listeners: impl IntoIterator<Item = Port>,
+        admin: Port,
+        mut config: EnvoyConfig,
+    ) -> Envoy {
         for file in config.wasm_files() {
             assert!(
                 file.exists(),
@@ -88,10 +98,10 @@ impl Envoy {
             );
         }
         config.document["admin"] = json!({"address": socket_address(admin.addr())});
-        let mut listener = listener;
+        let mut given = listeners.into_iter();
         let listeners: Vec<Port> = config
             .outer_listeners()
-            .map(|outer| match listener.take() {
+            .map(|outer| match given.next() {
                 Some(port) => port,
                 // A claim is a UDP socket.
                 None if is_udp(outer) => Port::fixed(Port::free().number()),

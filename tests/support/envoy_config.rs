@@ -148,6 +148,22 @@ impl EnvoyConfig {
         self
     }
 
+    /// With the operator's console of `envoy/console.yaml` on one more listener, the last. `plugin` changes its listener
+    /// afterwards as well: call this behind it.
+    #[track_caller]
+    pub fn console(mut self, mut change: impl FnMut(&mut Value)) -> EnvoyConfig {
+        let mut listeners = read_yaml("envoy/console.yaml");
+        each(&mut listeners, HTTP_WASM, &mut |filter| {
+            edit_plugin(&mut filter["config"]["configuration"], &mut change);
+        });
+        let fresh = listeners.as_array_mut().expect("listeners");
+        self.document["static_resources"]["listeners"]
+            .as_array_mut()
+            .expect("listeners")
+            .append(fresh);
+        self.built_wasm()
+    }
+
     /// Gives the scheduler's VM an environment variable.
     #[track_caller]
     pub fn env(mut self, name: &str, value: &str) -> EnvoyConfig {

@@ -3,10 +3,11 @@
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
-use crate::words::{count, duration, name, percent as as_percent, quoted};
+use crate::words::{count, name, percent as as_percent};
 use serde_json::{Value, json};
 use slotgate::gray::hash128;
 use slotgate::ledger::keys;
+use slotgate::ledger::view::{duration, quoted};
 
 /// One of control.lua's verbs on an account.
 pub fn account(

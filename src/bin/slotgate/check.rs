@@ -126,7 +126,7 @@ fn one<T: PartialEq>(
                 }
                 found = Some(this);
             }
-            Some(Role::Bridge) => {}
+            Some(Role::Bridge | Role::Console(_)) => {}
             None => {
                 return Err(Problem::new(
                     Exit::Wrong,
@@ -191,7 +191,7 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
     let unset = RefCell::new(BTreeSet::new());
     let not_passed = RefCell::new(BTreeSet::new());
     // A value that passes every rule stands in for one that can't be known here.
-    let unknown = || Some("unknown".to_owned());
+    let unknown = || Some("unknown-before-it-runs".to_owned());
     let env = |name: &str| {
         if let Some(environment) = &plugin.environment {
             if let Some(value) = environment.key_values.get(name) {
@@ -227,6 +227,7 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
             let name = match role {
                 Role::Scheduler(_) => "scheduler",
                 Role::Bridge => "bridge",
+                Role::Console(_) => "console",
             };
             (Some(name), Vec::new(), Some(role))
         }
@@ -377,7 +378,7 @@ impl Search {
         .iter()
         .filter_map(|pointer| text(pointer))
         .any(|text| text.contains("slotgate"));
-        if !named && !matches!(role.as_deref(), Some("scheduler" | "bridge")) {
+        if !named && !matches!(role.as_deref(), Some("scheduler" | "bridge" | "console")) {
             self.others = self.others.saturating_add(1);
             return;
         }

@@ -1,52 +1,14 @@
 //! `slotgate explain`: why each account would or would not be taken now.
 
 use crate::Answer;
-use crate::chance::chances;
 use crate::problem::{Exit, Problem};
-use crate::server::{Account, Pool, Server, State};
+use crate::server::Server;
 use crate::show::columns;
-use crate::words::{count, duration, percent, quoted};
-use serde_json::{Value, json};
+use crate::words::{count, document, percent};
 use slotgate::gray::hash128;
 use slotgate::ledger::keys;
-use slotgate::pool::{BEHIND, UNIT};
-use std::collections::BTreeMap;
-
-/// The flags of an account's record in `ledger.lua`.
-const DISABLED: u64 = 1;
-const DRAINED: u64 = 2;
-
-/// What the next acquire would do.
-#[derive(Debug, Clone, PartialEq)]
-enum Next {
-    /// It takes the session's own account.
-    Bound(String),
-    /// The lowest score wins.
-    Score,
-    /// No account can take a lease.
-    Saturated,
-}
-
-/// What is known beside the pool.
-struct Question<'a> {
-    session: Option<(&'a str, Option<String>)>,
-    scope: Option<&'a str>,
-    /// How long each account cools in the scope, in ms.
-    scope_cooling: BTreeMap<String, u64>,
-    /// Full weight of chance.
-    random: f64,
-}
-
-/// An account and what is to be said of it.
-struct Line<'a> {
-    account: &'a Account,
-    /// Why it can't take a lease; empty: it can.
-    against: Vec<String>,
-    chance: f64,
-    bound: bool,
-    /// Whether a session bound to it stays so while it can't be taken: acquire.lua's rule.
-    keeps: bool,
-}
+use slotgate::ledger::view::{Explained, Line, Next, Question, State, explain, quoted};
+use slotgate::pool::{UNIT, millionths};
 
 pub fn run(
     server: &mut Server,
@@ -56,37 +18,30 @@ pub fn run(
     random: f64,
 ) -> Result<Answer, Problem> {
     let snapshot = server.pool(pool)?;
-    let session = match session {
-        None => None,
-        Some(session) => {
-            let key = hashed(&keys::session_prefix(&server.prefix, pool), session);
-            Some((session, server.ask(redis::cmd("GET").arg(key))?))
-        }
+    let mut question = Question {
+        scope: scope.map(str::to_owned),
+        random: millionths(random),
+        ..Question::default()
     };
-    let mut scope_cooling = BTreeMap::new();
+    if let Some(session) = session {
+        let key = hashed(&keys::session_prefix(&server.prefix, pool), session);
+        let bound = server.ask(redis::cmd("GET").arg(key))?;
+        question.session = Some((session.to_owned(), bound));
+    }
     if let Some(scope) = scope {
         let key = hashed(&keys::scope_prefix(&server.prefix, pool), scope);
         let mut range = redis::cmd("ZRANGE");
         range.arg(key).arg(0).arg(-1).arg("WITHSCORES");
         let untils: Vec<(String, f64)> = server.ask(&range)?;
-        for (account, until) in untils {
-            let left = (until as u64).saturating_sub(snapshot.now_ms);
-            if left > 0 {
-                scope_cooling.insert(account, left);
-            }
-        }
+        question.scope_until_ms = untils
+            .into_iter()
+            .map(|(account, until)| (account, until as u64))
+            .collect();
     }
-    let question = Question {
-        session,
-        scope,
-        scope_cooling,
-        random,
-    };
-    let flags = flags(server, &snapshot)?;
-    let (next, lines) = judge(&snapshot, &question, &flags);
+    let explained = explain(&snapshot, &question);
     Ok(Answer {
-        text: text(&snapshot, &question, &next, &lines),
-        json: answer(&snapshot, &question, &next, &lines),
+        text: text(&explained),
+        json: document(|json| explained.write(json)),
         exit: Exit::Done,
     })
 }
@@ -98,146 +53,18 @@ fn hashed(prefix: &str, text: &str) -> String {
         .fold(prefix.to_owned(), |key, byte| format!("{key}{byte:02x}"))
 }
 
-/// `inspect` names one reason for each account; the records of those it holds back name all.
-fn flags(server: &mut Server, pool: &Pool) -> Result<BTreeMap<String, u64>, Problem> {
-    let held: Vec<&str> = pool
-        .accounts
-        .iter()
-        .filter(|account| match account.state {
-            State::Free | State::Behind | State::Full | State::Probe | State::Probing => false,
-            State::Disabled | State::Drained | State::Cooling | State::Removed => true,
-        })
-        .map(|account| account.id.as_str())
-        .collect();
-    let mut flags = BTreeMap::new();
-    for page in held.chunks(500) {
-        let key = keys::key(&server.prefix, &pool.name, "accounts");
-        let records: Vec<Option<String>> = server.ask(redis::cmd("HMGET").arg(key).arg(page))?;
-        for (id, record) in page.iter().zip(records) {
-            let last = record
-                .as_deref()
-                .and_then(|record| record.rsplit(' ').next()?.parse().ok());
-            flags.insert((*id).to_owned(), last.unwrap_or(0));
-        }
-    }
-    Ok(flags)
-}
-
-fn judge<'a>(
-    pool: &'a Pool,
-    question: &Question,
-    flags: &BTreeMap<String, u64>,
-) -> (Next, Vec<Line<'a>>) {
-    let bound_to = question
-        .session
-        .as_ref()
-        .and_then(|(_, bound)| bound.as_deref());
-    let mut lines: Vec<Line> = pool
-        .accounts
-        .iter()
-        .map(|account| {
-            let flags = flags.get(&account.id).copied().unwrap_or(0);
-            Line {
-                account,
-                against: against(account, question, flags),
-                chance: 0.0,
-                bound: bound_to == Some(account.id.as_str()),
-                keeps: match account.state {
-                    State::Free | State::Behind | State::Full | State::Probe | State::Probing => {
-                        true
-                    }
-                    State::Cooling => flags & (DISABLED | DRAINED) == 0,
-                    State::Disabled | State::Drained | State::Removed => false,
-                },
-            }
-        })
-        .collect();
-    // One that is behind spills, unless all that are free are behind.
-    let others = pool.accounts.iter().any(|account| match account.state {
-        State::Free | State::Probe => true,
-        State::Behind
-        | State::Full
-        | State::Probing
-        | State::Disabled
-        | State::Drained
-        | State::Cooling
-        | State::Removed => false,
-    });
-    let bound = lines.iter_mut().find(|line| {
-        line.bound && line.against.is_empty() && !(line.account.state == State::Behind && others)
-    });
-    if let Some(bound) = bound {
-        bound.chance = 1.0;
-        return (Next::Bound(bound.account.id.clone()), lines);
-    }
-    let free: Vec<(&str, u64)> = lines
-        .iter()
-        .filter(|line| line.against.is_empty())
-        .map(|line| (line.account.id.as_str(), rank(line.account)))
-        .collect();
-    if free.is_empty() {
-        return (Next::Saturated, lines);
-    }
-    let chances = chances(&free, question.random * UNIT);
-    let free = lines.iter_mut().filter(|line| line.against.is_empty());
-    for (line, chance) in free.zip(chances) {
-        line.chance = chance;
-    }
-    (Next::Score, lines)
-}
-
-/// Without its random part.
-fn score(account: &Account) -> u64 {
-    account.priority_part.saturating_add(account.load_part)
-}
-
-/// What accounts are chosen by.
-fn rank(account: &Account) -> u64 {
-    let last = if account.state == State::Behind {
-        BEHIND as u64
-    } else {
-        0
-    };
-    score(account).saturating_add(last)
-}
-
-/// Every reason why it can't take a lease.
-fn against(account: &Account, question: &Question, flags: u64) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if account.state == State::Removed {
-        reasons.push("no longer configured, its last leases finish".to_owned());
-    }
-    if flags & DISABLED != 0 || account.state == State::Disabled {
-        reasons.push("disabled in the configuration".to_owned());
-    }
-    if flags & DRAINED != 0 || account.state == State::Drained {
-        reasons.push("drained by an operator".to_owned());
-    }
-    if account.cooling_ms > 0 {
-        reasons.push(format!("cooling for {} more", duration(account.cooling_ms)));
-    }
-    if let (Some(scope), Some(left)) = (question.scope, question.scope_cooling.get(&account.id)) {
-        reasons.push(format!(
-            "cooling for {} more in scope {}",
-            duration(*left),
-            quoted(scope)
-        ));
-    }
-    if account.state == State::Probing {
-        reasons.push("it has cooled, and a probe is under way".to_owned());
-    }
-    if account.used >= account.max {
-        reasons.push(format!("{} of {} slots used", account.used, account.max));
-    }
-    reasons
-}
-
 /// A score's part as in the configuration.
 fn unit(millionths: u64) -> f64 {
     millionths as f64 / UNIT
 }
 
-fn text(pool: &Pool, question: &Question, next: &Next, lines: &[Line]) -> String {
+fn text(explained: &Explained) -> String {
+    let Explained {
+        pool,
+        question,
+        next,
+        lines,
+    } = explained;
     let share = match pool.percent {
         Some(set) => format!(", gray {} % by override", percent(set)),
         None => String::new(),
@@ -263,7 +90,7 @@ fn text(pool: &Pool, question: &Question, next: &Next, lines: &[Line]) -> String
             format!("{}/{}", account.used, account.max),
             format!("{:.3}", unit(account.priority_part)),
             format!("+ {:.3}", unit(account.load_part)),
-            format!("+ 0..{}", question.random),
+            format!("+ 0..{}", unit(question.random)),
             chance,
             reason(line, next),
         ]);
@@ -329,50 +156,4 @@ fn binding(session: &str, bound: Option<&str>, lines: &[Line]) -> String {
         Some(_) => "which takes no leases: the next lease binds it anew",
     };
     format!("session {session} is bound to {bound}, {fate}\n")
-}
-
-fn answer(pool: &Pool, question: &Question, next: &Next, lines: &[Line]) -> Value {
-    let accounts: Vec<Value> = lines
-        .iter()
-        .map(|line| {
-            let account = line.account;
-            let lowest = unit(score(account));
-            json!({
-                "id": account.id,
-                "state": account.state.as_str(),
-                "used": account.used,
-                "max_concurrency": account.max,
-                "cooling_ms": account.cooling_ms,
-                "score": {
-                    "priority": unit(account.priority_part),
-                    "load": unit(account.load_part),
-                    "random": [0.0, question.random],
-                    "sum": [lowest, lowest + question.random],
-                },
-                "bound": line.bound,
-                "can_take": line.against.is_empty(),
-                "against": line.against,
-                "chance": line.chance,
-            })
-        })
-        .collect();
-    let (outcome, account) = match next {
-        Next::Bound(account) => ("bound", Some(account)),
-        Next::Score => ("score", None),
-        Next::Saturated => ("saturated", None),
-    };
-    let session = question.session.as_ref().map(|(_, bound)| {
-        let stays = lines.iter().any(|line| line.bound && line.keeps);
-        json!({"bound_to": bound, "stays_bound": stays})
-    });
-    json!({
-        "pool": pool.name,
-        "redis_time_ms": pool.now_ms,
-        "revision": pool.revision,
-        "percent_override": pool.percent.map(percent),
-        "expired_leases": pool.expired,
-        "session": session,
-        "next": {"outcome": outcome, "account": account},
-        "accounts": accounts,
-    })
 }

@@ -5,7 +5,6 @@
 
 mod act;
 mod bucket;
-mod chance;
 mod check;
 mod explain;
 mod problem;

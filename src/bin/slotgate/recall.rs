@@ -4,9 +4,10 @@
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
-use crate::words::{duration, percent, quoted};
+use crate::words::{percent, quoted};
 use serde_json::{Value, json};
 use slotgate::ledger::keys;
+use slotgate::ledger::view::duration;
 use slotgate::memory::REMEMBERED;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};

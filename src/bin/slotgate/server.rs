@@ -8,7 +8,7 @@ use redis::{
 };
 use slotgate::ledger::keys;
 use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas};
-use std::collections::BTreeMap;
+use slotgate::ledger::view::{Account, Pool, State};
 use std::time::Duration;
 
 /// How long Redis may take to be reached, and to answer.
@@ -26,86 +26,17 @@ pub struct Server {
     loaded: Vec<Script>,
 }
 
-/// What an account does now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    Free,
-    /// Free, and taken when no other is.
-    Behind,
-    Full,
-    /// It has cooled, and is free for one lease.
-    Probe,
-    /// That one is under way.
-    Probing,
-    Disabled,
-    Drained,
-    Cooling,
-    Removed,
-}
-
-impl State {
-    const ALL: [Self; 9] = [
-        Self::Free,
-        Self::Behind,
-        Self::Full,
-        Self::Probe,
-        Self::Probing,
-        Self::Disabled,
-        Self::Drained,
-        Self::Cooling,
-        Self::Removed,
-    ];
-
-    /// As `inspect.lua` says it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Free => "free",
-            Self::Behind => "behind",
-            Self::Full => "full",
-            Self::Probe => "probe",
-            Self::Probing => "probing",
-            Self::Disabled => "disabled",
-            Self::Drained => "drained",
-            Self::Cooling => "cooling",
-            Self::Removed => "removed",
-        }
-    }
-}
-
-/// One account, as the next acquire would see it. Parts of the score are in millionths.
-#[derive(Debug)]
-pub struct Account {
-    pub id: String,
-    pub max: u64,
-    pub used: u64,
-    pub priority_part: u64,
-    pub load_part: u64,
-    pub state: State,
-    /// How long it cools, in ms; 0: it doesn't.
-    pub cooling_ms: u64,
-}
-
-/// One pool.
-#[derive(Debug)]
-pub struct Pool {
-    pub name: String,
-    /// Redis TIME.
-    pub now_ms: u64,
-    pub revision: u64,
-    pub epoch: u64,
-    /// Leases that have not expired, and those that have and are not cleared away yet.
-    pub live: u64,
-    pub expired: u64,
-    /// The operator's percentage, in basis points.
-    pub percent: Option<u16>,
-    /// Whether something else stands in its place, which filters ignore.
-    pub ignored: bool,
-    /// By id.
-    pub accounts: Vec<Account>,
-}
-
-type Row = (String, u64, u64, u64, u64, String, u64);
-type Inspected = (String, u64, Option<u64>, u64, u64, Vec<Value>);
+type Row = (String, u64, u64, u64, u64, String, u64, u64);
+type Inspected = (
+    String,
+    u64,
+    Option<u64>,
+    u64,
+    u64,
+    u64,
+    Option<u16>,
+    Vec<Value>,
+);
 
 impl Server {
     pub fn open(url: Option<&str>, password_env: &str, prefix: &str) -> Result<Self, Problem> {
@@ -325,49 +256,34 @@ impl Server {
     /// Everything about a pool.
     pub fn pool(&mut self, pool: &str) -> Result<Pool, Problem> {
         let keys = self.keys(pool);
-        let mut accounts = BTreeMap::new();
+        let mut seen = Pool::default();
+        pool.clone_into(&mut seen.name);
         let mut cursor = "0".to_owned();
-        let (now_ms, revision, epoch) = loop {
+        loop {
             let page = self.script::<Inspected>(Script::Inspect, |out, by| {
                 keys.inspect(out, by, &cursor, PAGE);
             });
-            let (next, now_ms, revision, epoch, _, rows) = match page {
+            let (next, now_ms, revision, epoch, leases, expired, percent, rows) = match page {
                 Ok(page) => page,
                 Err(error) if error.code() == Some("NOPOOL") => return Err(self.no_pool(pool)),
                 Err(error) => return Err(refused(&self.name, &error)),
             };
             for row in rows {
                 let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
-                // A scan may show one twice.
-                accounts.insert(account.id.clone(), account);
+                seen.put(account);
             }
+            seen.now_ms = now_ms;
+            seen.revision = revision.unwrap_or(0);
+            seen.epoch = epoch;
+            seen.live = leases.saturating_sub(expired);
+            seen.expired = expired;
+            seen.percent = percent;
             if next == "0" {
-                break (now_ms, revision.unwrap_or(0), epoch);
+                seen.accounts.sort_by(|a, b| a.id.cmp(&b.id));
+                return Ok(seen);
             }
             cursor = next;
-        };
-        let leases = keys::key(&self.prefix, pool, "leases");
-        let mut count = redis::cmd("ZCOUNT");
-        let live: u64 = self.ask(count.arg(&leases).arg(format!("({now_ms}")).arg("+inf"))?;
-        let mut count = redis::cmd("ZCOUNT");
-        let expired: u64 = self.ask(count.arg(&leases).arg("-inf").arg(now_ms))?;
-        let control = keys::control(&self.prefix, pool);
-        let percent: Option<String> = self.ask(redis::cmd("HGET").arg(control).arg("percent"))?;
-        // As the filter reads it; what someone else wrote there is no override.
-        let percent = percent.filter(|text| !text.is_empty());
-        let points = percent.as_ref().and_then(|text| text.parse::<u16>().ok());
-        let points = points.filter(|points| *points <= 10_000);
-        Ok(Pool {
-            name: pool.to_owned(),
-            now_ms,
-            revision,
-            epoch,
-            live,
-            expired,
-            ignored: percent.is_some() && points.is_none(),
-            percent: points,
-            accounts: accounts.into_values().collect(),
-        })
+        }
     }
 
     fn not_ours(&self, pool: &str) -> Problem {
@@ -424,7 +340,7 @@ impl Server {
 const NO_POOL: &str = "a filter creates it at its first request; another --prefix, another database in the URL, or another Redis?";
 
 fn account(row: Value, now_ms: u64) -> Option<Account> {
-    let (id, max, used, priority_part, load_part, state, until_ms) =
+    let (id, max, used, priority_part, load_part, state, until_ms, flags) =
         Row::from_redis_value(row).ok()?;
     Some(Account {
         id,
@@ -432,10 +348,9 @@ fn account(row: Value, now_ms: u64) -> Option<Account> {
         used,
         priority_part,
         load_part,
-        state: State::ALL
-            .into_iter()
-            .find(|known| known.as_str() == state)?,
+        state: State::of(state.as_bytes())?,
         cooling_ms: until_ms.saturating_sub(now_ms),
+        flags,
     })
 }
 

@@ -2,10 +2,11 @@
 
 use crate::Answer;
 use crate::problem::{Exit, Problem};
-use crate::server::{Account, Pool, Server, State};
+use crate::server::Server;
 use crate::show::{Colours, bar, columns};
-use crate::words::{clock, count, duration, percent};
+use crate::words::{clock, count, document, percent};
 use serde_json::{Value, json};
+use slotgate::ledger::view::{Account, Pool, State, duration};
 use std::cmp::Reverse;
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -16,33 +17,11 @@ pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem>
 }
 
 pub fn json(pools: &[Pool]) -> Value {
-    let pools: Vec<Value> = pools.iter().map(pool_json).collect();
-    json!({"pools": pools})
-}
-
-fn pool_json(pool: &Pool) -> Value {
-    let accounts: Vec<Value> = pool
-        .accounts
+    let pools: Vec<Value> = pools
         .iter()
-        .map(|account| {
-            json!({
-                "id": account.id,
-                "state": account.state.as_str(),
-                "used": account.used,
-                "max_concurrency": account.max,
-                "cooling_ms": account.cooling_ms,
-            })
-        })
+        .map(|pool| document(|json| pool.write(json, false)))
         .collect();
-    json!({
-        "pool": pool.name,
-        "redis_time_ms": pool.now_ms,
-        "revision": pool.revision,
-        "epoch": pool.epoch,
-        "leases": {"live": pool.live, "expired": pool.expired},
-        "percent_override": pool.percent.map(percent),
-        "accounts": accounts,
-    })
+    json!({"pools": pools})
 }
 
 /// All pools; at most `rows` accounts of each.

@@ -1,6 +1,9 @@
 //! Arguments in, and the words that answers are made of.
 
 use crate::problem::Problem;
+use serde_json::Value;
+use slotgate::json::Json;
+pub use slotgate::ledger::view::quoted;
 
 /// A percentage in basis points.
 pub fn basis_points(text: &str) -> Result<u16, Problem> {
@@ -25,6 +28,13 @@ pub fn percent(basis_points: u16) -> f64 {
     f64::from(basis_points) / 100.0
 }
 
+/// What the library wrote, as a document of its own.
+pub fn document(write: impl FnOnce(&mut Json)) -> Value {
+    let mut json = Json::default();
+    write(&mut json);
+    serde_json::from_str(&json.into_text()).unwrap_or_default()
+}
+
 /// The rule for the names of pools, accounts and leases, and with a colon for the prefix.
 pub fn name(what: &str, text: &str) -> Result<(), Problem> {
     let punctuation: &[u8] = if what == "prefix" { b"._:-" } else { b"._-" };
@@ -42,31 +52,12 @@ pub fn name(what: &str, text: &str) -> Result<(), Problem> {
     )))
 }
 
-/// Text that someone else wrote, in quotes, without control characters, and not too long.
-pub fn quoted(text: &str) -> String {
-    let mut short: String = text.chars().take(80).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    format!("{short:?}")
-}
-
 /// `1 lease`, `2 leases`.
 pub fn count(number: u64, what: &str) -> String {
     if number == 1 {
         format!("1 {what}")
     } else {
         format!("{number} {what}s")
-    }
-}
-
-/// A length of time in the two units that matter.
-pub fn duration(ms: u64) -> String {
-    let seconds = ms.div_ceil(1_000);
-    match seconds {
-        0..=59 => format!("{:.1} s", ms as f64 / 1_000.0),
-        60..=3_599 => format!("{} min {} s", seconds / 60, seconds % 60),
-        _ => format!("{} h {} min", seconds / 3_600, seconds % 3_600 / 60),
     }
 }
 
@@ -123,6 +114,7 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use slotgate::ledger::view::duration;
 
     #[test]
     fn percentages() {

@@ -1,0 +1,489 @@
+//! What may be asked of the console, who may ask it, and the answers: everything that needs no Redis.
+
+use crate::config::Console as Config;
+use crate::gray::same;
+use crate::headers::Headers;
+use crate::json::Json;
+use crate::ledger::script::Fault;
+use crate::ledger::view::quoted;
+use serde_json::{Map, Value};
+
+/// No body may be longer, in bytes.
+pub const MAX_BODY: usize = 4_096;
+
+/// Sent with every answer. The page loads nothing but its own parts, and nobody may frame it.
+const HEADERS: [(&str, &str); 5] = [
+    (
+        "content-security-policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("cache-control", "no-store"),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-resource-policy", "same-origin"),
+];
+
+/// An answer to the client.
+#[derive(Debug, PartialEq, Default)]
+pub struct Response {
+    /// The HTTP status.
+    pub status: u32,
+    /// Its media type.
+    pub content_type: &'static str,
+    /// One more header.
+    pub header: Option<(&'static str, &'static str)>,
+    /// The whole body.
+    pub body: String,
+}
+
+impl Response {
+    /// Status 200.
+    #[must_use]
+    pub fn text(content_type: &'static str, body: String) -> Self {
+        Self {
+            status: 200,
+            content_type,
+            header: None,
+            body,
+        }
+    }
+
+    /// JSON, with status 200.
+    #[must_use]
+    pub fn json(json: Json) -> Self {
+        Self::text("application/json", json.into_text())
+    }
+
+    /// `kind` is for programs, `message` says in parts what and where, `hint` what to try.
+    #[must_use]
+    #[inline(never)]
+    pub fn error(status: u32, kind: &str, message: &[&str], hint: &str) -> Self {
+        let mut json = Json::default();
+        json.raw("{").name("error").raw("{").name("kind").text(kind);
+        json.name("message").text(&message.concat()).name("try");
+        json.text_or_null(Some(hint).filter(|hint| !hint.is_empty()));
+        json.raw("}").raw("}");
+        Self {
+            status,
+            ..Self::json(json)
+        }
+    }
+
+    /// All headers, in the layout of [`crate::headers`].
+    #[must_use]
+    pub fn headers(&self) -> Vec<u8> {
+        let all: Vec<(&[u8], &[u8])> = HEADERS
+            .iter()
+            .chain(&[("content-type", self.content_type)])
+            .chain(&self.header)
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        Headers::serialize(&all)
+    }
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// A part of the page.
+    Part(&'static str, &'static str),
+    /// Every pool.
+    Status,
+    /// Why accounts would be taken.
+    Explain,
+    /// One of `control.lua`'s verbs on an account: the action's name and the verb.
+    Account(&'static str, &'static str),
+    /// The percentage.
+    Percent,
+    /// A session's account.
+    Unbind,
+}
+
+/// All paths.
+const ROUTES: [(&str, Route); 10] = [
+    (
+        "/",
+        Route::Part("text/html; charset=utf-8", include_str!("page.html")),
+    ),
+    (
+        "/page.css",
+        Route::Part("text/css; charset=utf-8", include_str!("page.css")),
+    ),
+    (
+        "/page.js",
+        Route::Part("text/javascript; charset=utf-8", include_str!("page.js")),
+    ),
+    ("/api/status", Route::Status),
+    ("/api/explain", Route::Explain),
+    ("/api/drain", Route::Account("drain", "drain")),
+    ("/api/undrain", Route::Account("undrain", "undrain")),
+    (
+        "/api/cooldown_clear",
+        Route::Account("cooldown_clear", "thaw"),
+    ),
+    ("/api/percent", Route::Percent),
+    ("/api/unbind", Route::Unbind),
+];
+
+impl Route {
+    fn is_get(self) -> bool {
+        match self {
+            Self::Part(..) | Self::Status => true,
+            Self::Explain | Self::Account(..) | Self::Percent | Self::Unbind => false,
+        }
+    }
+
+    fn changes(self) -> bool {
+        match self {
+            Self::Part(..) | Self::Status | Self::Explain => false,
+            Self::Account(..) | Self::Percent | Self::Unbind => true,
+        }
+    }
+
+    /// What its body may hold beside `pool`.
+    fn fields(self) -> &'static [&'static str] {
+        match self {
+            Self::Part(..) | Self::Status => &[],
+            Self::Explain => &["session", "scope"],
+            Self::Account(..) => &["account"],
+            Self::Percent => &["percent"],
+            Self::Unbind => &["session"],
+        }
+    }
+}
+
+/// What a request asks for, as far as its headers tell.
+///
+/// # Errors
+/// The answer that refuses it.
+pub fn admit(config: &Config, headers: Headers) -> Result<Route, Response> {
+    let header = |name: &str| value(headers, name);
+    let authority = header(":authority");
+    // A page elsewhere whose name was made to lead here (DNS rebinding) comes with that name.
+    if !is_ours(config, authority) {
+        let name = shown(host_of(authority));
+        let hint = "its address, localhost, or a name listed in hosts";
+        return Err(Response::error(
+            403,
+            "host",
+            &[&name, " is not a name of this console"],
+            hint,
+        ));
+    }
+    let path = until(header(":path"), b'?');
+    let Some((path, route)) = ROUTES.iter().find(|(known, _)| known.as_bytes() == path) else {
+        return Err(Response::error(
+            404,
+            "no_path",
+            &["there is nothing at ", &shown(path)],
+            "/ or /api/status",
+        ));
+    };
+    let method = header(":method");
+    let (fits, allow) = if route.is_get() {
+        (matches!(method, b"GET" | b"HEAD"), "GET, HEAD")
+    } else {
+        (method == b"POST", "POST")
+    };
+    if !fits {
+        let message = [path, " takes ", allow, ", not ", &shown(method)];
+        return Err(Response {
+            header: Some(("allow", allow)),
+            ..Response::error(405, "method", &message, "")
+        });
+    }
+    if route.is_get() {
+        return Ok(*route);
+    }
+    from_here(headers, authority)?;
+    if route.changes() {
+        may_change(config, header("authorization"))?;
+    }
+    Ok(*route)
+}
+
+#[inline(never)]
+fn value<'a>(headers: Headers<'a>, name: &str) -> &'a [u8] {
+    headers.get(name).unwrap_or_default()
+}
+
+/// What stands before a byte.
+fn until(text: &[u8], byte: u8) -> &[u8] {
+    text.split(|other| *other == byte).next().unwrap_or(text)
+}
+
+/// The answer to a body that is too long.
+#[must_use]
+pub fn too_long() -> Response {
+    let most = MAX_BODY.to_string();
+    let message = ["the body is longer than ", &most, " bytes"];
+    Response::error(413, "too_long", &message, "")
+}
+
+/// The host's part of `host:port`; what is left of `[address]:port` begins with a bracket.
+fn host_of(authority: &[u8]) -> &[u8] {
+    until(authority, b':')
+}
+
+/// A plain address can't be a name that leads elsewhere.
+fn is_ours(config: &Config, authority: &[u8]) -> bool {
+    let host = host_of(authority);
+    let is_address = host.first() == Some(&b'[')
+        || !host.is_empty()
+            && host
+                .iter()
+                .all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    is_address
+        || host.eq_ignore_ascii_case(b"localhost")
+        || config
+            .hosts
+            .iter()
+            .any(|known| host.eq_ignore_ascii_case(known.as_bytes()))
+}
+
+/// No page of another site may ask: it can neither send this media type unasked nor hide where it comes from.
+fn from_here(headers: Headers, authority: &[u8]) -> Result<(), Response> {
+    let header = |name: &str| value(headers, name);
+    let (site, origin) = (header("sec-fetch-site"), header("origin"));
+    let own = origin
+        .strip_prefix(b"http://")
+        .or(origin.strip_prefix(b"https://"))
+        .is_none_or(|origin| origin != authority);
+    if !matches!(site, b"" | b"same-origin" | b"none") || !origin.is_empty() && own {
+        let message = "the request comes from a page of another site";
+        return Err(Response::error(403, "cross_site", &[message], ""));
+    }
+    let media_type = until(header("content-type"), b';').trim_ascii();
+    if !media_type.eq_ignore_ascii_case(b"application/json") {
+        let message = "content-type is not application/json";
+        return Err(Response::error(415, "media_type", &[message], ""));
+    }
+    Ok(())
+}
+
+fn may_change(config: &Config, authorization: &[u8]) -> Result<(), Response> {
+    let Some(token) = &config.token else {
+        let message = "this console only shows: it has no token";
+        let hint = "token_env in its configuration";
+        return Err(Response::error(403, "read_only", &[message], hint));
+    };
+    let given = authorization.split_at_checked(7);
+    if given.is_some_and(|(scheme, given)| {
+        scheme.eq_ignore_ascii_case(b"bearer ") && same(given, token.0.as_bytes())
+    }) {
+        return Ok(());
+    }
+    let message = if authorization.is_empty() {
+        "a change needs a token, and there is none"
+    } else {
+        "the token is wrong"
+    };
+    Err(Response {
+        header: Some(("www-authenticate", "Bearer")),
+        ..Response::error(401, "token", &[message], "authorization: Bearer TOKEN")
+    })
+}
+
+/// What a body asks for. The pool is an index.
+#[derive(Debug, PartialEq)]
+pub struct Ask {
+    /// The pool.
+    pub pool: usize,
+    /// In the action's own name and in `control.lua`'s; empty: explain.
+    pub action: (&'static str, &'static str),
+    /// The account, or the basis points; empty: none.
+    pub subject: String,
+    /// The session.
+    pub session: Option<String>,
+    /// The scope whose cooldowns count too, for explain.
+    pub scope: Option<String>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// The answer that refuses it.
+pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> {
+    let fields = match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => fields,
+        Ok(_) => return Err(bad("the body", " is not an object")),
+        Err(error) => {
+            let message = ["the body is not JSON: ", &error.to_string()];
+            return Err(Response::error(400, "json", &message, ""));
+        }
+    };
+    let known = route.fields();
+    for name in fields.keys() {
+        if name != "pool" && !known.contains(&name.as_str()) {
+            return Err(bad(&quoted(name), " is not a field of this"));
+        }
+    }
+    let mut ask = Ask {
+        pool: pool(config, &fields)?,
+        action: ("", ""),
+        subject: String::new(),
+        session: text(&fields, "session")?,
+        scope: text(&fields, "scope")?,
+    };
+    match route {
+        Route::Account(action, verb) => {
+            ask.action = (action, verb);
+            match text(&fields, "account")? {
+                Some(account) => ask.subject = account,
+                None => return Err(bad("account", " is required")),
+            }
+        }
+        Route::Percent => {
+            ask.action = ("percent_clear", "percent");
+            if let Some(set) = basis_points(&fields)? {
+                ask.action = ("percent_set", "percent");
+                ask.subject = set.to_string();
+            }
+        }
+        Route::Unbind => {
+            ask.action = ("unbind", "unbind");
+            if ask.session.is_none() {
+                return Err(bad("session", " is required"));
+            }
+        }
+        Route::Explain | Route::Part(..) | Route::Status => {}
+    }
+    Ok(ask)
+}
+
+#[inline(never)]
+fn bad(what: &str, rule: &str) -> Response {
+    Response::error(400, "field", &[what, rule], "")
+}
+
+/// A field's text; `None` when it is missing, null or empty.
+#[inline(never)]
+fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, Response> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|text| !text.is_empty())),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(bad(name, " is not a string"))
+        }
+    }
+}
+
+/// The pool that is named, or the only one.
+fn pool(config: &Config, fields: &Map<String, Value>) -> Result<usize, Response> {
+    let Some(name) = text(fields, "pool")? else {
+        return match config.pools.len() {
+            1 => Ok(0),
+            _ => Err(bad("pool", " is required")),
+        };
+    };
+    let place = config.pools.iter().position(|known| *known == name);
+    place.ok_or_else(|| {
+        let message = ["pool ", &quoted(&name), " is none of this console's"];
+        Response::error(404, "no_pool", &message, "/api/status lists them")
+    })
+}
+
+/// Basis points; `None`: back to the configured ones.
+fn basis_points(fields: &Map<String, Value>) -> Result<Option<u16>, Response> {
+    let percent = match fields.get("percent") {
+        None => return Err(bad("percent", " is required: a number, or null")),
+        Some(Value::Null) => return Ok(None),
+        Some(value) => match value.as_f64() {
+            Some(percent) => percent,
+            None => return Err(bad("percent", " is not a number")),
+        },
+    };
+    let exact = percent * 100.0;
+    let rule = if !(0.0..=100.0).contains(&percent) {
+        " is not in 0..=100"
+    } else if (exact - exact.round()).abs() > 1e-6 {
+        " has more than two decimals"
+    } else {
+        return Ok(Some(exact.round() as u16));
+    };
+    let message = ["percent: ", &percent.to_string(), rule];
+    Err(Response::error(422, "percent", &message, ""))
+}
+
+/// What came of a change, from the old and the new value.
+#[must_use]
+pub fn changed(ask: &Ask, pool: &str, old: &str, new: &str) -> Response {
+    let (action, verb) = ask.action;
+    let mut json = Json::default();
+    json.raw("{").name("action").text(action);
+    if verb == "percent" {
+        json.name("pools").raw("[").raw("{");
+    }
+    json.name("pool").text(pool);
+    match verb {
+        "percent" => {
+            json.name("old").percent(old.parse().ok());
+            json.name("new").percent(new.parse().ok());
+            json.raw("}").raw("]");
+        }
+        "unbind" => {
+            let was = Some(old).filter(|was| !was.is_empty());
+            json.name("changed").flag(was.is_some());
+            json.name("was").text_or_null(was);
+        }
+        _ => {
+            json.name("account").text(&ask.subject);
+            json.name("changed").flag(old != new);
+        }
+    }
+    json.raw("}");
+    Response::json(json)
+}
+
+/// Redis' error, or what came in its place.
+#[must_use]
+pub fn refused(fault: Fault, pool: &str, ask: Option<&Ask>) -> Response {
+    let subject = ask.map(|ask| quoted(&ask.subject)).unwrap_or_default();
+    match fault {
+        Fault::NoPool => {
+            let hint = "a filter creates it at its first request";
+            Response::error(
+                404,
+                "no_pool",
+                &["pool ", pool, " is not in Redis yet"],
+                hint,
+            )
+        }
+        Fault::NoAccount => {
+            let message = ["pool ", pool, " has no account ", &subject];
+            Response::error(404, "no_account", &message, "/api/status lists them")
+        }
+        Fault::BadArgument => bad(&subject, " can't be the name of an account"),
+        Fault::NoScript
+        | Fault::ReadOnly
+        | Fault::MasterDown
+        | Fault::Loading
+        | Fault::Moved
+        | Fault::Denied
+        | Fault::OutOfMemory
+        | Fault::Busy
+        | Fault::Disk
+        | Fault::NoReplicas
+        | Fault::TryAgain
+        | Fault::Unknown
+        | Fault::Mismatch => {
+            let changes = ask.is_some_and(|ask| !ask.action.0.is_empty());
+            let why = ["Redis refused: ", fault.as_str()].concat();
+            unavailable(&why, changes && fault.may_have_run())
+        }
+    }
+}
+
+/// Redis can't be asked. `in_doubt`: what was to be changed may have been changed; otherwise nothing was.
+#[must_use]
+pub fn unavailable(why: &str, in_doubt: bool) -> Response {
+    if in_doubt {
+        let message = [why, "; the change may have been made nevertheless"];
+        return Response::error(503, "in_doubt", &message, "look, then try again");
+    }
+    Response::error(503, "redis", &[why], "try again in a moment")
+}
+
+fn shown(bytes: &[u8]) -> String {
+    quoted(std::str::from_utf8(bytes).unwrap_or("�"))
+}

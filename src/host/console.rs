@@ -1,0 +1,275 @@
+//! Role `console`: host callbacks → events of the console, and its effects → host calls.
+
+use super::calls::{self, Buffer, Map, Metric};
+use super::root::grpc_service;
+use crate::config;
+use crate::console::api::{MAX_BODY, Response, too_long};
+use crate::console::{Console, Heard};
+use crate::counters::{pool_names, worker_names};
+use crate::headers::Headers;
+use crate::json::Json;
+use crate::worker::PipeOrder;
+use std::cell::{Cell, RefCell, RefMut};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// One console of one worker, shared by its root and its requests.
+pub struct Shared {
+    root_id: u32,
+    started: Instant,
+    console: RefCell<Console>,
+    /// What this Envoy counts, by the counters' names.
+    metrics: Vec<(String, u32)>,
+    /// The open gRPC stream.
+    token: Cell<Option<u32>>,
+    /// When the next tick comes, in ms.
+    armed_ms: Cell<Option<u64>>,
+    /// As the scheduler's: nothing is sent while Envoy works on what it read.
+    reading: Cell<bool>,
+}
+
+impl Shared {
+    /// Opens nothing yet.
+    pub fn new(root_id: u32, config: config::Console) -> Self {
+        let mut metrics = Vec::new();
+        let pools = config.pools.iter().flat_map(|pool| pool_names(pool));
+        for name in worker_names().into_iter().chain(pools) {
+            let id = calls::define_metric(Metric::Counter, &name);
+            if let (Ok(id), Some(short)) = (id, name.strip_prefix("slotgate.")) {
+                metrics.push((short.to_owned(), id));
+            }
+        }
+        Self {
+            root_id,
+            started: Instant::now(),
+            console: RefCell::new(Console::new(config)),
+            metrics,
+            token: Cell::new(None),
+            armed_ms: Cell::new(None),
+            reading: Cell::new(false),
+        }
+    }
+
+    fn console(&self) -> Option<RefMut<'_, Console>> {
+        let console = self.console.try_borrow_mut().ok();
+        if console.is_none() {
+            log::error!("called back in the middle of an event");
+        }
+        console
+    }
+
+    /// What was counted since Envoy began, without what never happened, as JSON.
+    fn counters(&self) -> String {
+        let mut json = Json::default();
+        json.raw("{");
+        for (name, id) in &self.metrics {
+            let count = calls::metric(*id);
+            if count > 0 {
+                json.name(name).number(count);
+            }
+        }
+        json.raw("}");
+        json.into_text()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Gives an event to the console, then does what it wants done. `context` is the one the host is calling.
+    fn with<R>(&self, context: u32, event: impl FnOnce(&mut Console, u64) -> R) -> Option<R> {
+        let now_ms = self.now_ms();
+        let result = event(&mut *self.console()?, now_ms);
+        self.act(context, now_ms);
+        Some(result)
+    }
+
+    #[inline(never)]
+    fn act(&self, context: u32, now_ms: u64) {
+        if !self.reading.get() {
+            self.send(now_ms);
+        }
+        let answers = self
+            .console()
+            .map(|mut console| std::mem::take(&mut console.output().answers));
+        for (stream, response) in answers.iter().flatten() {
+            if calls::set_effective_context(*stream).is_ok() {
+                respond(response);
+            }
+            let _ = calls::set_effective_context(context);
+        }
+        self.arm(now_ms);
+    }
+
+    /// Carries out what the console wants of the pipe. Envoy may call back meanwhile, so nothing is borrowed then.
+    fn send(&self, now_ms: u64) {
+        let Some((order, bytes)) = self.console().map(|mut console| {
+            let output = console.output();
+            (output.pipe.take(), std::mem::take(&mut output.bytes))
+        }) else {
+            return;
+        };
+        match order {
+            Some(PipeOrder::Reset) => {
+                if let Some(token) = self.token.take() {
+                    calls::grpc_cancel(token);
+                }
+            }
+            Some(PipeOrder::Open) => return self.open(now_ms),
+            None => {}
+        }
+        let sent = bytes.is_empty()
+            || self
+                .token
+                .get()
+                .is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
+        if let (false, Some(mut console)) = (sent, self.console()) {
+            console.on_pipe_closed(now_ms);
+        }
+    }
+
+    /// Opens the stream. Only in a root callback: Envoy calls back the context that it calls now.
+    fn open(&self, now_ms: u64) {
+        let cluster = self
+            .console()
+            .map(|console| grpc_service(&console.config().redis.pipe_cluster));
+        let opened = calls::grpc_stream(&cluster.unwrap_or_default());
+        self.token.set(opened.ok());
+        let Some(mut console) = self.console() else {
+            return;
+        };
+        if opened.is_err() {
+            return console.on_pipe_closed(now_ms);
+        }
+        console.on_pipe_open();
+        drop(console);
+        self.send(now_ms);
+    }
+
+    /// Sees to it that a tick comes when the console wants one.
+    fn arm(&self, now_ms: u64) {
+        let wake_ms = self.console().and_then(|mut console| {
+            let output = console.output();
+            let kept = output.pipe.is_some() || !output.bytes.is_empty();
+            if kept || !output.answers.is_empty() {
+                Some(now_ms)
+            } else {
+                console.next_wake_ms()
+            }
+        });
+        let armed_ms = self.armed_ms.get();
+        if let Some(wake_ms) = wake_ms
+            && armed_ms.is_none_or(|armed_ms| wake_ms < armed_ms)
+        {
+            self.armed_ms.set(Some(wake_ms));
+            let period_ms = wake_ms.saturating_sub(now_ms).max(1);
+            calls::set_tick_period(u32::try_from(period_ms).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// The time asked for has passed.
+    pub fn tick(&self) {
+        self.armed_ms.set(None);
+        self.reading.set(false);
+        self.with(self.root_id, Console::on_tick);
+        if self.armed_ms.get().is_none() {
+            calls::set_tick_period(0);
+        }
+    }
+
+    /// Bytes from Redis.
+    pub fn on_pipe_message(&self, token: u32, size: usize) {
+        if self.token.get() == Some(token) {
+            let bytes = calls::buffer(Buffer::Grpc, size);
+            self.reading.set(true);
+            self.with(self.root_id, |console, now_ms| {
+                console.on_pipe_bytes(now_ms, &bytes)
+            });
+        }
+    }
+
+    /// The pipe is closed, or could not be opened.
+    pub fn on_pipe_close(&self, token: u32) {
+        if self.token.get() == Some(token) {
+            self.token.set(None);
+            self.with(self.root_id, |console, now_ms| {
+                console.on_pipe_closed(now_ms)
+            });
+        }
+    }
+}
+
+/// Answers the request of the effective context.
+fn respond(response: &Response) {
+    calls::respond(
+        response.status,
+        &response.headers(),
+        response.body.as_bytes(),
+        "slotgate_console",
+    );
+}
+
+/// One request to the console.
+pub struct Request {
+    id: u32,
+    shared: Rc<Shared>,
+    /// It has its answer, or its body.
+    heard: Cell<bool>,
+}
+
+impl Request {
+    /// Before its headers.
+    pub fn new(id: u32, shared: Rc<Shared>) -> Self {
+        Self {
+            id,
+            shared,
+            heard: Cell::new(false),
+        }
+    }
+
+    /// Answers whether it waits for its body.
+    pub fn on_request_headers(&self, ends: bool) -> bool {
+        let serialized = calls::headers(Map::Request);
+        self.shared.reading.set(false);
+        let heard = self.shared.with(self.id, |console, now_ms| {
+            let headers = Headers::new(&serialized);
+            console.on_request(now_ms, self.id, headers, ends, &|| self.shared.counters())
+        });
+        self.heard(heard)
+    }
+
+    /// A part of the body; `size` counts all that was kept so far. Answers whether it is to be kept.
+    pub fn on_request_body(&self, size: usize, ends: bool) -> bool {
+        if self.heard.get() {
+            return false;
+        }
+        if size > MAX_BODY {
+            self.on_done();
+            return self.heard(Some(Heard::Answer(too_long())));
+        }
+        if !ends {
+            return true;
+        }
+        let body = calls::buffer(Buffer::RequestBody, size);
+        let heard = self.shared.with(self.id, |console, now_ms| {
+            console.on_body(now_ms, self.id, &body)
+        });
+        self.heard(heard)
+    }
+
+    fn heard(&self, heard: Option<Heard>) -> bool {
+        let waits = heard == Some(Heard::Body);
+        self.heard.set(!waits);
+        if let Some(Heard::Answer(response)) = &heard {
+            respond(response);
+        }
+        waits
+    }
+
+    /// The stream is over, however it ended.
+    pub fn on_done(&self) {
+        if let Some(mut console) = self.shared.console() {
+            console.on_end(self.id);
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! A pool as an operator sees it: what `inspect.lua` answers, and why each account would or would not be taken now. The
+//! console and the command line say the same because both say it from here.
+
+use super::chance::chances;
+use super::resp::{Value, Values};
+use super::script::{Fault, Override};
+use crate::json::Json;
+use crate::pool::BEHIND;
+use std::collections::BTreeMap;
+
+/// The flags of an account's record in `ledger.lua`.
+const DISABLED: u64 = 1;
+const DRAINED: u64 = 2;
+
+/// What an account does now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It takes leases.
+    Free,
+    /// It takes them when no other does: it failed too often.
+    Behind,
+    /// All its slots are used.
+    Full,
+    /// It has cooled, and takes one.
+    Probe,
+    /// That one is under way.
+    Probing,
+    /// Not enabled in the configuration.
+    Disabled,
+    /// An operator drained it.
+    Drained,
+    /// After upstream pushback.
+    Cooling,
+    /// No longer configured; its last leases finish.
+    Removed,
+}
+
+impl State {
+    const ALL: [Self; 9] = [
+        Self::Free,
+        Self::Behind,
+        Self::Full,
+        Self::Probe,
+        Self::Probing,
+        Self::Disabled,
+        Self::Drained,
+        Self::Cooling,
+        Self::Removed,
+    ];
+
+    /// As `inspect.lua` says it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Behind => "behind",
+            Self::Full => "full",
+            Self::Probe => "probe",
+            Self::Probing => "probing",
+            Self::Disabled => "disabled",
+            Self::Drained => "drained",
+            Self::Cooling => "cooling",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// The state of that name.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|state| state.as_str().as_bytes() == name)
+    }
+}
+
+/// One account, as the next acquire would see it. Parts of the score are in millionths.
+#[derive(Debug)]
+pub struct Account {
+    /// Its id.
+    pub id: String,
+    /// Its slots.
+    pub max: u64,
+    /// Its live leases, and expired ones that are not cleared away yet.
+    pub used: u64,
+    /// The priority's part of its score.
+    pub priority_part: u64,
+    /// The load's part.
+    pub load_part: u64,
+    /// The last reason against it that `inspect.lua` names.
+    pub state: State,
+    /// How long it cools, in ms; 0: it doesn't.
+    pub cooling_ms: u64,
+    /// All that its record says against it.
+    pub flags: u64,
+}
+
+/// One pool.
+#[derive(Debug, Default)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Redis TIME in ms.
+    pub now_ms: u64,
+    /// The revision in force.
+    pub revision: u64,
+    /// The ledger's epoch.
+    pub epoch: u64,
+    /// Leases that have not expired.
+    pub live: u64,
+    /// Those that have, and are not cleared away yet.
+    pub expired: u64,
+    /// The operator's percentage, in basis points.
+    pub percent: Option<u16>,
+    /// Whether something else stands in its place, which filters ignore.
+    pub ignored: bool,
+    /// In no order.
+    pub accounts: Vec<Account>,
+    /// Where each stands: a scan may show one twice.
+    places: BTreeMap<String, usize>,
+}
+
+impl Pool {
+    /// Takes in one page of `inspect.lua`. Answers the cursor of the next; `None`: this was the last.
+    ///
+    /// # Errors
+    /// The [`Fault`] that stands in its place.
+    pub fn page(&mut self, reply: &[u8]) -> Result<Option<String>, Fault> {
+        let mut values = Values::new(reply);
+        match values.value() {
+            Some(Value::Array(8)) => {}
+            Some(Value::Error(error)) => return Err(Fault::of(error)),
+            Some(
+                Value::Simple(_)
+                | Value::Integer(_)
+                | Value::Bulk(_)
+                | Value::Nil
+                | Value::Array(_),
+            )
+            | None => return Err(Fault::Mismatch),
+        }
+        self.head_and_rows(&mut values).ok_or(Fault::Mismatch)
+    }
+
+    fn head_and_rows(&mut self, values: &mut Values) -> Option<Option<String>> {
+        let cursor = text(values.bulk()?)?;
+        self.now_ms = values.number()?;
+        self.revision = match values.value()? {
+            Value::Bulk(digits) => std::str::from_utf8(digits).ok()?.parse().ok()?,
+            Value::Nil => 0,
+            Value::Simple(_) | Value::Error(_) | Value::Integer(_) | Value::Array(_) => {
+                return None;
+            }
+        };
+        self.epoch = values.number()?;
+        let leases = values.number()?;
+        self.expired = values.number()?;
+        self.live = leases.saturating_sub(self.expired);
+        let percent = match values.value()? {
+            Value::Bulk(text) => Override::of(text),
+            Value::Nil => Override::Absent,
+            Value::Simple(_) | Value::Error(_) | Value::Integer(_) | Value::Array(_) => {
+                return None;
+            }
+        };
+        self.ignored = percent == Override::Malformed;
+        self.percent = match percent {
+            Override::BasisPoints(points) => Some(points),
+            Override::Absent | Override::Malformed => None,
+        };
+        let Value::Array(rows) = values.value()? else {
+            return None;
+        };
+        for _ in 0..rows {
+            if values.value()? != Value::Array(8) {
+                return None;
+            }
+            let account = Account {
+                id: text(values.bulk()?)?,
+                max: values.number()?,
+                used: values.number()?,
+                priority_part: values.number()?,
+                load_part: values.number()?,
+                state: State::of(values.bulk()?)?,
+                cooling_ms: values.number()?.saturating_sub(self.now_ms),
+                flags: values.number()?,
+            };
+            self.put(account);
+        }
+        Some((cursor != "0").then_some(cursor))
+    }
+
+    /// Takes in one account.
+    pub fn put(&mut self, account: Account) {
+        let place = self.places.entry(account.id.clone());
+        let place = *place.or_insert(self.accounts.len());
+        match self.accounts.get_mut(place) {
+            Some(seen) => *seen = account,
+            None => self.accounts.push(account),
+        }
+    }
+
+    /// As `status` shows it; `more`: it has more accounts than that.
+    pub fn write(&self, json: &mut Json, more: bool) {
+        json.raw("{").name("pool").text(&self.name);
+        json.name("redis_time_ms").number(self.now_ms);
+        json.name("revision").number(self.revision);
+        json.name("epoch").number(self.epoch);
+        json.name("leases").raw("{").name("live").number(self.live);
+        json.name("expired").number(self.expired).raw("}");
+        json.name("percent_override").percent(self.percent);
+        json.name("more").flag(more);
+        json.name("accounts").raw("[");
+        for account in &self.accounts {
+            account.write(json);
+            json.raw("}");
+        }
+        json.raw("]").raw("}");
+    }
+}
+
+impl Account {
+    /// Its object, not closed.
+    #[inline(never)]
+    fn write(&self, json: &mut Json) {
+        json.raw("{").name("id").text(&self.id);
+        json.name("state").text(self.state.as_str());
+        json.name("used").number(self.used);
+        json.name("max_concurrency").number(self.max);
+        json.name("cooling_ms").number(self.cooling_ms);
+    }
+
+    /// Its score without the random part.
+    fn score(&self) -> u64 {
+        self.priority_part.saturating_add(self.load_part)
+    }
+
+    /// What accounts are chosen by.
+    fn rank(&self) -> u64 {
+        let last = if self.state == State::Behind {
+            BEHIND as u64
+        } else {
+            0
+        };
+        self.score().saturating_add(last)
+    }
+}
+
+fn text(bytes: &[u8]) -> Option<String> {
+    String::from_utf8(bytes.to_vec()).ok()
+}
+
+/// What the next acquire would do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// It takes the session's own account.
+    Bound(String),
+    /// The lowest score wins.
+    Score,
+    /// No account can take a lease.
+    Saturated,
+}
+
+/// What is known beside the pool.
+#[derive(Debug, Default)]
+pub struct Question {
+    /// The session, and the account it is bound to.
+    pub session: Option<(String, Option<String>)>,
+    /// The scope whose own cooldowns count too.
+    pub scope: Option<String>,
+    /// Until when accounts cool in the scope, in ms of Redis TIME.
+    pub scope_until_ms: Vec<(String, u64)>,
+    /// Full weight of chance, in millionths.
+    pub random: u64,
+}
+
+/// An account and what is to be said of it.
+#[derive(Debug)]
+pub struct Line<'a> {
+    /// The account.
+    pub account: &'a Account,
+    /// Why it can't take a lease; empty: it can.
+    pub against: Vec<String>,
+    /// How likely it is the next.
+    pub chance: f64,
+    /// Whether the session is bound to it.
+    pub bound: bool,
+    /// Whether a session bound to it stays so while it can't be taken: acquire.lua's rule.
+    pub keeps: bool,
+}
+
+/// Why each account of a pool would or would not be taken now.
+#[derive(Debug)]
+pub struct Explained<'a> {
+    /// The pool.
+    pub pool: &'a Pool,
+    /// What was asked.
+    pub question: &'a Question,
+    /// What the next acquire would do.
+    pub next: Next,
+    /// Each account.
+    pub lines: Vec<Line<'a>>,
+}
+
+/// Judges every account.
+#[must_use]
+pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
+    let bound_to = question
+        .session
+        .as_ref()
+        .and_then(|(_, bound)| bound.as_deref());
+    let mut lines: Vec<Line> = pool
+        .accounts
+        .iter()
+        .map(|account| Line {
+            account,
+            against: against(account, question, pool.now_ms),
+            chance: 0.0,
+            bound: bound_to == Some(account.id.as_str()),
+            keeps: match account.state {
+                State::Free | State::Behind | State::Full | State::Probe | State::Probing => true,
+                State::Cooling => account.flags & (DISABLED | DRAINED) == 0,
+                State::Disabled | State::Drained | State::Removed => false,
+            },
+        })
+        .collect();
+    // One that is behind spills, unless all that are free are behind.
+    let others = pool.accounts.iter().any(|account| match account.state {
+        State::Free | State::Probe => true,
+        State::Behind
+        | State::Full
+        | State::Probing
+        | State::Disabled
+        | State::Drained
+        | State::Cooling
+        | State::Removed => false,
+    });
+    let bound = lines.iter_mut().find(|line| {
+        line.bound && line.against.is_empty() && !(line.account.state == State::Behind && others)
+    });
+    let next = if let Some(bound) = bound {
+        bound.chance = 1.0;
+        Next::Bound(bound.account.id.clone())
+    } else {
+        let mut free = Vec::new();
+        for line in &lines {
+            if line.against.is_empty() {
+                free.push((line.account.id.as_str(), line.account.rank()));
+            }
+        }
+        let mut chances = chances(&free, question.random).into_iter();
+        for line in &mut lines {
+            if line.against.is_empty() {
+                line.chance = chances.next().unwrap_or(0.0);
+            }
+        }
+        if free.is_empty() {
+            Next::Saturated
+        } else {
+            Next::Score
+        }
+    };
+    Explained {
+        pool,
+        question,
+        next,
+        lines,
+    }
+}
+
+/// Every reason why it can't take a lease.
+fn against(account: &Account, question: &Question, now_ms: u64) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut say = |parts: &[&str]| reasons.push(parts.concat());
+    if account.state == State::Removed {
+        say(&["no longer configured, its last leases finish"]);
+    }
+    if account.flags & DISABLED != 0 {
+        say(&["disabled in the configuration"]);
+    }
+    if account.flags & DRAINED != 0 {
+        say(&["drained by an operator"]);
+    }
+    if account.cooling_ms > 0 {
+        say(&["cooling for ", &duration(account.cooling_ms), " more"]);
+    }
+    let mut left_ms = 0;
+    for (id, until_ms) in &question.scope_until_ms {
+        if *id == account.id {
+            left_ms = until_ms.saturating_sub(now_ms);
+        }
+    }
+    if let (Some(scope), true) = (&question.scope, left_ms > 0) {
+        let left = duration(left_ms);
+        say(&["cooling for ", &left, " more in scope ", &quoted(scope)]);
+    }
+    if account.state == State::Probing {
+        say(&["it has cooled, and a probe is under way"]);
+    }
+    if account.used >= account.max {
+        let (used, max) = (account.used.to_string(), account.max.to_string());
+        say(&[&used, " of ", &max, " slots used"]);
+    }
+    reasons
+}
+
+impl Explained<'_> {
+    /// As both show it.
+    pub fn write(&self, json: &mut Json) {
+        let pool = self.pool;
+        json.raw("{").name("pool").text(&pool.name);
+        json.name("redis_time_ms").number(pool.now_ms);
+        json.name("revision").number(pool.revision);
+        json.name("percent_override").percent(pool.percent);
+        json.name("expired_leases").number(pool.expired);
+        json.name("session");
+        match &self.question.session {
+            None => json.raw("null"),
+            Some((_, bound)) => {
+                let stays = self.lines.iter().any(|line| line.bound && line.keeps);
+                json.raw("{")
+                    .name("bound_to")
+                    .text_or_null(bound.as_deref());
+                json.name("stays_bound").flag(stays).raw("}")
+            }
+        };
+        let (outcome, account) = match &self.next {
+            Next::Bound(account) => ("bound", Some(account.as_str())),
+            Next::Score => ("score", None),
+            Next::Saturated => ("saturated", None),
+        };
+        json.name("next").raw("{").name("outcome").text(outcome);
+        json.name("account").text_or_null(account).raw("}");
+        json.name("accounts").raw("[");
+        for line in &self.lines {
+            line.write(json, self.question.random);
+        }
+        json.raw("]").raw("}");
+    }
+}
+
+impl Line<'_> {
+    fn write(&self, json: &mut Json, random: u64) {
+        let account = self.account;
+        let lowest = account.score();
+        account.write(json);
+        json.name("score").raw("{").name("priority");
+        json.millionths(account.priority_part).name("load");
+        json.millionths(account.load_part).name("random").raw("[");
+        json.millionths(0).millionths(random).raw("]").name("sum");
+        json.raw("[").millionths(lowest);
+        json.millionths(lowest.saturating_add(random))
+            .raw("]")
+            .raw("}");
+        json.name("bound").flag(self.bound);
+        json.name("can_take").flag(self.against.is_empty());
+        json.name("against").raw("[");
+        for reason in &self.against {
+            json.text(reason);
+        }
+        json.raw("]").name("chance").share(self.chance).raw("}");
+    }
+}
+
+/// Text that someone else wrote, in quotes, without control characters, and not too long.
+#[must_use]
+pub fn quoted(text: &str) -> String {
+    let mut short: String = text.chars().take(80).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    format!("{short:?}")
+}
+
+/// A length of time in the two units that matter.
+#[must_use]
+pub fn duration(ms: u64) -> String {
+    let seconds = ms.div_ceil(1_000);
+    let two = |more: u64, unit: &str, less: u64, small: &str| {
+        [&more.to_string(), unit, &less.to_string(), small].concat()
+    };
+    match seconds {
+        0..=59 => {
+            let tenths = ms.saturating_add(50) / 100;
+            two(tenths / 10, ".", tenths % 10, " s")
+        }
+        60..=3_599 => two(seconds / 60, " min ", seconds % 60, " s"),
+        _ => two(seconds / 3_600, " h ", seconds % 3_600 / 60, " min"),
+    }
+}

@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""The console in a real Chromium: screenshots into target/console, and what an operator does by keyboard alone.
+
+Usage: browser.py STAGE SCREENSHOTS, STAGE being the program built from stage.rs."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.chrome.service import Service
+
+STAGE, SHOTS = sys.argv[1], Path(sys.argv[2])
+SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
+
+
+@contextmanager
+def stage(accounts, lanes):
+    process = subprocess.Popen([STAGE, str(accounts), str(lanes)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        yield json.loads(process.stdout.readline())
+    finally:
+        process.stdin.close()
+        process.wait(30)
+
+
+@contextmanager
+def browser():
+    options = webdriver.ChromeOptions()
+    for argument in ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--lang=en"]:
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(service=Service("/usr/bin/chromedriver"), options=options)
+    try:
+        yield driver
+        # What the console's own policy forbids, and every script error, stands here. Statuses of refused changes do too.
+        wrong = [line for line in driver.get_log("browser") if "status of" not in line["message"]]
+        assert not wrong, wrong
+    finally:
+        driver.quit()
+
+
+def view(driver, size, scheme):
+    width, height = SIZES.get(size, size)
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                           {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"})
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia",
+                           {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
+
+def until(what, look, patience=15):
+    end = time.monotonic() + patience
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < end, f"never: {what}"
+        time.sleep(0.05)
+
+
+def text(driver, query):
+    return driver.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", query)
+
+
+def said(driver, words):
+    until(f"{words!r} in {text(driver, '#said')!r}", lambda: words in text(driver, "#said"))
+
+
+def open_console(driver, url):
+    driver.get(url)
+    until("live", lambda: text(driver, "#live").startswith("live"))
+    until("rows", lambda: driver.find_elements(By.CSS_SELECTOR, "main tbody tr"))
+
+
+def shoot(driver, name):
+    driver.save_screenshot(str(SHOTS / f"{name}.png"))
+
+
+def fits(driver):
+    wide = driver.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert wide[0] <= wide[1], f"it is {wide[0]} px wide on a screen of {wide[1]}"
+
+
+def status(at, account):
+    pools = json.load(urllib.request.urlopen(at["console"] + "api/status"))["pools"]
+    return next(one for one in pools[0]["accounts"] if one["id"] == account)["state"]
+
+
+def looks(driver, at, accounts):
+    """Every size in every light, and that nothing moves while the figures change."""
+    open_console(driver, at["console"])
+    for size in SIZES:
+        for scheme in ["dark", "light"]:
+            view(driver, size, scheme)
+            time.sleep(1.5)
+            fits(driver)
+            shoot(driver, f"{accounts}-{size}-{scheme}")
+    view(driver, "desktop", "light")
+    driver.execute_script("""
+        window.shift = 0;
+        new PerformanceObserver((list) => list.getEntries().forEach((one) => shift += one.value)).observe({type: "layout-shift"});
+        window.long = 0;
+        new PerformanceObserver((list) => list.getEntries().forEach((one) => long = Math.max(long, one.duration))).observe({type: "longtask"})""")
+    time.sleep(6)
+    shift, longest = driver.execute_script("return [shift, long]")
+    print(f"{accounts} accounts: layout shift {shift:.4f} and longest task {longest:.0f} ms in 6 s of refreshing")
+    assert shift < 0.01, shift
+
+
+def keyboard(driver, at):
+    """Drains an account and lets it go again with Tab, Space, Enter and letters alone; each stop can be seen."""
+    view(driver, "desktop", "dark")
+    driver.execute_script("sessionStorage.clear()")
+    open_console(driver, at["console"])
+    press = lambda *keys: ActionChains(driver).send_keys(*keys).perform()
+    focused = lambda: driver.execute_script("""const e = document.activeElement, o = getComputedStyle(e);
+        return [e.closest("tr")?.cells[0].innerText ?? "", e.innerText || e.tagName, o.outlineStyle !== "none" && parseFloat(o.outlineWidth) >= 2]""")
+    stops = []
+    for _ in range(60):
+        press(Keys.TAB)
+        account, name, visible = focused()
+        stops.append((account, name))
+        assert visible, f"the focus on {name} can't be seen"
+        if (account, name) == ("acct-2", "Drain"):
+            break
+    assert stops[-1] == ("acct-2", "Drain"), stops
+    print("keyboard:", " > ".join(f"{account} {name}".strip() for account, name in stops))
+    press(Keys.ENTER)
+    until("the dialog for the token", lambda: driver.execute_script("return document.querySelector('#login').open"))
+    assert "needs the token" in text(driver, "#wrong")
+    assert status(at, "acct-2") != "drained"
+    press("wrong", Keys.ENTER)
+    until("the wrong token", lambda: "The token is wrong." in text(driver, "#wrong"))
+    said(driver, "Nothing was changed: the token is wrong")
+    shoot(driver, "wrong-token")
+    press(at["token"], Keys.ENTER)
+    said(driver, "acct-2 is drained: it takes no new requests")
+    until("drained", lambda: status(at, "acct-2") == "drained")
+    until("its button", lambda: focused()[:2] == ["acct-2", "Undrain"])
+    time.sleep(1.2)
+    shoot(driver, "drained-by-keyboard")
+    press(Keys.SPACE)
+    said(driver, "acct-2 takes requests again")
+    assert status(at, "acct-2") != "drained"
+
+
+def plain_words(driver, at):
+    """Wrong input gets a sentence, and changes nothing."""
+    share, session = driver.find_elements(By.CSS_SELECTOR, "main form")
+    field = share.find_element(By.TAG_NAME, "input")
+    for typed, words in [("101", "is not in 0..=100"), ("12.345", "more than two decimals"), ("ten", "a number from 0 to 100"), ("", "a number from 0 to 100")]:
+        field.clear()
+        field.send_keys(typed, Keys.ENTER)
+        said(driver, words)
+        assert text(driver, "#said").startswith("Nothing was changed"), text(driver, "#said")
+    shoot(driver, "wrong-percentage")
+    field.clear()
+    field.send_keys("12.5", Keys.ENTER)
+    said(driver, "12.5 %, was as configured")
+    until("the share", lambda: "12.5 % asked by an operator" in text(driver, ".gray"))
+    share.find_elements(By.TAG_NAME, "button")[1].click()
+    said(driver, "as configured, was 12.5 %")
+    session.find_element(By.TAG_NAME, "input").send_keys("alice")
+    unbind, explain = session.find_elements(By.TAG_NAME, "button")
+    explain.click()
+    until("explained", lambda: driver.execute_script("return document.querySelector('#why').open"))
+    assert "The session is bound to acct-" in text(driver, "#why")
+    time.sleep(0.3)
+    shoot(driver, "explain")
+    ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+    unbind.click()
+    said(driver, "no longer bound to acct-")
+    unbind.click()
+    said(driver, "was not bound")
+
+
+def many(driver, at):
+    """500 accounts: found by typing, and put in order."""
+    rows = lambda: driver.execute_script(
+        "return [...document.querySelectorAll('main tbody tr')].filter((row) => !row.hidden).map((row) => row.cells[0].innerText)")
+    assert len(rows()) == 500 and rows()[:3] == ["acct-1", "acct-2", "acct-3"], rows()[:3]
+    find = driver.find_element(By.CSS_SELECTOR, "[type=search]")
+    find.send_keys("disabled")
+    assert rows() == [f"acct-{n}" for n in range(49, 501, 50)], rows()
+    find.clear()
+    find.send_keys("acct-12")
+    assert len(rows()) == 11, rows()
+    shoot(driver, "500-found")
+    find.clear()
+    find.send_keys(" ")
+    driver.find_element(By.CSS_SELECTOR, "select").send_keys("load")
+    time.sleep(1.5)
+    assert rows()[0] != "acct-1"
+
+
+def main():
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with browser() as driver:
+        with stage(3, 30) as at:
+            time.sleep(3)
+            looks(driver, at, 3)
+            keyboard(driver, at)
+            plain_words(driver, at)
+        with stage(6, 60) as at:
+            open_console(driver, at["console"])
+            driver.find_element(By.CSS_SELECTOR, "#key").click()
+            ActionChains(driver).send_keys(at["token"], Keys.ENTER).perform()
+            driver.find_elements(By.CSS_SELECTOR, "main .do button")[6].click()
+            view(driver, (900, 608), "light")
+            driver.find_element(By.CSS_SELECTOR, "h1").click()
+            time.sleep(8.5)
+            states = lambda: text(driver, "main tbody")
+            until("something of everything", lambda: all(word in states() for word in ["cooling", "full", "free"]), 120)
+            shoot(driver, "readme")
+        until("the loss said", lambda: "can't be reached; shown as of" in text(driver, "#live"))
+        shoot(driver, "gone")
+        driver.get("about:blank")
+        driver.get_log("browser")
+        with stage(500, 400) as at:
+            time.sleep(3)
+            looks(driver, at, 500)
+            many(driver, at)
+    print(f"OK: screenshots in {SHOTS}")
+
+
+main()

@@ -1,0 +1,316 @@
+//! The console by itself: what a worker's pipe brings it, in any order, and what its requests get.
+
+use proptest::strategy::Strategy;
+use serde_json::{Value, json};
+use slotgate::config::{Role, parse};
+use slotgate::console::api::Response;
+use slotgate::console::{Console, Heard};
+use slotgate::headers::Headers;
+use slotgate::ledger::script::Script;
+use slotgate::worker::PipeOrder;
+
+const TOKEN: &str = "0123456789abcdef";
+const TIMEOUT_MS: u64 = 1_000;
+
+fn console() -> Console {
+    let json = json!({
+        "role": "console", "token_env": "TOKEN", "pools": ["p", "q"],
+        "redis": {"password_env": "TOKEN", "database": 3}, "gray": {"percent": 12.5},
+    });
+    let env = |name: &str| (name == "TOKEN").then(|| TOKEN.to_owned());
+    match parse(json.to_string().as_bytes(), &env) {
+        Ok(Role::Console(config)) => Console::new(*config),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ask(
+    console: &mut Console,
+    now_ms: u64,
+    stream: u32,
+    method: &str,
+    path: &str,
+    ends: bool,
+) -> Heard {
+    let authorization = format!("Bearer {TOKEN}");
+    let headers = Headers::serialize(&[
+        (b":authority", b"localhost:9902"),
+        (b":method", method.as_bytes()),
+        (b":path", path.as_bytes()),
+        (b"content-type", b"application/json"),
+        (b"authorization", authorization.as_bytes()),
+    ]);
+    let counters = || r#"{"drift":1}"#.to_owned();
+    console.on_request(now_ms, stream, Headers::new(&headers), ends, &counters)
+}
+
+fn status(console: &mut Console, now_ms: u64, stream: u32) -> Heard {
+    ask(console, now_ms, stream, "GET", "/api/status", true)
+}
+
+/// A change, its body included.
+fn drain(console: &mut Console, now_ms: u64, stream: u32) -> Heard {
+    assert_eq!(
+        ask(console, now_ms, stream, "POST", "/api/drain", false),
+        Heard::Body
+    );
+    console.on_body(now_ms, stream, br#"{"pool": "p", "account": "a"}"#)
+}
+
+fn sent(console: &mut Console) -> String {
+    String::from_utf8_lossy(&std::mem::take(&mut console.output().bytes)).into_owned()
+}
+
+fn answers(console: &mut Console) -> Vec<(u32, Response)> {
+    std::mem::take(&mut console.output().answers)
+}
+
+fn only(console: &mut Console) -> (u32, u32, Value) {
+    let mut answers = answers(console);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let (stream, response) = answers.remove(0);
+    (
+        stream,
+        response.status,
+        serde_json::from_str(&response.body).unwrap(),
+    )
+}
+
+/// Opens the pipe, and answers the greeting.
+fn open(console: &mut Console, now_ms: u64) {
+    assert_eq!(console.output().pipe, None);
+    assert_eq!(console.next_wake_ms(), Some(0));
+    console.on_tick(now_ms);
+    assert_eq!(console.output().pipe.take(), Some(PipeOrder::Open));
+    console.on_pipe_open();
+    let greeting = sent(console);
+    for word in ["AUTH", TOKEN, "SELECT", "SETNAME", "LOAD"] {
+        assert!(greeting.contains(word), "{word} is not in it");
+    }
+    let sha = format!("$40\r\n{}\r\n", "a".repeat(40));
+    console.on_pipe_bytes(
+        now_ms,
+        format!("+OK\r\n+OK\r\n-NOPERM no\r\n{sha}{sha}").as_bytes(),
+    );
+}
+
+/// One page of `inspect.lua`.
+fn page(cursor: &str, ids: &[&str]) -> String {
+    let mut reply = format!(
+        "*8\r\n${}\r\n{cursor}\r\n$4\r\n9000\r\n$1\r\n7\r\n$2\r\n42\r\n:3\r\n:1\r\n$4\r\n1250\r\n*{}\r\n",
+        cursor.len(),
+        ids.len()
+    );
+    for id in ids {
+        reply.push_str(&format!("*8\r\n${}\r\n{id}\r\n:4\r\n:2\r\n$1\r\n0\r\n:150000\r\n$7\r\ncooling\r\n$5\r\n12000\r\n:4\r\n", id.len()));
+    }
+    reply
+}
+
+#[test]
+fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
+    let mut console = console();
+    assert_eq!(console.next_wake_ms(), None);
+    assert_eq!(status(&mut console, 0, 5), Heard::Wait);
+    open(&mut console, 1);
+    assert!(sent(&mut console).contains("slotgate:{p}:control\r\n$1\r\n0\r\n"));
+    // Cut anywhere, and one account twice.
+    let first = page("17", &["a", "b"]);
+    let (one, two) = first.split_at(50);
+    console.on_pipe_bytes(2, one.as_bytes());
+    assert_eq!(sent(&mut console), "");
+    console.on_pipe_bytes(2, two.as_bytes());
+    assert!(sent(&mut console).contains("$2\r\n17\r\n"));
+    console.on_pipe_bytes(3, page("0", &["b", "c"]).as_bytes());
+    assert!(sent(&mut console).contains("slotgate:{q}:control"));
+    console.on_pipe_bytes(4, b"-NOPOOL no accounts\r\n");
+    let (stream, code, said) = only(&mut console);
+    assert_eq!((stream, code), (5, 200));
+    let (p, q) = (&said["pools"][0], &said["pools"][1]);
+    let ids: Vec<_> = p["accounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["a", "b", "c"]);
+    assert_eq!(
+        p["accounts"][0],
+        json!({"id": "a", "state": "cooling", "used": 2, "max_concurrency": 4, "cooling_ms": 3_000})
+    );
+    assert_eq!(p["leases"], json!({"live": 2, "expired": 1}));
+    assert_eq!(
+        (&p["percent_override"], &said["percent_configured"]),
+        (&json!(12.5), &json!(12.5))
+    );
+    assert_eq!((&q["pool"], &q["revision"]), (&json!("q"), &json!(0)));
+    assert_eq!(
+        (&said["writable"], &said["counters"]),
+        (&json!(true), &json!({"drift": 1}))
+    );
+    assert_eq!(console.next_wake_ms(), None);
+}
+
+#[test]
+fn a_lost_pipe_answers_everyone_and_says_what_may_have_been_done() {
+    let mut console = console();
+    status(&mut console, 0, 1);
+    open(&mut console, 1);
+    drain(&mut console, 1, 2);
+    // Never sent: its body is still to come.
+    assert_eq!(
+        ask(&mut console, 1, 3, "POST", "/api/drain", false),
+        Heard::Body
+    );
+    console.on_pipe_closed(2);
+    let told: Vec<_> = answers(&mut console)
+        .into_iter()
+        .map(|(stream, response)| (stream, response.status, response.body.contains("in_doubt")))
+        .collect();
+    assert_eq!(told, [(1, 503, false), (2, 503, true)]);
+    // For a moment nobody waits for what is known to be gone.
+    assert!(matches!(
+        status(&mut console, 3, 4),
+        Heard::Answer(Response { status: 503, .. })
+    ));
+    let body = br#"{"pool": "p", "account": "a"}"#;
+    assert!(matches!(
+        console.on_body(3, 3, body),
+        Heard::Answer(Response { status: 503, .. })
+    ));
+    assert_eq!(drain(&mut console, 300, 6), Heard::Wait);
+    open(&mut console, 301);
+    assert!(sent(&mut console).contains("$5\r\ndrain\r\n$1\r\na\r\n"));
+    console.on_pipe_bytes(302, b"*2\r\n$0\r\n\r\n$1\r\n1\r\n");
+    assert_eq!(
+        only(&mut console),
+        (
+            6,
+            200,
+            json!({"action": "drain", "pool": "p", "account": "a", "changed": true})
+        )
+    );
+}
+
+#[test]
+fn silence_resets_the_pipe() {
+    let mut console = console();
+    status(&mut console, 0, 1);
+    open(&mut console, 0);
+    let late = console.next_wake_ms().unwrap();
+    assert_eq!(late, TIMEOUT_MS);
+    console.on_tick(late - 1);
+    assert!(answers(&mut console).is_empty());
+    console.on_tick(late);
+    assert_eq!(console.output().pipe.take(), Some(PipeOrder::Reset));
+    let (stream, code, said) = only(&mut console);
+    assert_eq!((stream, code), (1, 503));
+    assert_eq!(
+        said["error"]["message"],
+        "Redis did not answer within 1000 ms"
+    );
+    // A body has a patience of its own, and needs no pipe.
+    ask(&mut console, late, 2, "POST", "/api/drain", false);
+    let late = console.next_wake_ms().unwrap();
+    console.on_tick(late);
+    assert_eq!(only(&mut console).1, 408);
+    assert_eq!(console.output().pipe, None);
+}
+
+#[test]
+fn whoever_left_gets_no_answer_and_moves_no_other() {
+    let mut console = console();
+    for stream in 1..=3 {
+        status(&mut console, 0, stream);
+    }
+    open(&mut console, 0);
+    console.on_end(2);
+    // Three replies come, in order.
+    for _ in 0..3 {
+        console.on_pipe_bytes(1, page("0", &["a"]).as_bytes());
+    }
+    for _ in 0..2 {
+        console.on_pipe_bytes(2, b"-NOPOOL none\r\n");
+    }
+    let streams: Vec<_> = answers(&mut console)
+        .iter()
+        .map(|(stream, _)| *stream)
+        .collect();
+    assert_eq!(streams, [1, 3]);
+    // One reply more than was asked for.
+    console.on_pipe_bytes(3, b":1\r\n");
+    assert_eq!(console.output().pipe, Some(PipeOrder::Reset));
+}
+
+#[test]
+fn a_refused_greeting_is_told() {
+    for (reply, said) in [
+        ("-WRONGPASS invalid\r\n", "Redis refused AUTH"),
+        ("+OK\r\n-ERR index\r\n", "Redis refused SELECT"),
+        (
+            "+OK\r\n+OK\r\n+OK\r\n-NOPERM no\r\n",
+            "Redis refused SCRIPT LOAD: denied",
+        ),
+        ("?", "Redis did not answer what was asked"),
+    ] {
+        let mut console = console();
+        status(&mut console, 0, 1);
+        console.on_tick(0);
+        console.on_pipe_open();
+        console.on_pipe_bytes(1, reply.as_bytes());
+        assert_eq!(only(&mut console).2["error"]["message"], said);
+        assert_eq!(console.output().pipe, Some(PipeOrder::Reset));
+        assert_eq!(sent(&mut console), "");
+    }
+}
+
+#[test]
+fn lost_scripts_are_sent_once_and_a_replica_is_left() {
+    let mut console = console();
+    drain(&mut console, 0, 1);
+    open(&mut console, 0);
+    sent(&mut console);
+    console.on_pipe_bytes(1, b"-NOSCRIPT No matching script\r\n");
+    let again = sent(&mut console);
+    assert!(again.contains("$4\r\nEVAL\r\n") && again.contains(&Script::Control.source()));
+    console.on_pipe_bytes(2, b"-READONLY You can't write\r\n");
+    let (_, code, said) = only(&mut console);
+    assert_eq!((code, &said["error"]["kind"]), (503, &json!("in_doubt")));
+    assert_eq!(console.output().pipe, Some(PipeOrder::Reset));
+}
+
+#[test]
+fn only_so_many_at_once() {
+    let mut console = console();
+    let waiting = (0..100).filter(|stream| status(&mut console, 0, *stream) == Heard::Wait);
+    assert_eq!(waiting.count(), 32);
+}
+
+proptest::proptest! {
+    /// Whatever Redis, or what stands in its place, sends: no panic, and every request is answered in the end.
+    #[test]
+    fn any_replies(parts in proptest::collection::vec(proptest::prop_oneof![
+        proptest::sample::select(vec!["+OK\r\n", "$-1\r\n", "*2\r\n$0\r\n\r\n$1\r\n1\r\n", "-NOPOOL x\r\n", "-NOSCRIPT x\r\n", "-BUSY x\r\n", "*0\r\n"])
+            .prop_map(str::to_owned),
+        proptest::prelude::Just(page("0", &["a", "b"])),
+        proptest::prelude::Just(page("3", &["a"])),
+        "[+\\-:$*0-9a\r\n]{0,12}",
+    ], 0..40)) {
+        let mut console = console();
+        let mut open_streams: std::collections::BTreeSet<u32> = [1, 2, 3].into();
+        status(&mut console, 0, 1);
+        drain(&mut console, 0, 2);
+        ask(&mut console, 0, 3, "POST", "/api/explain", false);
+        console.on_body(0, 3, br#"{"pool": "q", "session": "s", "scope": "m"}"#);
+        open(&mut console, 0);
+        for part in parts {
+            console.on_pipe_bytes(1, part.as_bytes());
+        }
+        console.on_tick(10 * TIMEOUT_MS);
+        for (stream, response) in answers(&mut console) {
+            assert!(open_streams.remove(&stream), "answered twice");
+            let _: Value = serde_json::from_str(&response.body).unwrap();
+        }
+        assert!(open_streams.is_empty());
+    }
+}
