@@ -33,6 +33,8 @@ flags=(
     "--remap-path-prefix=$PWD=slotgate"
     "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=cargo"
 )
+# Less inlining than opt-level 3 has by itself: a twelfth smaller, and no slower in Envoy.
+flags+=("-Cllvm-args=-inline-threshold=75")
 build=(build --release --lib --target wasm32-wasip1)
 target_dir=${CARGO_TARGET_DIR:-target}
 if [ "$toolchain" = debian ]; then

@@ -4,7 +4,6 @@ const all = (query, at = document) => [...at.querySelectorAll(query)];
 const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 const fresh = (id) => $(id).content.firstElementChild.cloneNode(true);
 const by = new Intl.Collator("en", { numeric: true }).compare;
-const plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 const pools = new Map();
 let token = sessionStorage.getItem("slotgate") ?? "";
 let told, history = [], errors = new Map();
@@ -113,7 +112,7 @@ function rowOf(pool, id) {
   const [drain, cool] = all("button", at);
   put($("th", at), id);
   drain.onclick = () => change(row.drained ? "undrain" : "drain", { pool: pool.name, account: id }, (answer) =>
-    answer.action === "drain" ? `${id} is drained: it takes no new requests; ${plural(row.used, "lease")} will finish.` : `${id} takes requests again.`);
+    answer.action === "drain" ? `${id} is drained: it takes no new requests; those that use it now, ${row.used}, will finish.` : `${id} takes requests again.`);
   cool.onclick = () => change("cooldown_clear", { pool: pool.name, account: id }, (answer) =>
     answer.changed ? `${id} no longer cools.` : `${id} was not cooling.`);
   pool.rows.set(id, row);
@@ -128,7 +127,7 @@ function arrange(pool) {
     row.at.hidden = !`${row.id} ${row.state}`.toLowerCase().includes(words);
     found += !row.at.hidden;
   }
-  put($(".found", pool.at), `${found} of ${plural(pool.rows.size, "account")}${pool.more ? ", and more that are not shown" : ""}`);
+  put($(".found", pool.at), `${found} of ${pool.rows.size} accounts${pool.more ? ", and more that are not shown" : ""}`);
   const order = { name: () => 0, load: (a, b) => b.load - a.load, state: (a, b) => by(a.state, b.state) }[$("select", pool.at).value];
   const rows = [...pool.rows.values()].sort((a, b) => order(a, b) || by(a.id, b.id));
   const body = $("tbody", pool.at);
@@ -154,7 +153,6 @@ function show(status) {
       if (row.at.className !== row.state) row.at.className = row.state;
       put($(".used", row.at), `${account.used} / ${account.max_concurrency}`);
       const state = $(".state", row.at);
-      if (state.className !== `state ${row.state}`) state.className = `state ${row.state}`;
       put(state, account.cooling_ms ? `${account.state}, ${Math.ceil(account.cooling_ms / 1000)} s` : account.state);
       const [drain, cool] = all("button", row.at);
       put(drain, row.drained ? "Undrain" : "Drain");
@@ -176,7 +174,7 @@ function bar(node, share) {
   const width = `${Math.round(share * 1000) / 10}%`;
   if (node.dataset.width === width) return;
   node.dataset.width = width;
-  node.style.setProperty("--full-to", width);
+  node.style.setProperty("--to", width);
 }
 
 // What this Envoy counted: the gray share of the last minute, and errors with the time they were last seen to grow.
@@ -203,7 +201,7 @@ function count(counters) {
   const body = $("#errors tbody");
   while (body.rows.length < rows.length) { const row = body.insertRow(); for (const _ of rows[0]) row.insertCell(); }
   rows.forEach((texts, place) => texts.forEach((text, cell) => put(body.rows[place].cells[cell], text)));
-  $("#errors caption").textContent = rows.length ? "Errors since it began" : "No errors since it began";
+  put($("#errors caption"), `${rows.length ? "Errors" : "No errors"} since it began`);
   return (pool) => {
     const [more, less] = ["in", "out"].map((choice) => (gray[pool]?.[choice] ?? 0) - (history[0].gray[pool]?.[choice] ?? 0));
     return more + less ? `${Math.round(more / (more + less) * 1000) / 10} % seen here in the last minute` : "no requests here in the last minute";

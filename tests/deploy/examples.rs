@@ -35,6 +35,7 @@ fn every_example_is_valid() {
     let secrets = root().join("envoy/secrets");
     let examples = [
         ("slotgate.yaml", file("envoy/slotgate.yaml")),
+        ("console.yaml", file("envoy/slotgate.yaml").console(|_| {})),
         ("compose/envoy.yaml", file("envoy/compose/envoy.yaml")),
         (
             "sidecar.yaml",

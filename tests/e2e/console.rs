@@ -35,8 +35,9 @@ impl Rig {
         let world = World::start(change(config));
         let console = world.envoy.addrs()[1];
         let rig = Rig { world, console };
-        // The filter creates the pool.
+        // The filter creates the pool. Its release must not get between two dumps.
         rig.world.assert_serves();
+        rig.world.assert_all_free();
         rig
     }
 
