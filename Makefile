@@ -49,7 +49,7 @@ test-metrics: setup wasm ## metrics, access log, traces, dashboard and alerts al
 dashboard: setup wasm ## draw envoy/grafana/run.svg from a real run (three minutes)
 	$(CARGO) test --test metrics picture -- --ignored
 
-test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (one minute)
+test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (two minutes)
 	@tests/upgrade.sh
 
 test-matrix: setup wasm ## the end-to-end tests against Envoy 1.36 to 1.40, a table (ten minutes); VERSIONS="1.38.2" chooses

@@ -15,7 +15,8 @@
 --       6 account id, for pin and force; else empty
 --       7 how long the session is remembered, ms; 0: no session
 --       8 scope: 1 when the scope's cooldowns count too; 0
--- Returns {granted, account, epoch} | {saturated, retry after, ms}
+-- Returns {granted, account, epoch, probe} | {saturated, retry after, ms}
+--         probe: only there when the lease probes, for an account that has cooled: `cooldown` wants to know whether it passed
 --         A lease id that holds a lease already gets its account again.
 -- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. No lease is taken then.
 -- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more
@@ -143,8 +144,11 @@ elseif mode == 'pin' then
   account, rebind = call('ZSCORE', FREE, wanted) and not (shut and shut[wanted]) and wanted, nil
 else
   if bound then
-    if call('ZSCORE', FREE, bound) then
-      if shut and shut[bound] then
+    local score = call('ZSCORE', FREE, bound)
+    if score then
+      -- One that is behind spills too, unless all are.
+      if shut and shut[bound]
+        or tonumber(score) >= BEHIND and tonumber(call('ZRANGE', FREE, '0', '0', 'WITHSCORES')[2]) < BEHIND then
         rebind = nil
       else
         account = bound
@@ -196,9 +200,12 @@ if not account or mode == 'dry' then
   -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
   -- since most end long before they expire.
   local wait = 60000
-  local cooling = call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
-  if cooling[2] then
-    wait = math.min(wait, cooling[2] - now)
+  local cooling = call('ZRANGE', COOLDOWN, 0, 15, 'WITHSCORES')
+  for i = 2, #cooling, 2 do
+    -- One that is behind can take a lease already.
+    if not string.find(cooling[i - 1], ':') then
+      wait = math.min(wait, cooling[i] - now)
+    end
   end
   local live = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
   if live[2] then
@@ -207,6 +214,7 @@ if not account or mode == 'dry' then
   return {'saturated', math.max(wait, 1)}
 end
 
+local probes = got[1] and string.sub(got[1], -2) == ' 4' and tools().wants_probe(account) or nil
 -- The first write tells whether the lease is new. Were a key of the wrong type, nothing is written yet, or it is taken back.
 if call('ZADD', LEASES, 'NX', format('%d', now + ttl), lease) == 0 then
   local held = call('HGET', OWNER, lease)
@@ -226,8 +234,11 @@ end
 if got[4] then
   call('HINCRBY', USED, '#' .. account, '1')
 end
+if probes then
+  call('HSET', ACCOUNTS, '#probe:' .. account, lease)
+end
 settle(account, got[1], used)
 if rebind then
   call('SET', session, account, 'PX', session_ttl)
 end
-return {'granted', account, epoch}
+return {'granted', account, epoch, probes and 'probe'}

@@ -7,7 +7,7 @@
 -- ARGV  1 verb: drain     no new leases of the account, holders finish
 --               undrain   the other way
 --               percent   the share of the gray release, instead of the configured one
---               thaw      end the account's cooldown
+--               thaw      end the account's cooldown, its probing, and its being behind
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; empty for unbind
 -- Returns {old, new}, each empty when nothing is set
@@ -35,7 +35,7 @@ if verb == 'drain' or verb == 'undrain' then
   return {old, verb == 'drain' and '1' or ''}
 elseif verb == 'percent' then
   if subject ~= '' then
-    tool.whole(subject, 'percent', 0, 10000)
+    subject = string.format('%d', tool.whole(subject, 'percent', 0, 10000))
   end
   local old = call('HGET', CONTROL, 'percent') or ''
   if subject ~= '' then
@@ -45,9 +45,13 @@ elseif verb == 'percent' then
   end
   return {old, subject}
 elseif verb == 'thaw' then
-  local old = call('ZSCORE', COOLDOWN, subject) or ''
-  call('ZREM', COOLDOWN, subject)
+  local behind = 'behind:' .. subject
+  local old = call('ZSCORE', COOLDOWN, subject) or call('ZSCORE', COOLDOWN, behind)
+    or call('HGET', ACCOUNTS, '#probe:' .. subject) and '0' or ''
+  call('ZREM', COOLDOWN, subject, behind)
+  call('HDEL', ACCOUNTS, '#probe:' .. subject)
   tool.flag(subject, tool.COOLING, false)
+  tool.behind(subject, false)
   tool.wake()
   return {old, ''}
 elseif verb == 'unbind' then

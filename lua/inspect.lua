@@ -5,7 +5,8 @@
 --       2 about how many accounts to answer, 1..1000
 -- Returns {next cursor or 0, now ms, revision, epoch, live leases, accounts}, the last a list of
 --         {id, max, used, base, load's part of the score, state, until ms or 0}
---         state: free | full | disabled | drained | cooling | removed; of several the last one named
+--         state: free | behind (free when no other is) | full | probe (free for one lease) | probing (by that one) | disabled
+--         | drained | cooling | removed; of several the last one named
 --         A cooldown that is over but not cleared away yet counts as over.
 -- Errors  NOPOOL, BADARG
 -- Flags  no-writes
@@ -29,7 +30,17 @@ for i = 1, #page[2], 2 do
     max, flags = tonumber(max), tonumber(flags)
     local used = tool.used(account)
     local ends = tonumber(call('ZSCORE', COOLDOWN, account) or 0)
-    local state = used < max and 'free' or 'full'
+    local behind = tonumber(base) >= BEHIND
+    if behind then
+      base = string.format('%.0f', base - BEHIND)
+    end
+    local state = used < max and (behind and 'behind' or 'free') or 'full'
+    local probe = math.floor(flags / tool.COOLING) % 2 == 1 and tool.probe_of(account)
+    if probe and probe ~= '' then
+      state = 'probing'
+    elseif probe and used < max then
+      state = 'probe'
+    end
     if flags % 2 == 1 then
       state = 'disabled'
     end

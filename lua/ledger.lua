@@ -2,17 +2,23 @@
 --
 -- KEYS, all under one hash tag, the same six first in every script:
 --   1 accounts  HASH  account id -> "max load base flags"; #revision, #digest, #epoch of the sync in force;
---                     #wake, when the first cooldown ends, ms; #pass, number of the reconcile pass under way
+--                     #wake, when the first cooldown ends, ms; #pass, number of the reconcile pass under way;
+--                     #probe:<account id>, once it has cooled it takes one lease at a time: that lease, or empty
 --   2 free      ZSET  account id -> score, only accounts that can take a lease now
 --   3 used      HASH  account id -> number of live leases; #<account id> -> as recounted by the pass under way
 --   4 leases    ZSET  lease id -> expiry, ms of Redis TIME
 --   5 owner     HASH  lease id -> account id; behind it ":<pass>" once that pass has counted it
---   6 cooldown  ZSET  account id -> until, ms of Redis TIME
+--   6 cooldown  ZSET  account id, or behind:<account id> -> until, ms of Redis TIME
 --
 -- An account's record: max = its slots; load = what a full account adds to its score; base = the priority's part of it;
 -- flags = why it takes no lease, added up, 0: it does. Scores are whole numbers, 1,000,000 to the unit.
+--
+-- An account that probes keeps the flag of one that cools, without being in `cooldown`: scripts that know no probes see one
+-- that takes no lease, and let it go at their next recount. One that is behind has BEHIND on top of its base, above what any
+-- base, load and chance can be: it is chosen when no other can take a lease, by scripts too that know nothing of it.
 local ACCOUNTS, FREE, USED, LEASES, OWNER, COOLDOWN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
+local BEHIND = 2 ^ 52
 
 -- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it. With a list, what is to
 -- be added to `free` is put there, for one ZADD.
@@ -25,7 +31,14 @@ local function settle(account, record, used, list)
   end
   local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
   max = tonumber(max)
-  if flags == '0' and used < max then
+  local open = flags == '0'
+  if flags == '4' and used < max then
+    -- As `wants_probe` of the tools, which few callers have at hand.
+    local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
+    open = probe and not call('ZSCORE', COOLDOWN, account)
+      and string.match(call('HGET', OWNER, probe) or '', '^[^:]*') ~= account
+  end
+  if open and used < max then
     local score = string.format('%d', base + math.floor(load * used / max))
     if list then
       list[#list + 1] = score
@@ -128,6 +141,17 @@ local function tools()
     return tonumber(call('HGET', USED, account) or 0)
   end
 
+  -- The lease that probes an account; empty: it waits for one; false: it takes what it can hold. All three also while it cools.
+  function self.probe_of(account)
+    local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
+    return probe and (string.match(call('HGET', OWNER, probe) or '', '^[^:]*') == account and probe or '')
+  end
+
+  -- Whether an account with the flag of one that cools, and no other, has cooled and takes a probe.
+  function self.wants_probe(account)
+    return self.probe_of(account) == '' and not call('ZSCORE', COOLDOWN, account)
+  end
+
   -- Sets or clears one flag of an account. Answers whether it changed; nil: there is no such account.
   function self.flag(account, value, on)
     local record = call('HGET', ACCOUNTS, account)
@@ -145,6 +169,23 @@ local function tools()
     return true
   end
 
+  -- Puts an account behind the others, or back. Answers whether it changed; nil: there is no such account.
+  function self.behind(account, on)
+    local record = call('HGET', ACCOUNTS, account)
+    if not record then
+      return nil
+    end
+    local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
+    base = tonumber(base)
+    if (base >= BEHIND) == on then
+      return false
+    end
+    record = string.format('%s %s %.0f %s', max, load, on and base + BEHIND or base - BEHIND, flags)
+    call('HSET', ACCOUNTS, account, record)
+    settle(account, record, self.used(account))
+    return true
+  end
+
   -- Notes when the first cooldown ends.
   function self.wake()
     local first = call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
@@ -155,12 +196,27 @@ local function tools()
     end
   end
 
+  -- After an account's cooldown is over: it takes leases again, or one at a time.
+  function self.warm(account)
+    local record = call('HGET', ACCOUNTS, account)
+    if record and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1 then
+      settle(account, record, self.used(account))
+    else
+      self.flag(account, self.COOLING, false)
+    end
+  end
+
   -- Ends at most `most` cooldowns that are over. Answers how many.
   function self.thaw(now, most)
     local over = call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)
-    for _, account in ipairs(over) do
-      call('ZREM', COOLDOWN, account)
-      self.flag(account, self.COOLING, false)
+    for _, member in ipairs(over) do
+      call('ZREM', COOLDOWN, member)
+      local behind = string.match(member, '^behind:(.*)$')
+      if behind then
+        self.behind(behind, false)
+      else
+        self.warm(member)
+      end
     end
     self.wake()
     return #over
@@ -180,6 +236,7 @@ local function tools()
       local record = call('HGET', ACCOUNTS, account)
       local max, flags = string.match(record or '0 8', '^(%d+) .-(%d+)$')
       local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
+      thawed = thawed and tonumber(call('ZSCORE', LEASES, self.probe_of(account) or '') or 0) <= now
       if (flags == '0' or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
         return account
       end

@@ -6,13 +6,13 @@
 -- ARGV  1 most drained accounts to name, 1..1000
 --       2 most accounts to tell the use of, 0..1000
 -- Returns {percent, drained, used, question}
---         percent  as it stands, whoever wrote it; empty: none
+--         percent  as it stands, whoever wrote it; empty: none; ?: far too long
 --         drained  ids in order, a space between; nil: more than ARGV 1
 --         used     id, used, max of each account, spaces between; empty: more than ARGV 2
 --         question as it stands; empty: none, or more than 512 bytes
 -- Errors  BADARG
 -- Flags  no-writes
--- Cost  O(ARGV 1 + ARGV 2), however many there are
+-- Cost  O(ARGV 1 * log ARGV 1 + ARGV 2), however many there are; a hash that Redis keeps as a listpack is read whole
 local tool = tools()
 local most_drained = tool.whole(ARGV[1], 'drained', 1, 1000)
 local most_used = tool.whole(ARGV[2], 'used', 0, 1000)
@@ -24,16 +24,19 @@ local function small(key, most)
 end
 
 local percent = call('HGET', KEYS[7], 'percent')
+if percent and #percent > 5 then
+  percent = '?'
+end
 -- One more for the percentage.
 local control = small(KEYS[7], most_drained + (percent and 1 or 0))
 local drained = {}
 for i = 1, control and #control or 0, 2 do
-  drained[#drained + 1] = string.match(control[i], '^drain:([%w._-]+)$')
+  drained[#drained + 1] = #control[i] <= 70 and string.match(control[i], '^drain:([%w._-]+)$') or nil
 end
 table.sort(drained)
 
--- Six more for the fields of the sync, the wake and the pass.
-local accounts = most_used > 0 and small(ACCOUNTS, most_used + 6)
+-- One more each for its probe, and six for the fields of the sync, the wake and the pass.
+local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 6)
 local ids, limits = {}, {}
 for i = 1, accounts and #accounts or 0, 2 do
   local max, flags = string.match(accounts[i + 1], '^(%d+) %d+ %d+ (%d+)$')

@@ -65,8 +65,9 @@ for i = 1, accounts do
   local account = ARGV[4 * i + 1]
   local flags = (ARGV[4 * i + 4] == '1' and tool.DISABLED or 0)
     + (control['drain:' .. account] and tool.DRAINED or 0)
-    + (until_ms[account] and tool.COOLING or 0)
-  local record = string.format('%d %.0f %.0f %d', ARGV[4 * i + 2], load, ARGV[4 * i + 3], flags)
+    + ((until_ms[account] or gone['#probe:' .. account]) and tool.COOLING or 0)
+  local base = ARGV[4 * i + 3] + (until_ms['behind:' .. account] and BEHIND or 0)
+  local record = string.format('%d %.0f %.0f %d', ARGV[4 * i + 2], load, base, flags)
   call('HSET', ACCOUNTS, account, record)
   settle(account, record, tonumber(used[account] or 0))
   gone[account] = nil
@@ -75,7 +76,8 @@ for account, record in pairs(gone) do
   if string.byte(account) ~= 35 then
     record = string.gsub(record, '%d+$', tool.REMOVED)
     call('HSET', ACCOUNTS, account, record)
-    call('ZREM', COOLDOWN, account)
+    call('ZREM', COOLDOWN, account, 'behind:' .. account)
+    call('HDEL', ACCOUNTS, '#probe:' .. account)
     -- Its leases finish; the last one takes the record with it.
     settle(account, record, tonumber(used[account] or 0))
   end

@@ -43,6 +43,8 @@ pub struct Config {
     pub cooldown: Cooldown,
     /// How often the operator's overrides are looked at, in ms, 100..=60000; 0: never.
     pub poll_ms: u64,
+    /// When an account that fails fast is put behind the others.
+    pub failing: Failing,
     /// Whether the client is told path and account.
     pub response_headers: bool,
     /// Whether the access log is told of each request.
@@ -207,6 +209,23 @@ pub struct Cooldown {
     pub default_ms: u64,
     /// No cooldown is longer, in ms.
     pub max_ms: u64,
+    /// Whether an account that has cooled takes one request at a time until one succeeded.
+    pub probe: bool,
+    /// The request header, lower case, for whose value alone an account cools; `None`: it cools for all.
+    pub scope: Option<String>,
+}
+
+/// `failing`.
+#[derive(Debug, Clone, Copy)]
+pub struct Failing {
+    /// Share of the answers that are failures, in percent 0..=100; 0: no account is put behind.
+    pub percent: u32,
+    /// Within so long from a first failure, in ms.
+    pub window_ms: u64,
+    /// Of at least so many answers.
+    pub min_requests: u32,
+    /// How long the account is behind, in ms.
+    pub behind_ms: u64,
 }
 
 /// `metrics`: how much is shown one by one.
@@ -415,6 +434,7 @@ fn role(at: At<'_, '_>) -> Role {
             f.done();
             poll_ms
         },
+        failing: failing(f.object("failing")),
         response_headers: f.flag("response_headers", false),
         access_log: f.flag("access_log", false),
         metrics: metrics(f.object("metrics")),
@@ -585,12 +605,30 @@ fn cooldown(mut f: Fields<'_, '_>) -> Cooldown {
     let statuses = f
         .list("statuses", 0..=500, |mut at| at.int(100..=599))
         .unwrap_or_else(|| vec![429, 503, 529]);
+    let probe = f.flag("probe", true);
+    let mut scope = f.object("scope");
+    scope.needs(&["header"]);
+    let header = scope.at("header").and_then(|mut at| at.header());
+    scope.done();
     f.done();
     Cooldown {
         statuses,
         default_ms,
         max_ms,
+        probe,
+        scope: header,
     }
+}
+
+fn failing(mut f: Fields<'_, '_>) -> Failing {
+    let failing = Failing {
+        percent: f.int("percent", 50, 0..=100),
+        window_ms: f.int("window_ms", 10_000, 100..=3_600_000),
+        min_requests: f.int("min_requests", 20, 1..=1_000_000),
+        behind_ms: f.int("behind_ms", 30_000, 1..=86_400_000),
+    };
+    f.done();
+    failing
 }
 
 fn metrics(mut f: Fields<'_, '_>) -> Metrics {

@@ -39,6 +39,14 @@ pub enum Counter {
     Cooldown,
     /// Looks at the operator's overrides that found one to be ignored.
     ControlIgnored,
+    /// Headers of pushback that say how long in no form known.
+    CooldownMalformed,
+    /// Leases granted to probe an account that has cooled.
+    Probe,
+    /// Those of them that succeeded.
+    ProbePassed,
+    /// Times an account that fails fast was put behind the others.
+    Behind,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
@@ -64,7 +72,7 @@ pub enum Counter {
 }
 
 /// A pool's counters without a reason, in the order of [`place`].
-const POOL: [&str; 20] = [
+const POOL: [&str; 24] = [
     "requests;outcome=atomic",
     "requests;outcome=local",
     "gray.requests;choice=in",
@@ -85,6 +93,10 @@ const POOL: [&str; 20] = [
     "shadow.agreed",
     "shadow.differed",
     "shadow.unknown",
+    "cooldown_malformed",
+    "probe.sent",
+    "probe.passed",
+    "behind",
 ];
 const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -233,6 +245,10 @@ fn place(counter: Counter) -> Place {
         Counter::ShadowAgreed => 17,
         Counter::ShadowDiffered => 18,
         Counter::ShadowUnknown => 19,
+        Counter::CooldownMalformed => 20,
+        Counter::Probe => 21,
+        Counter::ProbePassed => 22,
+        Counter::Behind => 23,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeReady => return Place::Worker(0),

@@ -17,6 +17,7 @@ pub mod bridge;
 pub mod config;
 pub mod cooldown;
 pub mod counters;
+pub mod failing;
 pub mod gray;
 pub mod headers;
 mod host;

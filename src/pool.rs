@@ -6,6 +6,8 @@ use crate::headers::Headers;
 
 /// Scores are whole numbers in the ledger, this many to the unit.
 pub const UNIT: f64 = 1e6;
+/// More than any score, and less than what a double counts exactly: as in `ledger.lua`.
+pub const BEHIND: f64 = 4_503_599_627_370_496.0;
 
 /// The pool that serves a request: the first one with a rule that fits, else the one without rules.
 #[must_use]
@@ -358,13 +360,15 @@ impl Counts {
         }
     }
 
-    /// The best enabled account that is not drained, with room in this worker's share, by the same score as the ledger's; `None`: all full.
+    /// The best enabled account that is not drained, with room in this worker's share, by the same score as the ledger's;
+    /// `None`: all full. Those that `behind` names come after all others.
     pub fn choose(
         &self,
         pool: &Pool,
         score: Score,
         share: u32,
         random: &mut fastrand::Rng,
+        behind: impl Fn(u32) -> bool,
     ) -> Option<u32> {
         let weight = score.random * UNIT;
         let mut best = None;
@@ -380,7 +384,8 @@ impl Counts {
                 continue;
             }
             let load = f64::from(*used) / f64::from(most);
-            let mine = *base as f64 + score.load * UNIT * load + weight * random.f64();
+            let last = if behind(index) { BEHIND } else { 0.0 };
+            let mine = *base as f64 + last + score.load * UNIT * load + weight * random.f64();
             if mine < best_score {
                 best_score = mine;
                 best = Some(index);

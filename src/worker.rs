@@ -8,13 +8,14 @@ use crate::breaker::Breaker;
 use crate::config::{Config, GrayMode, Pool, Traditional};
 use crate::cooldown;
 use crate::counters::{Counter, Counters};
+use crate::failing::{Source, Windows};
 use crate::gray::{self, Choice, Gate};
 use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
-    Shas, Sync, SyncAccount, Synced,
+    self, Acquire, Acquired, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
+    Renewed, Script, Shas, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
 use crate::pool::{self, Counts, Names, Shown, Usage};
@@ -49,6 +50,8 @@ const RELEASE_BATCH: usize = 100;
 const ANSWER_MS: u64 = 10_000;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
+/// Looks on their way at once: those of many pools must not stand before every acquire.
+const LOOKS: usize = 8;
 /// Names of accounts in one notice.
 const NAMED: usize = 10;
 /// So many waits are kept until the host takes them: far more than a worker can have in that time.
@@ -65,6 +68,8 @@ pub struct Output {
     pub answers: Vec<(u32, Verdict)>,
     /// What to do with the pipe itself, before `bytes` are sent.
     pub pipe: Option<PipeOrder>,
+    /// Looks that changed something, by pool: for [`Worker::recall_look`] of the next configuration.
+    pub looks: Vec<(usize, Vec<u8>)>,
     /// What an operator should read.
     pub notices: Vec<Notice>,
     /// How long requests waited for their acquire's outcome: pool and µs.
@@ -414,16 +419,16 @@ impl fmt::Display for Notice {
             }
             Self::Drained { pool, old, new } => {
                 write!(f, "pool {pool}: drained accounts ")?;
-                list(f, old)?;
+                list(f, old, new)?;
                 f.write_str(" => ")?;
-                list(f, new)
+                list(f, new, old)
             }
             Self::Ignored { pool, what } => {
                 write!(f, "pool {pool}: ignored in the key control: ")?;
                 f.write_str(match what {
                     Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
                     Ignored::Drained => "drains, more than 1000",
-                    Ignored::All => "everything, it is no hash",
+                    Ignored::All => "everything, it is no hash or may not be read",
                 })
             }
             Self::Lost { pool, leases } => {
@@ -446,15 +451,22 @@ fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::
     })
 }
 
-/// Ids of accounts: the first few.
-fn list(f: &mut fmt::Formatter<'_>, ids: &str) -> fmt::Result {
+/// Ids of accounts: the first few, those that are not among the others before the rest.
+fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
     f.write_str(if ids.is_empty() { "none" } else { "" })?;
-    let mut ids = ids.split(' ');
-    for (place, id) in ids.by_ref().take(NAMED).enumerate() {
-        f.write_str(if place > 0 { ", " } else { "" })?;
-        f.write_str(id)?;
+    let mut place = 0_usize;
+    for known in [false, true] {
+        for id in ids.split(' ') {
+            if others.split(' ').any(|other| other == id) == known {
+                if place < NAMED {
+                    f.write_str(if place > 0 { ", " } else { "" })?;
+                    f.write_str(id)?;
+                }
+                place = place.saturating_add(1);
+            }
+        }
     }
-    match ids.count() {
+    match place.saturating_sub(NAMED) {
         0 => Ok(()),
         more => write!(f, " and {more} more"),
     }
@@ -498,7 +510,7 @@ enum Command {
     Cooldown {
         pool: usize,
         account: u32,
-        length_ms: u64,
+        heard: Heard,
         tries: u8,
     },
 }
@@ -510,6 +522,7 @@ struct AcquireCommand {
     lease: LeaseId,
     kind: AcquireKind,
     session: Option<[u8; 16]>,
+    scope: Option<[u8; 16]>,
     tries: u8,
 }
 
@@ -545,6 +558,8 @@ struct Request {
     pool: usize,
     phase: Phase,
     session: Option<[u8; 16]>,
+    /// In what it cools an account down; rarely there, so it takes little room.
+    scope: Option<Box<[u8; 16]>>,
     /// The ledger's epoch at the grant; 0 when the lease isn't known to be recorded.
     epoch: u64,
     /// When the lease was last known to be good for a whole time to live, in ms.
@@ -553,6 +568,8 @@ struct Request {
     told: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
+    /// Whether its account has cooled and waits for its answer.
+    probes: bool,
     /// Its bucket, if that decided.
     bucket: Option<u16>,
     /// When it came, in µs.
@@ -575,6 +592,7 @@ struct Doubt {
 struct PoolState {
     keys: PoolKeys,
     counts: Counts,
+    windows: Windows,
     digest: u64,
     syncing: bool,
     /// The ledger's epoch as last seen; 0: not yet.
@@ -589,8 +607,8 @@ struct PoolState {
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
 #[derive(Debug, Default)]
 struct Control {
-    /// Whether a request came by: only then is it looked at.
-    wanted: bool,
+    /// When it is looked at next, in ms; only after a request came by, and not while a look is on its way.
+    look: Look,
     /// In basis points; `None`: as configured.
     percent: Option<u16>,
     /// Ids with a space between.
@@ -602,6 +620,18 @@ struct Control {
     question: Vec<u8>,
 }
 
+/// Whether a pool is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Look {
+    /// No request came by.
+    #[default]
+    Never,
+    /// At this time, in ms.
+    Due(u64),
+    /// The look is on its way.
+    Asked,
+}
+
 /// One worker's state.
 #[derive(Debug)]
 pub struct Worker {
@@ -609,7 +639,7 @@ pub struct Worker {
     policy: Policy,
     gate: Gate,
     random: fastrand::Rng,
-    /// What every lease id of this worker begins with.
+    /// What the ledger knows this worker by when it recounts.
     name: String,
     ids: LeaseIds,
     pools: Vec<PoolState>,
@@ -666,6 +696,7 @@ impl Worker {
             .map(|pool| PoolState {
                 keys: PoolKeys::new(&config.redis.key_prefix, &pool.name),
                 counts: Counts::new(pool, &config),
+                windows: Windows::new(pool.accounts.len(), config.failing),
                 digest: digest(pool, &config),
                 syncing: false,
                 epoch: 0,
@@ -684,7 +715,8 @@ impl Worker {
             },
             gate: Gate::new(&config.gray.salt),
             ids: LeaseIds::new(worker),
-            name: format!("{worker:016x}"),
+            // The number is explained in `reconcile.lua`; 1: it knows of probes and of accounts that are behind.
+            name: format!("1.{worker:016x}"),
             random,
             pools,
             requests: Slab::new(),
@@ -780,7 +812,10 @@ impl Worker {
         self.requests.is_empty()
             && self.riding.is_empty()
             && self.doubts.is_empty()
-            && self.pending.is_empty()
+            && self
+                .pending
+                .iter()
+                .all(|(_, command)| matches!(command, Command::Look { .. }))
     }
 
     /// When [`Worker::on_tick`] is wanted next, in ms.
@@ -806,7 +841,7 @@ impl Worker {
         let (due_ms, _, under_way) = self.reconcile;
         let reconcile = (ready && !under_way).then_some(due_ms);
         let (due_ms, looks) = self.look;
-        let look = (ready && looks == 0 && due_ms < u64::MAX).then_some(due_ms);
+        let look = (ready && looks < LOOKS && due_ms < u64::MAX).then_some(due_ms);
         [acquire, head, open, ride, doubt, sweep, reconcile, look]
             .into_iter()
             .flatten()
@@ -834,10 +869,15 @@ impl Worker {
             pool: pool.unwrap_or(usize::MAX),
             phase: Phase::Idle,
             session: None,
+            scope: self.config.cooldown.scope.as_ref().and_then(|header| {
+                let value = headers.get(header).filter(|value| !value.is_empty())?;
+                Some(Box::new(gray::hash128(value)))
+            }),
             epoch: 0,
             renewed_ms: now_ms,
             told: false,
             lost: false,
+            probes: false,
             bucket: None,
             came_us: self.now_us,
         });
@@ -915,20 +955,89 @@ impl Worker {
         self.memory.identify(id);
     }
 
-    /// The upstream answered. `now_unix_s` is the wall clock.
+    /// Whether a request with an account wants to know more of an answer of this status: who gave it, its headers, and the
+    /// time, for [`Worker::on_response`]. Of the usual one it does not, and only counts it.
+    pub fn hears(&mut self, (slot, stream): (usize, u32), status: u16) -> bool {
+        let Some(request) = self.request(slot, stream) else {
+            return false;
+        };
+        let (pool, probes) = (request.pool, request.probes);
+        let Some((_, account)) = request.phase.holds() else {
+            return false;
+        };
+        let pushback = self.config.cooldown.statuses.contains(&status);
+        let failed = status >= 500 && self.config.failing.percent > 0;
+        if !pushback && !failed && !probes {
+            self.answered(pool, account);
+            return false;
+        }
+        true
+    }
+
+    fn answered(&mut self, pool: usize, account: u32) {
+        if let Some(state) = self.pools.get_mut(pool) {
+            state.windows.answered(account);
+        }
+    }
+
+    /// A request with an account was answered. `now_unix_s` is the wall clock; the headers are read only for a status that
+    /// is pushback.
     pub fn on_response(
         &mut self,
         now_ms: u64,
         (slot, stream): (usize, u32),
-        status: u16,
-        retry_after: Option<&[u8]>,
+        (source, status): (Source, u16),
+        headers: Headers,
         now_unix_s: u64,
     ) {
-        if let Some(cooldown_ms) =
-            cooldown::length_ms(&self.config.cooldown, status, retry_after, now_unix_s)
-            && self.request(slot, stream).is_some()
-        {
+        let Some(request) = self.request(slot, stream) else {
+            return;
+        };
+        let (pool, probes) = (request.pool, request.probes);
+        let Some((lease, account)) = request.phase.holds().filter(|_| source != Source::Envoy)
+        else {
+            return;
+        };
+        if status >= 500 {
+            let settings = self.config.failing;
+            let state = self.pools.get_mut(pool);
+            if state.is_some_and(|state| state.windows.failed(now_ms, account, settings)) {
+                self.count_in(pool, Counter::Behind);
+                self.tell_of(now_ms, pool, account, Heard::Behind(settings.behind_ms));
+            }
+        } else {
+            self.answered(pool, account);
+        }
+        if source == Source::NoUpstream {
+            return;
+        }
+        if let Some(rest) = cooldown::rest(&self.config.cooldown, status, headers, now_unix_s) {
+            self.counters
+                .add_in(pool, Counter::CooldownMalformed, rest.malformed);
+            let cooldown_ms = rest.ms;
             self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
+        } else if probes && status < 500 {
+            self.count_in(pool, Counter::ProbePassed);
+            self.tell_of(now_ms, pool, account, Heard::Passed(lease));
+        }
+        if let Some(request) = self.requests.get_mut(slot) {
+            request.probes = false;
+        }
+    }
+
+    /// Tells the ledger what an answer says of its account; if it can't hear now, it is not told.
+    fn tell_of(&mut self, now_ms: u64, pool: usize, account: u32, heard: Heard) {
+        if self.state == PipeState::Ready {
+            self.write(
+                now_ms,
+                Command::Cooldown {
+                    pool,
+                    account,
+                    heard,
+                    tries: 0,
+                },
+                false,
+            );
         }
     }
 
@@ -976,13 +1085,16 @@ impl Worker {
     }
 
     fn ask(&mut self, now_ms: u64, pool: usize, slot: usize, lease: LeaseId, kind: AcquireKind) {
-        let session = self.requests.get(slot).and_then(|request| request.session);
+        let request = self.requests.get(slot);
+        let session = request.and_then(|request| request.session);
+        let scope = request.and_then(|request| request.scope.as_deref().copied());
         let acquire = AcquireCommand {
             pool,
             slot,
             lease,
             kind,
             session,
+            scope,
             tries: 0,
         };
         self.send(now_ms, acquire);
@@ -1060,7 +1172,7 @@ impl Worker {
                     verdict = Some(Verdict::Unavailable { pool, reason });
                 }
                 Effect::ChooseLocally => {
-                    let event = self.choose_locally(pool);
+                    let event = self.choose_locally(now_ms, pool);
                     // Ahead of the lease that is recorded: the shadow must not see its own request.
                     if phase.reason() == Some(Reason::Shadow) {
                         let account = if let Event::ChosenLocally { account, .. } = event {
@@ -1082,18 +1194,14 @@ impl Worker {
                     cooldown_ms,
                 } => {
                     self.count_in(pool, Counter::Cooldown);
-                    if self.state == PipeState::Ready {
-                        self.write(
-                            now_ms,
-                            Command::Cooldown {
-                                pool,
-                                account,
-                                length_ms: cooldown_ms,
-                                tries: 0,
-                            },
-                            false,
-                        );
-                    }
+                    let request = self.requests.get(slot);
+                    let scope = request.and_then(|request| request.scope.as_deref().copied());
+                    let heard = if scope.is_none() && self.config.cooldown.probe {
+                        Heard::CoolThenProbe(cooldown_ms)
+                    } else {
+                        Heard::Cool(cooldown_ms, scope)
+                    };
+                    self.tell_of(now_ms, pool, account, heard);
                 }
                 Effect::Release { lease, in_doubt } => {
                     if self.requests.get(slot).is_some_and(|request| request.told) {
@@ -1145,7 +1253,7 @@ impl Worker {
         }
     }
 
-    fn choose_locally(&mut self, pool: usize) -> Event {
+    fn choose_locally(&mut self, now_ms: u64, pool: usize) -> Event {
         let share = match self.config.traditional {
             Traditional::Local { share } => share,
             Traditional::Passthrough => 1,
@@ -1156,9 +1264,9 @@ impl Worker {
             .get(pool)
             .zip(self.pools.get(pool))
             .and_then(|(pool, state)| {
-                state
-                    .counts
-                    .choose(pool, self.config.score, share, &mut self.random)
+                let behind = |account| state.windows.is_behind(now_ms, account);
+                let (score, random) = (self.config.score, &mut self.random);
+                state.counts.choose(pool, score, share, random, behind)
             });
         match account {
             Some(account) => Event::ChosenLocally {
@@ -1184,6 +1292,7 @@ impl Worker {
                     lease,
                     kind,
                     session: None,
+                    scope: None,
                     tries: 0,
                 },
             );
@@ -1268,19 +1377,17 @@ impl Worker {
 
     /// What a request of this pool is let in by, in basis points.
     fn share(&mut self, now_ms: u64, pool: usize) -> u16 {
-        let Some(Control {
-            wanted, percent, ..
-        }) = self.pools.get_mut(pool).map(|state| &mut state.control)
-        else {
+        let Some(state) = self.pools.get_mut(pool) else {
             return 0;
         };
-        let share = percent.unwrap_or(self.config.gray.basis_points);
-        if !std::mem::replace(wanted, true) && self.config.poll_ms > 0 {
+        let share = state.control.percent;
+        if state.control.look == Look::Never && self.config.poll_ms > 0 {
             // From now on the pool is looked at, which needs the pipe.
+            state.control.look = Look::Due(now_ms);
             self.look.0 = now_ms;
             self.need_pipe(now_ms);
         }
-        share
+        share.unwrap_or(self.config.gray.basis_points)
     }
 
     fn need_pipe(&mut self, now_ms: u64) {
@@ -1412,7 +1519,7 @@ impl Worker {
                         .session
                         .as_ref()
                         .map(|hash| (hash, config.affinity_ttl_ms)),
-                    scope: None,
+                    scope: acquire.scope.as_ref(),
                 };
                 state.keys.acquire(out, by, &arguments);
             }
@@ -1481,19 +1588,14 @@ impl Worker {
             Command::Cooldown {
                 pool,
                 account,
-                length_ms,
+                heard,
                 ..
             } => {
                 let Some(state) = self.pools.get(*pool) else {
                     return;
                 };
-                state.keys.cooldown(
-                    out,
-                    by,
-                    account_id(config, *pool, *account).unwrap_or_default(),
-                    *length_ms,
-                    None,
-                );
+                let account = account_id(config, *pool, *account).unwrap_or_default();
+                state.keys.cooldown(out, by, account, *heard);
             }
         }
         self.pending.push_back((now_ms, command));
@@ -1758,7 +1860,7 @@ impl Worker {
                 tries,
             } => self.on_renewed(now_ms, sent_ms, pool, leases, tries, reply),
             Command::Reconcile { pool, tries } => self.on_reconciled(now_ms, pool, tries, reply),
-            Command::Look { pool, tries } => self.on_looked(now_ms, pool, tries, reply),
+            Command::Look { pool, tries } => self.on_looked(now_ms, sent_ms, pool, tries, reply),
             // Who asked will ask again.
             Command::Answer { pool, .. } => {
                 if let Some(Value::Error(error)) = Values::new(reply).value() {
@@ -1769,14 +1871,14 @@ impl Worker {
             Command::Cooldown {
                 pool,
                 account,
-                length_ms,
+                heard,
                 tries,
             } => {
                 if let Err(fault) = script::number(reply) {
                     let retry = Command::Cooldown {
                         pool,
                         account,
-                        length_ms,
+                        heard,
                         tries: tries.saturating_add(1),
                     };
                     self.recover(now_ms, fault, pool, (tries < RETRIES).then_some(retry));
@@ -1821,9 +1923,12 @@ impl Worker {
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
         self.reconcile = (first_ms, 0, false);
-        if self.look.0 < u64::MAX {
-            self.look.0 = now_ms;
+        for state in &mut self.pools {
+            if state.control.look != Look::Never {
+                state.control.look = Look::Due(now_ms);
+            }
         }
+        self.look = (now_ms, 0);
         // Ahead of what waits, so that the next request goes by it already.
         self.look(now_ms);
         for acquire in std::mem::take(&mut self.queue) {
@@ -1910,11 +2015,18 @@ impl Worker {
             (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
             (
                 AcquireKind::Take | AcquireKind::Record(_),
-                Ok(Acquired::Granted { account, epoch }),
+                Ok(Acquired::Granted {
+                    account,
+                    epoch,
+                    probes,
+                }),
             ) => {
                 if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
                     request.epoch = epoch;
                     request.renewed_ms = sent_ms;
+                    request.probes = probes;
+                    self.counters
+                        .add_in(acquire.pool, Counter::Probe, u64::from(probes));
                 }
                 self.see_epoch(now_ms, acquire.pool, epoch);
                 if acquire.kind == AcquireKind::Take {
@@ -2163,48 +2275,53 @@ impl Worker {
 
     /// Looks at the operator's overrides when that is due, in every pool that has had a request.
     fn look(&mut self, now_ms: u64) {
-        let (due_ms, looks) = self.look;
-        if looks > 0 || due_ms > now_ms {
+        if self.look.0 > now_ms {
             return;
         }
-        self.look.0 = now_ms.saturating_add(self.config.poll_ms);
+        self.look.0 = u64::MAX;
         for pool in 0..self.pools.len() {
-            if self
-                .pools
-                .get(pool)
-                .is_some_and(|state| state.control.wanted)
-            {
-                self.look.1 = self.look.1.saturating_add(1);
-                self.write(now_ms, Command::Look { pool, tries: 0 }, false);
+            let Some(state) = self.pools.get_mut(pool) else {
+                return;
+            };
+            match state.control.look {
+                Look::Due(due_ms) if due_ms <= now_ms && self.look.1 < LOOKS => {
+                    state.control.look = Look::Asked;
+                    self.look.1 = self.look.1.saturating_add(1);
+                    self.write(now_ms, Command::Look { pool, tries: 0 }, false);
+                }
+                Look::Due(due_ms) => self.look.0 = self.look.0.min(due_ms),
+                Look::Never | Look::Asked => {}
             }
         }
     }
 
-    fn on_looked(&mut self, now_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
+    fn on_looked(&mut self, now_ms: u64, sent_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
         let looked = script::looked(reply);
         if let Err(fault) = looked {
             let retry = (tries < RETRIES).then_some(Command::Look {
                 pool,
                 tries: tries.saturating_add(1),
             });
-            if self.recover(now_ms, fault, pool, retry) {
+            // Without the right to look, a worker can still do all else.
+            if fault != Fault::Denied && self.recover(now_ms, fault, pool, retry) {
                 return;
             }
         }
-        self.look.1 = self.look.1.saturating_sub(1);
         // A pipe that went down for it says why.
         if !self.is_open() {
             return;
         }
-        let configured = self.config.gray.basis_points;
+        self.look.1 = self.look.1.saturating_sub(1);
+        let due_ms = now_ms.max(sent_ms.saturating_add(self.config.poll_ms));
         let name = self.pool_name(pool);
         let Some(state) = self.pools.get_mut(pool) else {
             return;
         };
-        let (control, notices) = (&mut state.control, &mut self.output.notices);
+        state.control.look = Look::Due(due_ms);
+        self.look.0 = self.look.0.min(due_ms);
         let ignored = match looked {
             // An error from within the script.
-            Err(Fault::Unknown) => [Some(Ignored::All), None],
+            Err(Fault::Unknown | Fault::Denied) => [Some(Ignored::All), None],
             // Of the moment, and counted.
             Err(_) => return,
             Ok(looked) => [
@@ -2212,18 +2329,55 @@ impl Worker {
                 looked.drained.is_none().then_some(Ignored::Drained),
             ],
         };
-        let before = std::mem::replace(&mut control.ignored, ignored);
+        let before = std::mem::replace(&mut state.control.ignored, ignored);
         for (what, before) in ignored.into_iter().zip(before) {
             let Some(what) = what else { continue };
             self.counters.add_in(pool, Counter::ControlIgnored, 1);
             if before != Some(what) {
                 let pool = name.clone();
-                notices.push(Notice::Ignored { pool, what });
+                self.output.notices.push(Notice::Ignored { pool, what });
             }
         }
         let Ok(looked) = looked else {
             return;
         };
+        let said = self.output.notices.len();
+        self.follow(pool, &looked);
+        if self.output.notices.len() > said {
+            self.output.looks.push((pool, reply.to_vec()));
+        }
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let (counts, control) = (&mut state.counts, &mut state.control);
+        control.usage.clear();
+        control
+            .usage
+            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
+                Some(Usage {
+                    account: counts.index(id)?,
+                    used,
+                    max_concurrency,
+                })
+            }));
+        counts.see(&control.usage);
+        self.counters.touch();
+        if looked.question != control.question.as_slice() {
+            control.question = looked.question.to_vec();
+            if let Some(text) = self.recall(now_ms, looked.question) {
+                self.write(now_ms, Command::Answer { pool, text }, false);
+            }
+        }
+    }
+
+    /// Puts the overrides in force, and says what that changed.
+    fn follow(&mut self, pool: usize, looked: &Looked) {
+        let configured = self.config.gray.basis_points;
+        let name = self.pool_name(pool);
+        let Some(state) = self.pools.get_mut(pool) else {
+            return;
+        };
+        let (control, notices) = (&mut state.control, &mut self.output.notices);
         let old = control.percent;
         let new = match looked.percent {
             Override::Absent => None,
@@ -2251,24 +2405,15 @@ impl Worker {
                 new,
             });
         }
-        let counts = &mut state.counts;
-        control.usage.clear();
-        control
-            .usage
-            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
-                Some(Usage {
-                    account: counts.index(id)?,
-                    used,
-                    max_concurrency,
-                })
-            }));
-        counts.see(&control.usage);
-        self.counters.touch();
-        if looked.question != control.question.as_slice() {
-            control.question = looked.question.to_vec();
-            if let Some(text) = self.recall(now_ms, looked.question) {
-                self.write(now_ms, Command::Answer { pool, text }, false);
-            }
+    }
+
+    /// Before the first request: the last look of any worker at this pool, so that a new configuration does not begin
+    /// without the operator's overrides. It was said when it was new.
+    pub fn recall_look(&mut self, pool: usize, look: &[u8]) {
+        if let Ok(looked) = script::looked(look) {
+            let said = self.output.notices.len();
+            self.follow(pool, &looked);
+            self.output.notices.truncate(said);
         }
     }
 
@@ -2341,7 +2486,6 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
-        self.look.1 = 0;
         self.doubts.retain(|doubt| doubt.over_ms > now_ms);
         // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
         let mut lost = std::mem::take(&mut self.riding);

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use slotgate::config::{
-    Config, Errors, GrayMode, MatchValue, OnFailure, OnSaturated, PriorityMode, Role, Score,
-    SessionSource, Traditional, parse, parse_struct,
+    Config, Errors, Failing, GrayMode, MatchValue, OnFailure, OnSaturated, PriorityMode, Role,
+    Score, SessionSource, Traditional, parse, parse_struct,
 };
 
 /// Lower it only when a rule goes.
-const BAD_FILES: usize = 128;
+const BAD_FILES: usize = 140;
 
 /// Part of every variable's value that must stay hidden.
 const SECRET: &str = "5ecret";
@@ -187,6 +187,8 @@ fn minimal_has_every_default() {
         (5_000, 600_000)
     );
     assert_eq!(config.poll_ms, 1_000);
+    assert!(config.cooldown.probe && config.cooldown.scope.is_none());
+    assert_eq!(failing(config.failing), (50, 10_000, 20, 30_000));
     assert!(!config.response_headers && !config.access_log);
     let shown = (config.metrics.max_pools, config.metrics.max_accounts);
     assert_eq!(shown, (20, 64));
@@ -209,6 +211,15 @@ fn minimal_has_every_default() {
         ("a", 1, 1)
     );
     assert!(account.enabled && account.set_headers.is_empty());
+}
+
+fn failing(failing: Failing) -> (u32, u64, u32, u64) {
+    (
+        failing.percent,
+        failing.window_ms,
+        failing.min_requests,
+        failing.behind_ms,
+    )
 }
 
 #[test]
@@ -264,6 +275,9 @@ fn full_has_every_value() {
         (1_000, 2_000)
     );
     assert_eq!(config.poll_ms, 250);
+    assert!(!config.cooldown.probe);
+    assert_eq!(config.cooldown.scope.as_deref(), Some("x-model"));
+    assert_eq!(failing(config.failing), (20, 5_000, 10, 60_000));
     assert!(config.response_headers && config.access_log);
     let shown = (config.metrics.max_pools, config.metrics.max_accounts);
     assert_eq!(shown, (0, 10_000));

@@ -77,6 +77,20 @@ unsafe extern "C" {
         data: *mut *mut u8,
         size: *mut usize,
     ) -> u32;
+    fn proxy_get_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *mut *mut u8,
+        size: *mut usize,
+        version: *mut u32,
+    ) -> u32;
+    fn proxy_set_shared_data(
+        key: *const u8,
+        key_size: usize,
+        data: *const u8,
+        size: usize,
+        version: u32,
+    ) -> u32;
     fn proxy_set_property(
         path: *const u8,
         path_size: usize,
@@ -210,6 +224,22 @@ pub fn remove_header(map: Map, name: &[u8]) {
 pub fn property(path: &[u8]) -> Vec<u8> {
     // SAFETY: all pointers live across the call.
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
+}
+
+/// What any worker of this VM's id has put there last; empty when none has. It outlives configurations.
+pub fn shared(key: &str) -> Vec<u8> {
+    let mut version = 0;
+    // SAFETY: all pointers live across the call.
+    returned(|data, size| unsafe {
+        proxy_get_shared_data(key.as_ptr(), key.len(), data, size, &mut version)
+    })
+}
+
+/// Puts something there for all workers, whatever is there.
+pub fn share(key: &str, bytes: &[u8]) {
+    // SAFETY: all pointers live across the call.
+    let _ =
+        unsafe { proxy_set_shared_data(key.as_ptr(), key.len(), bytes.as_ptr(), bytes.len(), 0) };
 }
 
 /// Sets a property of the effective context's stream: its filter state `wasm.<name>`.

@@ -3,6 +3,7 @@
 use super::calls::{self, Map};
 use super::root::{Shared, apply, unix_time};
 use crate::admission::Path;
+use crate::failing::Source;
 use crate::headers::Headers;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -73,7 +74,7 @@ impl Http {
     }
 
     fn on_held_response(&self, request: (usize, u32)) {
-        let pushback = self.shared.look(|worker| {
+        let heard = self.shared.look(|worker| {
             let (path, account) = worker.path(request)?;
             if worker.config().response_headers {
                 show(path, account);
@@ -81,16 +82,18 @@ impl Http {
             account?;
             let status = calls::header(Map::Response, ":status");
             let status = std::str::from_utf8(&status).ok()?.parse().ok()?;
-            // An answer of Envoy's own says nothing about the account.
-            let pushback = worker.config().cooldown.statuses.contains(&status)
-                && calls::property(b"response\0code_details") == b"via_upstream";
-            pushback.then_some(status)
+            worker.hears(request, status).then_some(status)
         });
-        if let Some(status) = pushback {
-            let retry_after = calls::header(Map::Response, "retry-after");
+        if let Some(status) = heard {
+            let answer = (
+                Source::of(&calls::property(b"response\0code_details")),
+                status,
+            );
+            let serialized = calls::headers(Map::Response);
+            let headers = Headers::new(&serialized);
             let now_unix_s = unix_time().as_secs();
             self.shared.with(self.id, |worker, now_ms| {
-                worker.on_response(now_ms, request, status, Some(&retry_after), now_unix_s);
+                worker.on_response(now_ms, request, answer, headers, now_unix_s);
             });
         }
     }

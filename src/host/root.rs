@@ -38,7 +38,11 @@ impl Shared {
     fn new(root_id: u32, config: Config) -> Self {
         // Two draws of the standard library's hash seed, which the host fills with random bytes, and the clock.
         let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
-        let worker = Worker::new(config, seed);
+        let mut worker = Worker::new(config, seed);
+        for pool in 0..worker.config().pools.len() {
+            let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
+            worker.recall_look(pool, &look.unwrap_or_default());
+        }
         Self {
             root_id,
             started: Instant::now(),
@@ -93,9 +97,9 @@ impl Shared {
         Some(result)
     }
 
-    /// Asks the worker without giving it an event.
-    pub fn look<R>(&self, question: impl FnOnce(&Worker) -> Option<R>) -> Option<R> {
-        question(&*self.worker()?)
+    /// Asks the worker without giving it an event: nothing comes of it that the host must do.
+    pub fn look<R>(&self, question: impl FnOnce(&mut Worker) -> Option<R>) -> Option<R> {
+        question(&mut *self.worker()?)
     }
 
     /// Whether clients are told path and account.
@@ -185,8 +189,14 @@ impl Shared {
         }
         let log = std::mem::take(&mut output.log);
         let mut answers = std::mem::take(&mut output.answers);
+        let looks = std::mem::take(&mut output.looks);
         for notice in std::mem::take(&mut output.notices) {
             say(&notice);
+        }
+        for (pool, look) in looks {
+            if let Some(key) = look_key(worker.config(), pool) {
+                calls::share(&key, &look);
+            }
         }
         // Ahead of the verdicts: an answer of our own ends the stream.
         for (stream, logged) in &log {
@@ -367,6 +377,16 @@ fn say(notice: &Notice) {
     } else {
         log::info!("{notice}");
     }
+}
+
+/// Where workers leave their last look at a pool for each other: one name for one ledger.
+fn look_key(config: &Config, pool: usize) -> Option<String> {
+    let pool = &config.pools.get(pool)?.name;
+    let redis = &config.redis;
+    Some(format!(
+        "look {} {} {}:{{{pool}}}",
+        redis.pipe_cluster, redis.database, redis.key_prefix
+    ))
 }
 
 /// A `GrpcService` message that names an Envoy cluster. The host first reads the name it is given as such a message, and

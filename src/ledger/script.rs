@@ -27,8 +27,57 @@ pub enum Script {
     Inspect,
 }
 
+/// A file of `lua/` without what is only for readers: comments, empty lines, indentation. That happens when it is compiled,
+/// so the filter does not carry it.
+macro_rules! code_of {
+    ($file:literal) => {{
+        const FILE: &[u8] = include_str!(concat!("../../lua/", $file)).as_bytes();
+        const CODE: [u8; code(FILE, &mut [])] = {
+            let mut code_bytes = [0; code(FILE, &mut [])];
+            code(FILE, &mut code_bytes);
+            code_bytes
+        };
+        const TEXT: &str = match str::from_utf8(&CODE) {
+            Ok(text) => text,
+            Err(_) => panic!("not UTF-8"),
+        };
+        TEXT
+    }};
+}
+
+/// Copies the lines that are code, and answers how long they are; with an empty `into` it only answers.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "it runs while this is compiled, and would stop that"
+)]
+const fn code(file: &[u8], into: &mut [u8]) -> usize {
+    let (mut at, mut length) = (0, 0);
+    while at < file.len() {
+        while at < file.len() && file[at] == b' ' {
+            at += 1;
+        }
+        let comment = at + 1 < file.len() && file[at] == b'-' && file[at + 1] == b'-';
+        let skipped = comment || at < file.len() && file[at] == b'\n';
+        loop {
+            let end = at >= file.len() || file[at] == b'\n';
+            if !skipped {
+                if !into.is_empty() {
+                    into[length] = if end { b'\n' } else { file[at] };
+                }
+                length += 1;
+            }
+            at += 1;
+            if end {
+                break;
+            }
+        }
+    }
+    length
+}
+
 /// What stands in front of every script.
-const LEDGER: &str = include_str!("../../lua/ledger.lua");
+const LEDGER: &str = code_of!("ledger.lua");
 
 impl Script {
     /// All of them.
@@ -55,39 +104,26 @@ impl Script {
         Self::Look,
     ];
 
-    /// Its flags, and the file itself. What frees or keeps a slot must run when memory is full.
+    /// Its flags, and its code. What frees or keeps a slot must run when memory is full.
     fn parts(self) -> (&'static str, &'static str) {
         match self {
-            Self::Acquire => ("", include_str!("../../lua/acquire.lua")),
-            Self::Release => (" flags=allow-oom", include_str!("../../lua/release.lua")),
-            Self::Renew => (" flags=allow-oom", include_str!("../../lua/renew.lua")),
-            Self::Sync => ("", include_str!("../../lua/sync.lua")),
-            Self::Cooldown => (" flags=allow-oom", include_str!("../../lua/cooldown.lua")),
-            Self::Reconcile => (" flags=allow-oom", include_str!("../../lua/reconcile.lua")),
-            Self::Look => (" flags=no-writes", include_str!("../../lua/look.lua")),
-            Self::Control => (" flags=allow-oom", include_str!("../../lua/control.lua")),
-            Self::Inspect => (" flags=no-writes", include_str!("../../lua/inspect.lua")),
+            Self::Acquire => ("", code_of!("acquire.lua")),
+            Self::Release => (" flags=allow-oom", code_of!("release.lua")),
+            Self::Renew => (" flags=allow-oom", code_of!("renew.lua")),
+            Self::Sync => ("", code_of!("sync.lua")),
+            Self::Cooldown => (" flags=allow-oom", code_of!("cooldown.lua")),
+            Self::Reconcile => (" flags=allow-oom", code_of!("reconcile.lua")),
+            Self::Look => (" flags=no-writes", code_of!("look.lua")),
+            Self::Control => (" flags=allow-oom", code_of!("control.lua")),
+            Self::Inspect => (" flags=no-writes", code_of!("inspect.lua")),
         }
     }
 
-    /// What is sent to Redis: the `#!lua` line, `ledger.lua` and the file, without the lines that are only for readers.
+    /// What is sent to Redis: the `#!lua` line, `ledger.lua` and the file, without what is only for readers.
     #[must_use]
     pub fn source(self) -> String {
         let (flags, own) = self.parts();
-        let mut source = format!("#!lua{flags}\n");
-        for line in LEDGER.lines().chain(own.lines()) {
-            if !line.trim_start().starts_with("--") && !line.is_empty() {
-                source.push_str(line);
-                source.push('\n');
-            }
-        }
-        source
-    }
-
-    /// The file with its comments.
-    #[must_use]
-    pub fn file(self) -> &'static str {
-        self.parts().1
+        ["#!lua", flags, "\n", LEDGER, own].concat()
     }
 }
 
@@ -137,6 +173,19 @@ pub struct Acquire<'a> {
     pub session: Option<(&'a [u8; 16], u64)>,
     /// The hash of the scope, a model say, whose own cooldowns count too.
     pub scope: Option<&'a [u8; 16]>,
+}
+
+/// What `cooldown.lua` is told of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It takes no new leases for so long, in ms; with a scope's hash, not in that scope.
+    Cool(u64, Option<[u8; 16]>),
+    /// The same, and afterwards one lease at a time until one has passed.
+    CoolThenProbe(u64),
+    /// It takes leases only when no other account can, for so long, in ms.
+    Behind(u64),
+    /// This lease has passed: no more probes, if it was the one.
+    Passed(LeaseId),
 }
 
 /// Arguments of `sync.lua`.
@@ -324,21 +373,29 @@ impl PoolKeys {
         }
     }
 
-    /// `cooldown.lua`; with a scope's hash, only in that scope.
-    pub fn cooldown(
-        &self,
-        out: &mut Vec<u8>,
-        by: By,
-        account: &str,
-        length_ms: u64,
-        scope: Option<&[u8; 16]>,
-    ) {
-        self.head(out, Script::Cooldown, by, usize::from(scope.is_some()), 2);
+    /// `cooldown.lua`
+    pub fn cooldown(&self, out: &mut Vec<u8>, by: By, account: &str, heard: Heard) {
+        let (length_ms, what, scope, lease) = match heard {
+            Heard::Cool(length_ms, scope) => (length_ms, None, scope, None),
+            Heard::CoolThenProbe(length_ms) => (length_ms, Some("probe"), None, None),
+            Heard::Behind(length_ms) => (length_ms, Some("behind"), None, None),
+            Heard::Passed(lease) => (0, Some("passed"), None, Some(lease)),
+        };
+        let words = usize::from(what.is_some()).saturating_add(usize::from(lease.is_some()));
+        let arguments = words.saturating_add(2);
+        let scope_keys = usize::from(scope.is_some());
+        self.head(out, Script::Cooldown, by, scope_keys, arguments);
         if let Some(scope) = scope {
-            push_hashed(out, &self.scope_prefix, scope);
+            push_hashed(out, &self.scope_prefix, &scope);
         }
         push_bulk(out, account.as_bytes());
         push_number(out, length_ms);
+        if let Some(what) = what {
+            push_bulk(out, what.as_bytes());
+        }
+        if let Some(lease) = lease {
+            push_bulk(out, lease.as_bytes());
+        }
     }
 
     /// `reconcile.lua`; `worker` names who asks.
@@ -562,6 +619,8 @@ pub enum Acquired<'a> {
         account: &'a [u8],
         /// The ledger's epoch at that moment.
         epoch: u64,
+        /// Whether the account has cooled, and wants to know whether this lease passes.
+        probes: bool,
     },
     /// No account can take a lease.
     Saturated {
@@ -602,12 +661,16 @@ pub enum Synced {
 /// The [`Fault`] that stands in its place.
 pub fn acquired(reply: &[u8]) -> Result<Acquired<'_>, Fault> {
     let mut values = Values::new(reply);
-    array(&mut values, 2..=3)?;
+    let length = array(&mut values, 2..=4)?;
     let answer = match values.bulk() {
-        Some(b"granted") => values
-            .bulk()
-            .zip(values.number())
-            .map(|(account, epoch)| Acquired::Granted { account, epoch }),
+        Some(b"granted") => {
+            let granted = values.bulk().zip(values.number());
+            granted.map(|(account, epoch)| Acquired::Granted {
+                account,
+                epoch,
+                probes: length > 3,
+            })
+        }
         Some(b"saturated") => values
             .number()
             .map(|retry_after_ms| Acquired::Saturated { retry_after_ms }),
@@ -756,13 +819,39 @@ pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
     })
 }
 
-fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<(), Fault> {
+fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<usize, Fault> {
     match values.value() {
-        Some(Value::Array(found)) if length.contains(&found) => Ok(()),
+        Some(Value::Array(found)) if length.contains(&found) => Ok(found),
         Some(Value::Error(error)) => Err(Fault::of(error)),
         Some(
             Value::Simple(_) | Value::Integer(_) | Value::Bulk(_) | Value::Nil | Value::Array(_),
         )
         | None => Err(Fault::Mismatch),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_the_files_code() {
+        for script in Script::ALL {
+            let name = format!("{script:?}").to_lowercase();
+            let read = |name: &str| std::fs::read_to_string(format!("lua/{name}.lua")).unwrap();
+            let files = read("ledger") + &read(&name);
+            let code = files
+                .lines()
+                .map(|line| line.trim_start_matches(' '))
+                .filter(|line| !line.is_empty() && !line.starts_with("--"));
+            let source = script.source();
+            let mut lines = source.lines();
+            assert!(lines.next().unwrap().starts_with("#!lua"));
+            assert!(lines.eq(code), "{name}");
+        }
+        let mut into = [0; 5];
+        assert_eq!(code(b" -- c\n\n  a = 1 -- d", &mut []), 11);
+        assert_eq!(code(b"--\nab\n  c", &mut into), 5);
+        assert_eq!(&into, b"ab\nc\n");
     }
 }

@@ -4,7 +4,7 @@ use crate::pipe::account;
 use crate::{Rig, run};
 use serde_json::{Value, json};
 use slotgate::gray::{Gate, hash128};
-use slotgate::ledger::script::{Acquired, Mode, SyncAccount, acquired};
+use slotgate::ledger::script::{Acquired, Heard, Mode, SyncAccount, acquired};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -395,6 +395,87 @@ next: the lowest sum wins
         out.contains("0.100     + 0.075  + 0..0  0.0 %    no: another's sum is always lower"),
         "{out}"
     );
+}
+
+/// Accounts that have cooled, and one that fails.
+#[test]
+fn probes_and_accounts_behind_are_shown() {
+    let mut rig = Rig::empty();
+    let accounts = ["a", "late", "once", "wait"].map(|id| account(id, 4));
+    rig.pipe.sync(7, 1, Some(&accounts)).unwrap();
+    rig.pipe.heard("late", Heard::Behind(59_000)).unwrap();
+    for account in ["once", "wait"] {
+        rig.pipe.heard(account, Heard::CoolThenProbe(1)).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(5));
+    // The first one that comes ends what is over.
+    rig.take("a");
+    rig.take("wait");
+    let out = rig.run(&["status"]).done();
+    assert_eq!(
+        rig.masked(&out).lines().skip(1).collect::<Vec<_>>(),
+        [
+            "account  used                        state",
+            "a        1/4   █████···············  free",
+            "late     0/4   ····················  free, behind the others",
+            "once     0/4   ····················  free for one probe",
+            "wait     1/4   █████···············  a probe is under way",
+        ]
+    );
+    let states: Vec<Value> = rig.json(&["status"])["pools"][0]["accounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|account| account["state"].clone())
+        .collect();
+    assert_eq!(states, ["free", "behind", "probe", "probing"]);
+    let explained = |rig: &Rig| {
+        let out = rig.run(&["explain", "--random", "0"]).done();
+        rig.masked(&out)
+            .lines()
+            .skip(2)
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        explained(&rig),
+        [
+            "a free 1/4 0.000 + 0.075 + 0..0 0.0 % no: another's sum is always lower",
+            "late behind 0/4 0.000 + 0.000 + 0..0 0.0 % no: it failed too often, and others can take it",
+            "once probe 0/4 0.000 + 0.000 + 0..0 100.0 % yes: no other's sum can be lower",
+            "wait probing 1/4 0.000 + 0.075 + 0..0 – no: it has cooled, and a probe is under way",
+            "next: the lowest sum wins",
+        ]
+    );
+    // A session of the one behind is served by another, and stays its own; unless there is no other.
+    let key = format!(
+        "{}{}",
+        rig.ledger().key("session:"),
+        hex(&hash128(b"alice"))
+    );
+    rig.redis.run::<()>("SET", &[&key, "late"]);
+    let told = |rig: &Rig| rig.run(&["explain", "--session", "alice"]).done();
+    assert!(
+        told(&rig).contains("which is behind the others: another serves this request"),
+        "{}",
+        told(&rig)
+    );
+    for account in ["a", "once"] {
+        rig.pipe.control("drain", account, None).unwrap();
+    }
+    assert!(told(&rig).contains("next: late, the session's own"));
+    // One word ends all of it.
+    for account in ["late", "once", "wait"] {
+        let answer = rig.json(&["cooldown", "clear", account]);
+        assert_eq!(answer["changed"], true, "{account}");
+    }
+    rig.pipe.control("undrain", "once", None).unwrap();
+    let state = rig.ledger().state();
+    assert_eq!(
+        state.free.into_keys().collect::<Vec<_>>(),
+        ["late", "once", "wait"]
+    );
+    assert!(state.cooldown.is_empty() && !state.meta.keys().any(|name| name.contains("probe")));
 }
 
 #[test]

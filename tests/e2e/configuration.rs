@@ -88,6 +88,39 @@ fn pipes(world: &World) -> usize {
     clients.matches("name=slotgate").count()
 }
 
+/// The percentage is 0 by override. No request of the next configuration goes by the configured 100, with Redis or without.
+#[test]
+fn a_push_keeps_what_an_operator_set() {
+    let settings = |number| {
+        revision(number, &[("a", 5)]).workers(2).plugin(|plugin| {
+            plugin["failure"] = json!({"action": "reject"});
+        })
+    };
+    let world = World::start(settings(1));
+    world
+        .redis
+        .run::<()>("HSET", &[&world.ledger.key("control"), "percent", "0"]);
+    // Each worker has its share of the connections.
+    let said = || world.envoy.log().matches("=> 0.00 % (override)").count();
+    eventually(SOON, || {
+        world.get("/");
+        said() == 2
+    });
+    for number in 2..5 {
+        if number == 4 {
+            world.redis.kill();
+        }
+        world
+            .envoy
+            .reconfigure(placed(&world, settings(number)))
+            .expect("a good one");
+        for _ in 0..200 {
+            assert_eq!(way(&world.get("/")), (200, "traditional"), "push {number}");
+        }
+    }
+    assert_eq!(said(), 2, "what stays in force is not said again");
+}
+
 /// A stream of the old configuration keeps its lease and releases it; what comes later follows the new one.
 #[test]
 fn a_good_update_mid_stream() {

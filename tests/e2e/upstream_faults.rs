@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::*;
-use crate::world::{World, best_within, config, way};
+use crate::world::{SOON, World, best_within, config, way};
 
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -175,5 +175,178 @@ fn only_the_upstreams_own_pushback_counts_and_within_bounds() {
                 .map(|until| until - state.now_ms)
         });
         assert!(left <= length && left > length - 2_000.0, "{path}: {left}");
+    }
+}
+
+/// Each header that says how long, the more specific before the others; one that can't be read is counted and passed over.
+#[test]
+fn an_account_rests_for_as_long_as_any_of_the_headers_says() {
+    let accounts = ["a", "b", "c", "d", "e", "f"].map(|id| (id, 1));
+    let world = World::start(config(&accounts));
+    let now_s = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .expect("after 1970")
+        .as_secs();
+    let reset = now_s + 40;
+    for (query, length) in [
+        ("retry-after-ms=20500&retry-after=300".to_owned(), 20_500.0),
+        (
+            "retry-after=30&anthropic-ratelimit-unified-reset=1".to_owned(),
+            30_000.0,
+        ),
+        (
+            format!("retry-after=soon&anthropic-ratelimit-unified-reset={reset}"),
+            40_000.0,
+        ),
+        (
+            "anthropic-ratelimit-unified-reset=2999-01-01T00:00:00Z".to_owned(),
+            600_000.0,
+        ),
+        (
+            "x-ratelimit-reset-requests=20ms&x-ratelimit-reset-tokens=1m0.5s".to_owned(),
+            60_500.0,
+        ),
+        ("x-ratelimit-reset-requests=never".to_owned(), 5_000.0),
+    ] {
+        let reply = world.get(&format!("/status/429?{query}"));
+        let account = reply.header("x-slotgate-account").to_owned();
+        let left = eventually_some(Duration::from_secs(2), || {
+            let state = world.ledger.state();
+            state
+                .cooldown
+                .get(&account)
+                .map(|until| until - state.now_ms)
+        });
+        assert!(
+            left <= length && left > length - 3_000.0,
+            "{query}: {left} of {length}"
+        );
+    }
+    world.eventually_counts("cooldown", 6);
+    world.eventually_counts("cooldown_malformed", 2);
+}
+
+/// So many requests at once, all slow to be answered; how many were served, and the most at once that the upstream saw.
+fn at_once(world: &World, requests: usize) -> (usize, usize) {
+    world.upstream.forget();
+    let replies = world
+        .client()
+        .load(requests, requests, |_| Request::get("/delay?ms=400"));
+    let statuses = count_statuses(&replies);
+    let served = statuses.get(&200).copied().unwrap_or(0);
+    assert_eq!(
+        served + statuses.get(&429).copied().unwrap_or(0),
+        requests,
+        "{statuses:?}"
+    );
+    (served, world.upstream.snapshot().account("a").most)
+}
+
+fn cool(world: &World, path: &str) {
+    assert_eq!(world.get(path).header("x-slotgate-account"), "a");
+    eventually(SOON, || !world.ledger.state().cooldown.is_empty());
+    world.time_until_free();
+}
+
+/// What is over is ended by the next request, which is refused if another comes first.
+fn wait_until_cooled(world: &World) {
+    eventually(SOON, || {
+        let state = world.ledger.state();
+        state.cooldown.values().all(|until| *until <= state.now_ms)
+    });
+}
+
+#[test]
+fn after_its_rest_an_account_is_probed_by_one_request_at_a_time() {
+    let world = World::start(config(&[("a", 4)]));
+    cool(&world, "/status/429?retry-after-ms=300");
+    wait_until_cooled(&world);
+    // The probe is pushed back: it rests again, and nobody else was let in.
+    cool(&world, "/status/429?retry-after-ms=300");
+    wait_until_cooled(&world);
+    // A failure is no verdict: the next one probes.
+    assert_eq!(way(&world.get("/status/500")), (500, "atomic"));
+    world.time_until_free();
+    assert_eq!(at_once(&world, 8), (1, 1), "one probe");
+    world.eventually_counts("probe.passed", 1);
+    assert_eq!(at_once(&world, 8), (4, 4), "all slots");
+    assert_eq!(world.counter("probe.sent"), 3);
+    assert_eq!(world.counter("probe.passed"), 1);
+    world.assert_all_free();
+}
+
+#[test]
+fn without_probes_all_slots_are_used_at_once_again() {
+    let world = World::start(
+        config(&[("a", 4)]).plugin(|plugin| plugin["cooldown"] = json!({"probe": false})),
+    );
+    cool(&world, "/status/429?retry-after-ms=300");
+    wait_until_cooled(&world);
+    assert_eq!(at_once(&world, 8), (4, 4));
+    assert_eq!(world.counter("probe.sent"), 0);
+    world.assert_all_free();
+}
+
+#[test]
+fn an_account_rests_for_one_model_alone() {
+    let world = World::start(config(&[("a", 2)]).plugin(|plugin| {
+        plugin["cooldown"] = json!({"scope": {"header": "x-model"}});
+    }));
+    let ask = |path: &str, model: &str| {
+        let reply = world.client().get(path, &[("x-model", model)]);
+        world.time_until_free();
+        reply.status
+    };
+    let rests = Instant::now();
+    assert_eq!(ask("/status/429?retry-after-ms=2500", "opus"), 429);
+    let pattern = world.ledger.key("cooldown:*");
+    eventually(SOON, || {
+        !world
+            .redis
+            .run::<Vec<String>>("KEYS", &[&pattern])
+            .is_empty()
+    });
+    let refused = ask("/", "opus");
+    if rests.elapsed() < Duration::from_millis(2_400) {
+        assert_eq!(refused, 429);
+    }
+    assert_eq!(ask("/", "haiku"), 200);
+    assert_eq!(ask("/", ""), 200);
+    assert!(world.ledger.state().cooldown.is_empty());
+    eventually(SOON, || ask("/", "opus") == 200);
+    assert!(rests.elapsed() > Duration::from_millis(2_400));
+    world.assert_all_free();
+}
+
+/// The share of the requests that the account which fails at once gets, of 600, in percent.
+fn share_of_the_failing(failing: serde_json::Value, fails_by: &'static str) -> (u64, u64) {
+    let accounts = [("a", 10), ("b", 10), ("bad", 10)];
+    let world = World::start(config(&accounts).plugin(|plugin| {
+        plugin["failing"] = failing.clone();
+        plugin["pools"][0]["accounts"][2]["set_headers"][":path"] = json!(fails_by);
+    }));
+    let replies = world
+        .client()
+        .load(600, 10, |_| Request::get("/delay?ms=30"));
+    let of_bad = |reply: &Reply| reply.header("x-slotgate-account") == "bad";
+    let replies: Vec<Reply> = replies.into_iter().map(|r| r.expect("a reply")).collect();
+    for reply in &replies {
+        assert_eq!(reply.header("x-slotgate-path"), "atomic");
+        assert_eq!(reply.status >= 500, of_bad(reply), "{}", reply.status);
+    }
+    let bad = replies.iter().filter(|reply| of_bad(reply)).count() as u64;
+    world.assert_all_free();
+    (bad * 100 / 600, world.counter("behind"))
+}
+
+#[test]
+fn an_account_that_fails_at_once_does_not_attract_the_traffic() {
+    let (before, _) = share_of_the_failing(json!({"percent": 0}), "/status/500");
+    for fails_by in ["/status/500", "/reset"] {
+        let (after, behind) = share_of_the_failing(json!({}), fails_by);
+        println!("{fails_by}: {before} % without, {after} % with; put behind {behind} times");
+        assert!(before > 60, "it attracts: {before} %");
+        assert!(after < 20, "put behind: {after} %");
+        assert!(behind >= 1);
     }
 }

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use slotgate::bridge::{Deframer, HEADER, MAX_FRAME, frame_header};
 use slotgate::config::{Config, Role, parse};
-use slotgate::cooldown::{length_ms, retry_after_ms};
+use slotgate::cooldown::{self, duration_ms, http_date, instant_ms, retry_after_ms, rfc3339};
+use slotgate::failing::Source;
 use slotgate::gray::{self, BUCKETS, Gate};
 use slotgate::headers::Headers;
 use slotgate::ledger::resp::{self, Value, Values};
@@ -160,17 +161,41 @@ pub fn headers(data: &[u8]) {
     assert!(pool::select(&config.pools, headers).is_none_or(|pool| pool < config.pools.len()));
 }
 
-/// Never more than allowed, never 0, and for a status that is pushback always something.
+/// Whatever stands in whichever header: never more than allowed, never 0, and for a status that is pushback always
+/// something. What is read of a date or a duration does not depend on the clock, but for a year of two digits.
 pub fn retry_after(data: &[u8]) {
+    const NAMES: [&str; 6] = [
+        "retry-after-ms",
+        "retry-after",
+        "anthropic-ratelimit-unified-reset",
+        "x-ratelimit-reset-requests",
+        "x-ratelimit-reset-tokens",
+        "date",
+    ];
     let config = &PLAIN.cooldown;
     for now_unix_s in [0, 784_111_777, u64::MAX] {
-        for max_ms in [0, 1, 60_000, u64::MAX] {
-            let asked = retry_after_ms(data, now_unix_s, max_ms);
-            assert!(asked.is_none_or(|ms| (1..=max_ms).contains(&ms)));
+        let now = |read: fn(&[u8], u64) -> Option<u64>| read(data, now_unix_s);
+        // A moment that is said in two ways is the same.
+        if let Some(instant) = now(http_date) {
+            let left = instant.saturating_sub(now_unix_s).saturating_mul(1000);
+            assert_eq!(now(retry_after_ms), Some(left));
         }
-        let length = length_ms(config, 429, Some(data), now_unix_s);
-        assert!(length.is_some_and(|ms| (1..=config.max_ms).contains(&ms)));
-        assert_eq!(length_ms(config, 200, Some(data), now_unix_s), None);
+        if let Some(instant) = rfc3339(data) {
+            let left = instant.saturating_sub(now_unix_s).saturating_mul(1000);
+            assert_eq!(now(instant_ms), Some(left));
+            assert!(duration_ms(data).is_none() && now(http_date).is_none());
+        }
+        let all = NAMES.map(|name| (name.as_bytes(), data));
+        let mut sets: Vec<&[(&[u8], &[u8])]> = all.chunks(1).collect();
+        sets.push(&all);
+        for pairs in sets {
+            let bytes = Headers::serialize(pairs);
+            let headers = Headers::new(&bytes);
+            let rest = cooldown::rest(config, 429, headers, now_unix_s).expect("it is pushback");
+            assert!((1..=config.max_ms).contains(&rest.ms));
+            assert!(rest.malformed <= pairs.len() as u64);
+            assert_eq!(cooldown::rest(config, 200, headers, now_unix_s), None);
+        }
     }
 }
 
@@ -203,7 +228,7 @@ fn scheduler(variant: u8) -> Config {
     }
 }
 
-const REPLIES: [&str; 24] = [
+const REPLIES: [&str; 25] = [
     "+OK\r\n",
     "$40\r\n0123456789012345678901234567890123456789\r\n",
     "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n",
@@ -212,6 +237,7 @@ const REPLIES: [&str; 24] = [
     "*3\r\n$8\r\nreplaced\r\n$1\r\n1\r\n$1\r\n9\r\n",
     "*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n",
     "*3\r\n$7\r\ngranted\r\n$1\r\nb\r\n$1\r\n8\r\n",
+    "*4\r\n$7\r\ngranted\r\n$1\r\nb\r\n$1\r\n9\r\n$5\r\nprobe\r\n",
     "*3\r\n$7\r\ngranted\r\n$1\r\nz\r\n$1\r\n9\r\n",
     "*2\r\n$9\r\nsaturated\r\n$2\r\n50\r\n",
     "*2\r\n$1\r\n9\r\n$1\r\nr\r\n",
@@ -271,7 +297,13 @@ pub fn worker(data: &[u8]) {
             }
             3 => {
                 if let Some(id) = some(&requests) {
-                    worker.on_response(now_ms, id, 429, Some(b"3"), 784_111_777);
+                    let status = [429, 200, 500, 503][usize::from(operand) % 4];
+                    let after = Headers::serialize(&[(b"retry-after", b"3")]);
+                    let source = [Source::Upstream, Source::NoUpstream, Source::Envoy]
+                        [usize::from(operand >> 6) % 3];
+                    worker.hears(id, status);
+                    let answer = (source, status);
+                    worker.on_response(now_ms, id, answer, Headers::new(&after), 784_111_777);
                 }
             }
             4 => now_ms += u64::from(operand),

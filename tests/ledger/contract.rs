@@ -4,7 +4,7 @@ use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, PATIENCE, Redis, eventually};
 use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::script::{
-    Fault, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced, looked,
+    Fault, Heard, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced, looked,
 };
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -461,6 +461,21 @@ fn cooldowns_only_ever_extend_and_end() {
 }
 
 #[test]
+fn who_is_refused_is_told_when_a_cooldown_ends_not_when_one_is_behind_no_more() {
+    let mut rig = Rig::new();
+    for account in ["a", "b", "c"] {
+        rig.pipe.cooldown(account, 40_000).unwrap();
+    }
+    rig.pipe.heard("b", Heard::Behind(5_000)).unwrap();
+    let lease = rig.mint();
+    let answer = rig.pipe.acquire(lease, Mode::Take, None);
+    assert!(
+        matches!(answer, Ok(Answer::Saturated(39_000..=40_000))),
+        "{answer:?}"
+    );
+}
+
+#[test]
 fn drained_accounts_stay_drained_through_a_sync() {
     let mut rig = Rig::bare(&[]);
     let _: i64 = rig
@@ -595,6 +610,18 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (Script::Look, &["1", "1001"], "BADARG used"),
         (Script::Look, &["1"], "BADARG used"),
         (Script::Cooldown, &["a", "0"], "BADARG cooldown_ms"),
+        (Script::Cooldown, &["a", "1", "rest"], "BADARG what"),
+        (
+            Script::Cooldown,
+            &["a", "0", "passed", "le ase"],
+            "BADARG lease",
+        ),
+        (Script::Cooldown, &["a", "0", "passed"], "BADARG lease"),
+        (
+            Script::Cooldown,
+            &["a", "0", "behind"],
+            "BADARG cooldown_ms",
+        ),
         (Script::Cooldown, &["zz", "1"], "NOACCOUNT zz"),
     ] {
         let answer = eval(script, arguments);
@@ -715,8 +742,9 @@ fn freeing_works_when_memory_is_full_and_acquire_is_refused() {
 fn headers_tell_the_arity() {
     for script in Script::ALL {
         assert!(script.source().starts_with("#!lua"), "{script:?}");
-        let body = script.file();
-        let title = format!("-- {}:", format!("{script:?}").to_lowercase());
+        let name = format!("{script:?}").to_lowercase();
+        let body = std::fs::read_to_string(format!("lua/{name}.lua")).unwrap();
+        let title = format!("-- {name}:");
         assert!(
             body.starts_with(&title),
             "{script:?} is named in its header"
@@ -1001,6 +1029,24 @@ fn look_takes_whatever_someone_wrote_by_hand() {
     );
     let (_, drained, _) = rig.pipe.look(10, 0).unwrap();
     assert_eq!(drained, "b");
+    // A reply of such a size would be none that the filter reads.
+    let huge = "x".repeat(2_000_000);
+    rig.redis.run::<()>(
+        "HSET",
+        &[&control, "percent", &huge, &format!("drain:{huge}"), "1"],
+    );
+    let (percent, drained, _) = rig.pipe.look(10, 0).unwrap();
+    assert_eq!((percent, drained.as_str()), (Override::Malformed, "b"));
+    assert!(rig.pipe.look_raw(10, 10).len() < 200);
+    rig.redis.run::<()>("DEL", &[&control]);
+    for (written, kept) in [("1e3", "1000"), ("0x64", "100"), (" 5 ", "5")] {
+        rig.pipe.control("percent", written, None).unwrap();
+        assert_eq!(
+            rig.redis.run::<String>("HGET", &[&control, "percent"]),
+            kept,
+            "{written:?}"
+        );
+    }
     rig.redis.run::<()>("DEL", &[&control]);
     rig.redis.run::<()>("SET", &[&control, "10"]);
     assert_eq!(rig.pipe.look(10, 10), Err(Fault::Unknown));
@@ -1347,3 +1393,198 @@ const COMMANDS: [(u32, u64, (u64, u64), u64); 3] = [
     (10, 1022, (8, 8), 6),
     (1_000, 1125, (8, 8), 5),
 ];
+
+/// Many ask at the same moment, on connections of their own: one of them probes.
+#[test]
+fn of_many_that_race_for_a_probe_one_gets_it() {
+    const RACERS: u64 = 12;
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 50)])).unwrap();
+    let mut ids = LeaseIds::new(77);
+    for _ in 0..10 {
+        rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+        std::thread::sleep(Duration::from_millis(3));
+        let barrier = std::sync::Barrier::new(RACERS as usize);
+        let racers: Vec<(Pipe, LeaseId)> = (0..RACERS)
+            .map(|_| (Pipe::open(&rig.redis, "p"), ids.mint()))
+            .collect();
+        let won: Vec<(LeaseId, bool)> = std::thread::scope(|scope| {
+            let race = |(mut pipe, lease): (Pipe, LeaseId)| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    let answer = pipe.acquire(lease, Mode::Take, None);
+                    (lease, matches!(answer, Ok(Answer::Granted(_))), pipe.probes)
+                })
+            };
+            let threads: Vec<_> = racers.into_iter().map(race).collect();
+            let answers = threads.into_iter().map(|thread| thread.join().unwrap());
+            answers
+                .filter(|(_, granted, _)| *granted)
+                .map(|(lease, _, probes)| (lease, probes))
+                .collect()
+        });
+        let [(probe, true)] = won[..] else {
+            panic!("{won:?}")
+        };
+        assert_eq!(rig.ledger.live(), 1);
+        rig.ledger.assert_consistent();
+        rig.pipe.release(&[probe]).unwrap();
+    }
+}
+
+#[test]
+fn a_probe_goes_on_until_one_passes() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 3)])).unwrap();
+    let saturated = |rig: &mut Rig| {
+        let lease = rig.mint();
+        matches!(
+            rig.pipe.acquire(lease, Mode::Take, None),
+            Ok(Answer::Saturated(_))
+        )
+    };
+    // One that holds from before goes on beside the probe, and its end lets no second one in.
+    let (before, _) = rig.take();
+    let (other, _) = rig.take();
+    rig.pipe.heard("a", Heard::CoolThenProbe(5)).unwrap();
+    assert!(saturated(&mut rig), "it cools");
+    std::thread::sleep(Duration::from_millis(8));
+    let (probe, _) = rig.take();
+    assert!(rig.pipe.probes);
+    rig.pipe.release(&[before, other]).unwrap();
+    assert!(saturated(&mut rig));
+    // Released without a word: the next one's turn. A verdict of the first comes too late.
+    rig.pipe.release(&[probe]).unwrap();
+    let (second, _) = rig.take();
+    assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(0));
+    assert!(saturated(&mut rig));
+    // Pushed back: it cools again, for at least as long, and the old probe's success means nothing.
+    assert!(rig.pipe.heard("a", Heard::CoolThenProbe(20)).unwrap() <= 20);
+    assert_eq!(rig.pipe.heard("a", Heard::Passed(second)), Ok(0));
+    std::thread::sleep(Duration::from_millis(25));
+    // One that is never released expires.
+    rig.set_time_to_live(20);
+    rig.take();
+    assert!(rig.pipe.probes);
+    rig.set_time_to_live(10_000);
+    assert!(saturated(&mut rig));
+    std::thread::sleep(Duration::from_millis(25));
+    let (third, _) = rig.take();
+    assert!(rig.pipe.probes);
+    // A new revision changes nothing about it, and no pass finds anything wrong.
+    rig.pipe.sync(2, 2, Some(&[account("a", 4)])).unwrap();
+    assert!(saturated(&mut rig));
+    assert_eq!(pass(&mut rig), 0);
+    assert_eq!(rig.pipe.heard("a", Heard::Passed(third)), Ok(1));
+    assert_eq!(rig.pipe.heard("a", Heard::Passed(third)), Ok(0));
+    // Beside the second and the third.
+    for _ in 0..2 {
+        rig.take();
+        assert!(!rig.pipe.probes);
+    }
+    // Data lost: nothing is left of it.
+    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+    rig.redis.run::<()>("FLUSHALL", &[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 4)])).unwrap();
+    rig.take();
+    assert!(!rig.pipe.probes);
+    rig.take();
+}
+
+#[test]
+fn a_pass_mends_probes_and_accounts_behind() {
+    let mut rig = Rig::new();
+    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+    rig.pipe.heard("b", Heard::Behind(60_000)).unwrap();
+    std::thread::sleep(Duration::from_millis(3));
+    let (lease, taken) = rig.take();
+    assert_ne!(taken, "b");
+    let (accounts, free) = (rig.ledger.key("accounts"), rig.ledger.key("free"));
+    let other = rig.pinned("c");
+    rig.pipe.release(&[other]).unwrap();
+    if taken == "a" {
+        assert_eq!(pass(&mut rig), 0, "its probe is under way");
+        rig.pipe.release(&[lease]).unwrap();
+    }
+    assert_eq!(pass(&mut rig), 0, "it waits for a probe");
+    // As an older version's release leaves it: it waits no longer.
+    rig.redis.run::<()>("ZREM", &[&free, "a"]);
+    assert_eq!(pass(&mut rig), 1);
+    assert!(!rig.ledger.state().meta.contains_key("#probe:a"));
+    assert_eq!(rig.ledger.state().accounts["a"], "1 300000 0 0");
+    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    rig.redis
+        .run::<()>("ZREM", &[&rig.ledger.key("cooldown"), "a"]);
+    rig.redis.run::<()>("HDEL", &[&accounts, "#probe:a"]);
+    assert_eq!(pass(&mut rig), 1, "it does not cool");
+    rig.redis
+        .run::<()>("ZREM", &[&rig.ledger.key("cooldown"), "behind:b"]);
+    assert_eq!(pass(&mut rig), 1, "it is not behind");
+    assert_eq!(rig.ledger.state().free["b"], 0.0);
+    assert_eq!(pass(&mut rig), 0);
+}
+
+#[test]
+fn an_account_behind_is_taken_when_no_other_can_be() {
+    let mut rig = Rig::new();
+    let hash = [1; 16];
+    let lease = rig.mint();
+    let Ok(Answer::Granted(own)) = rig.pipe.acquire(lease, Mode::Take, Some((&hash, 60_000)))
+    else {
+        panic!()
+    };
+    rig.pipe.release(&[lease]).unwrap();
+    rig.pipe.heard(&own, Heard::Behind(60_000)).unwrap();
+    assert!(rig.pipe.heard(&own, Heard::Behind(1_000)).unwrap() > 59_000);
+    let slots = |id: &str| ["a", "b", "c"].iter().position(|one| *one == id).unwrap() + 1;
+    let mut last = Vec::new();
+    for n in 0..6 {
+        let lease = rig.mint();
+        let Ok(Answer::Granted(account)) =
+            rig.pipe.acquire(lease, Mode::Take, Some((&hash, 60_000)))
+        else {
+            panic!()
+        };
+        // Its own session spills, and is not bound anew.
+        assert_eq!(account == own, n >= 6 - slots(&own), "{n}: {account}");
+        last.push(lease);
+    }
+    rig.pipe.release(&last).unwrap();
+    for account in ["a", "b", "c"] {
+        rig.pipe.heard(account, Heard::Behind(30)).unwrap();
+    }
+    // All are: as if none were.
+    let lease = rig.mint();
+    assert_eq!(
+        rig.pipe.acquire(lease, Mode::Take, Some((&hash, 60_000))),
+        Ok(Answer::Granted(own.clone()))
+    );
+    rig.pipe.release(&[lease]).unwrap();
+    assert_eq!(rig.pipe.control("thaw", &own, None).unwrap().1, "");
+    std::thread::sleep(Duration::from_millis(35));
+    rig.take();
+    let state = rig.ledger.state();
+    assert!(state.cooldown.is_empty(), "{state:?}");
+    assert!(state.free.values().all(|score| *score < 1e9), "{state:?}");
+}
+
+/// During an upgrade the older version takes no part: it would mend what it does not know.
+#[test]
+fn who_knows_more_of_the_ledger_takes_the_passes_over() {
+    let mut rig = Rig::new();
+    let mut ask = |by: &str| rig.pipe.reconcile(by, 60_000, 1).unwrap() != Reconciled::Elsewhere;
+    let asked = [
+        "0ld", "1.new", "0ld", "1.other", "2.newer", "1.new", "2.newer",
+    ]
+    .map(&mut ask);
+    assert_eq!(asked, [true, true, false, false, true, false, true]);
+    // It ends although it was begun by another.
+    let ended = (0..1_000).any(|_| {
+        matches!(
+            rig.pipe.reconcile("2.newer", 60_000, 100),
+            Ok(Reconciled::Done(0))
+        )
+    });
+    assert!(ended);
+}

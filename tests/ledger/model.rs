@@ -6,7 +6,7 @@ use crate::support::{Clock, Ledger, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use slotgate::lease::{LeaseId, LeaseIds};
-use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, SyncAccount, Synced};
+use slotgate::ledger::script::{Fault, Heard, Mode, Reconciled, Renewed, SyncAccount, Synced};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ACCOUNTS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -16,6 +16,8 @@ const LOAD: u64 = 300_000;
 /// A call whose seed is a multiple of this also reaps, as `acquire.lua` says.
 const SHARED_BY: u32 = 4;
 const START_MS: u64 = 1_700_000_000_000;
+/// As in `ledger.lua`.
+const BEHIND: u64 = 1 << 52;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -57,6 +59,10 @@ enum Step {
         length_ms: u64,
         scope: Option<usize>,
     },
+    CoolThenProbe(usize, u64),
+    Behind(usize, u64),
+    /// The account's last probe passes, or another lease pretends to be it.
+    Passed(usize, Option<usize>),
     Drain(usize),
     Undrain(usize),
     Thaw(usize),
@@ -100,6 +106,10 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (account.clone(), 1_u64..20_000, scope).prop_map(|(account, length_ms, scope)| {
             Step::Cooldown { account, length_ms, scope }
         }),
+        6 => (account.clone(), 1_u64..10_000).prop_map(|(account, ms)| Step::CoolThenProbe(account, ms)),
+        3 => (account.clone(), 1_u64..20_000).prop_map(|(account, ms)| Step::Behind(account, ms)),
+        3 => (account.clone(), proptest::option::weighted(0.3, 0..LEASES))
+            .prop_map(|(account, lease)| Step::Passed(account, lease)),
         1 => account.clone().prop_map(Step::Drain),
         1 => account.clone().prop_map(Step::Undrain),
         1 => account.prop_map(Step::Thaw),
@@ -119,9 +129,14 @@ struct Account {
     drained: bool,
     cooling: bool,
     removed: bool,
+    behind: bool,
 }
 
 impl Account {
+    fn base(&self) -> u64 {
+        self.base + if self.behind { BEHIND } else { 0 }
+    }
+
     fn flags(&self) -> u32 {
         u32::from(self.disabled)
             + 2 * u32::from(self.drained)
@@ -138,7 +153,10 @@ struct Model {
     synced: Option<(u64, u64, u64)>,
     accounts: BTreeMap<String, Account>,
     leases: BTreeMap<String, (String, u64)>,
+    /// By account, or `behind:` and the account.
     cooldown: BTreeMap<String, u64>,
+    /// Account → its last probe; empty: none yet.
+    probes: BTreeMap<String, String>,
     scopes: BTreeMap<usize, BTreeMap<String, u64>>,
     sessions: BTreeMap<usize, (String, u64)>,
     drained: BTreeSet<String>,
@@ -155,14 +173,29 @@ impl Model {
             .count() as u32
     }
 
+    /// Whether it has cooled and its probe, if any, is over.
+    fn wants_probe(&self, id: &str) -> bool {
+        self.accounts.get(id).is_some_and(|a| a.flags() == 4)
+            && !self.cooldown.contains_key(id)
+            && self.probes.contains_key(id)
+            && !self.is_probed(id)
+    }
+
+    fn is_probed(&self, id: &str) -> bool {
+        let probe = self.probes.get(id).and_then(|probe| self.leases.get(probe));
+        probe.is_some_and(|(owner, _)| owner == id)
+    }
+
     fn free(&self) -> BTreeMap<String, u64> {
         self.accounts
             .iter()
-            .filter(|(id, account)| account.flags() == 0 && self.used(id) < account.max)
+            .filter(|(id, account)| {
+                (account.flags() == 0 || self.wants_probe(id)) && self.used(id) < account.max
+            })
             .map(|(id, account)| {
                 (
                     id.clone(),
-                    account.base + LOAD * u64::from(self.used(id)) / u64::from(account.max),
+                    account.base() + LOAD * u64::from(self.used(id)) / u64::from(account.max),
                 )
             })
             .collect()
@@ -210,10 +243,25 @@ impl Model {
             .collect();
         for id in over {
             self.cooldown.remove(&id);
-            if let Some(account) = self.accounts.get_mut(&id) {
-                account.cooling = false;
+            if let Some(behind) = id.strip_prefix("behind:") {
+                if let Some(account) = self.accounts.get_mut(behind) {
+                    account.behind = false;
+                }
+            } else if let Some(account) = self.accounts.get_mut(&id) {
+                account.cooling = self.probes.contains_key(&id);
             }
         }
+    }
+
+    fn is_behind(&self, id: &str) -> bool {
+        self.accounts.get(id).is_some_and(|account| account.behind)
+    }
+
+    /// Those that a choice may fall on: one that is behind only when all are.
+    fn best(&self, open: BTreeSet<String>) -> BTreeSet<String> {
+        let (behind, before): (BTreeSet<_>, BTreeSet<_>) =
+            open.into_iter().partition(|id| self.is_behind(id));
+        if before.is_empty() { behind } else { before }
     }
 
     fn open(&self, shut: &BTreeSet<String>) -> BTreeSet<String> {
@@ -229,6 +277,7 @@ impl Model {
         lease: &str,
         ask: Ask,
         answer: &Result<Answer, Fault>,
+        probes: bool,
     ) -> Result<(), String> {
         let Ask {
             way,
@@ -259,7 +308,8 @@ impl Model {
                 open = [wanted.clone()].into();
             }
         } else if let Some(bound) = &bound {
-            if open.contains(bound) {
+            let others = self.free().values().any(|score| *score < BEHIND);
+            if open.contains(bound) && !(self.is_behind(bound) && others) {
                 open = [bound.clone()].into();
             } else if self.free().contains_key(bound)
                 || self
@@ -270,6 +320,7 @@ impl Model {
                 rebind = None;
             }
         }
+        open = self.best(open);
         if way == Way::Dry {
             if open.is_empty() {
                 let mut later = self.clone();
@@ -282,8 +333,9 @@ impl Model {
             if open.is_empty() {
                 self.reap();
                 open = self.open(&shut);
-                if let Some(wanted) = &wanted {
-                    open.retain(|id| id == wanted);
+                match &wanted {
+                    Some(wanted) => open.retain(|id| id == wanted),
+                    None => open = self.best(open),
                 }
             }
         }
@@ -301,6 +353,11 @@ impl Model {
         match answer {
             Ok(Answer::Granted(account)) if open.contains(account) => {
                 if way != Way::Dry {
+                    let probe = self.wants_probe(account);
+                    same(&probes, &probe)?;
+                    if probe {
+                        self.probes.insert(account.clone(), lease.into());
+                    }
                     self.leases
                         .insert(lease.into(), (account.clone(), self.now_ms + ttl_ms));
                     if let Some(session) = rebind {
@@ -382,14 +439,17 @@ impl Model {
                     base: *base,
                     disabled: !enabled,
                     drained: self.drained.contains(*id),
-                    cooling: self.cooldown.contains_key(*id),
+                    cooling: self.cooldown.contains_key(*id) || self.probes.contains_key(*id),
                     removed: false,
+                    behind: self.cooldown.contains_key(&format!("behind:{id}")),
                 };
                 self.accounts.insert((*id).into(), account);
             }
         }
         for (id, account) in old {
             self.cooldown.remove(&id);
+            self.cooldown.remove(&format!("behind:{id}"));
+            self.probes.remove(&id);
             if self.used(&id) > 0 {
                 let gone = Account {
                     disabled: false,
@@ -423,6 +483,36 @@ impl Model {
         Ok(*until - now_ms)
     }
 
+    fn cool_then_probe(&mut self, account: &str, length_ms: u64) -> Result<u64, Fault> {
+        let left_ms = self.cool(account, length_ms, None)?;
+        if !self.accounts[account].removed {
+            self.probes.insert(account.into(), String::new());
+        }
+        Ok(left_ms)
+    }
+
+    fn put_behind(&mut self, account: &str, length_ms: u64) -> Result<u64, Fault> {
+        let record = self.accounts.get_mut(account).ok_or(Fault::NoAccount)?;
+        record.behind = true;
+        let until = self
+            .cooldown
+            .entry(format!("behind:{account}"))
+            .or_insert(0);
+        *until = (*until).max(self.now_ms + length_ms);
+        Ok(*until - self.now_ms)
+    }
+
+    fn passed(&mut self, account: &str, lease: &str) -> Result<u64, Fault> {
+        let record = self.accounts.get_mut(account).ok_or(Fault::NoAccount)?;
+        let is_probe = self.probes.get(account).is_some_and(|probe| probe == lease);
+        if !is_probe || self.cooldown.contains_key(account) {
+            return Ok(0);
+        }
+        self.probes.remove(account);
+        record.cooling = false;
+        Ok(1)
+    }
+
     fn operate(&mut self, verb: &str, account: &str) -> Result<(String, String), Fault> {
         let drained = self.drained.contains(account);
         let known = self.accounts.contains_key(account) || verb == "undrain" && drained;
@@ -433,14 +523,18 @@ impl Model {
         let record = self.accounts.get_mut(account);
         match verb {
             "thaw" => {
-                let old = self
-                    .cooldown
-                    .remove(account)
-                    .map_or(String::new(), |until| until.to_string());
+                let cooled = self.cooldown.remove(account);
+                let behind = self.cooldown.remove(&format!("behind:{account}"));
+                let probed = self.probes.remove(account).map(|_| 0);
                 if let Some(record) = record {
                     record.cooling = false;
+                    record.behind = false;
                 }
-                Ok((old, String::new()))
+                let old = cooled.or(behind).or(probed);
+                Ok((
+                    old.map_or(String::new(), |until| until.to_string()),
+                    String::new(),
+                ))
             }
             _ => {
                 let on = verb == "drain";
@@ -537,8 +631,8 @@ impl Pair {
                     ask.scope.map(|scope| &scopes[scope]),
                     ask.seed,
                 );
-                self.model
-                    .acquire(self.ids[ask.lease].as_str(), *ask, &answer)?;
+                let (lease, probes) = (self.ids[ask.lease].as_str(), self.pipe.probes);
+                self.model.acquire(lease, *ask, &answer, probes)?;
             }
             Step::Release(leases) => {
                 let ids: Vec<LeaseId> = leases.iter().map(|lease| self.ids[*lease]).collect();
@@ -630,6 +724,25 @@ impl Pair {
                     &self.model.cool(ACCOUNTS[*account], *length_ms, *scope),
                 )?;
             }
+            Step::CoolThenProbe(account, length_ms) => {
+                let id = ACCOUNTS[*account];
+                let answer = self.pipe.heard(id, Heard::CoolThenProbe(*length_ms));
+                same(&answer, &self.model.cool_then_probe(id, *length_ms))?;
+            }
+            Step::Behind(account, length_ms) => {
+                let id = ACCOUNTS[*account];
+                let answer = self.pipe.heard(id, Heard::Behind(*length_ms));
+                same(&answer, &self.model.put_behind(id, *length_ms))?;
+            }
+            Step::Passed(account, lease) => {
+                let id = ACCOUNTS[*account];
+                let probe = self.model.probes.get(id);
+                let probe = probe.and_then(|probe| self.ids.iter().find(|id| id.as_str() == probe));
+                if let Some(lease) = lease.map(|at| &self.ids[at]).or(probe) {
+                    let answer = self.pipe.heard(id, Heard::Passed(*lease));
+                    same(&answer, &self.model.passed(id, lease.as_str()))?;
+                }
+            }
             Step::Drain(account) => self.operate("drain", *account)?,
             Step::Undrain(account) => self.operate("undrain", *account)?,
             Step::Thaw(account) => self.operate("thaw", *account)?,
@@ -704,6 +817,7 @@ impl Pair {
                     .cooldown
                     .get(id)
                     .is_some_and(|until| *until > self.model.now_ms);
+                let probing = account.cooling && self.model.probes.contains_key(id);
                 let state = if account.removed {
                     "removed"
                 } else if cooling {
@@ -712,6 +826,12 @@ impl Pair {
                     "drained"
                 } else if account.disabled {
                     "disabled"
+                } else if probing && self.model.is_probed(id) {
+                    "probing"
+                } else if probing && used < account.max {
+                    "probe"
+                } else if used < account.max && account.behind {
+                    "behind"
                 } else if used < account.max {
                     "free"
                 } else {
@@ -737,7 +857,7 @@ impl Pair {
                     format!(
                         "{} {LOAD} {} {}",
                         account.max,
-                        account.base,
+                        account.base(),
                         account.flags()
                     ),
                 )
@@ -786,6 +906,10 @@ impl Pair {
                 .map(|(id, until)| (id.clone(), *until as f64))
                 .collect(),
         )?;
+        let probes = found.meta.iter().filter_map(|(name, lease)| {
+            Some((name.strip_prefix("#probe:")?.to_string(), lease.clone()))
+        });
+        same(&probes.collect(), &model.probes)?;
         let wake = model.cooldown.values().min().map(u64::to_string);
         same(&found.meta.get("#wake").cloned(), &wake)?;
         let synced = ["#revision", "#digest", "#epoch"].map(|name| found.meta.get(name).cloned());

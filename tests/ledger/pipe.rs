@@ -7,8 +7,8 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::keys::{COMMON, key};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, By, Fault, Mode, Override, PoolKeys, Reconciled, Renewed, Script, Sha, Shas,
-    Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed, synced,
+    Acquire, Acquired, By, Fault, Heard, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
+    Sha, Shas, Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed, synced,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -51,6 +51,8 @@ pub struct Pipe {
     pub ttl_ms: u64,
     /// Weight of the random part, in millionths.
     pub random: u64,
+    /// Whether the last lease granted is a probe.
+    pub probes: bool,
 }
 
 impl Pipe {
@@ -72,6 +74,7 @@ impl Pipe {
             seed: 1,
             ttl_ms: 10_000,
             random: 200_000,
+            probes: false,
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -219,8 +222,13 @@ impl Pipe {
     ) -> Result<Answer, Fault> {
         let reply = self.acquire_raw(lease, mode, session, scope, seed);
         match acquired(&reply)? {
-            Acquired::Granted { account, epoch } => {
+            Acquired::Granted {
+                account,
+                epoch,
+                probes,
+            } => {
                 self.epoch = epoch;
+                self.probes = probes;
                 Ok(Answer::Granted(
                     String::from_utf8(account.to_vec()).unwrap(),
                 ))
@@ -289,7 +297,11 @@ impl Pipe {
         length_ms: u64,
         scope: Option<&[u8; 16]>,
     ) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.cooldown(out, by, account, length_ms, scope)))
+        self.heard(account, Heard::Cool(length_ms, scope.copied()))
+    }
+
+    pub fn heard(&mut self, account: &str, heard: Heard) -> Result<u64, Fault> {
+        number(&self.call(|keys, out, by| keys.cooldown(out, by, account, heard)))
     }
 
     pub fn reconcile(

@@ -250,22 +250,116 @@ fn only_pools_that_had_a_request_are_looked_at() {
         sent[2].0.contains(&"slotgate:{p}:control".into()),
         "{sent:?}"
     );
-    rig.reply(&seen("", "", ""));
+    rig.reply(&seen("20", "", ""));
     rig.request(&[("x-model", "m")]);
     rig.wait(2);
     let sent = rig.commands();
-    assert_eq!(
-        sent.iter().filter(|one| one.is_look()).count(),
-        2,
-        "at once"
+    assert!(
+        sent.len() == 1 && sent[0].0.contains(&"slotgate:{other}:control".into()),
+        "the new one at once, and no other: {sent:?}"
     );
-    for percent in ["10", "20"] {
-        rig.reply(&seen(percent, "", ""));
-    }
+    rig.reply(&seen("10", "", ""));
     assert_eq!(
         (rig.worker.basis_points(0), rig.worker.basis_points(1)),
         (10, 20)
     );
+}
+
+/// Their looks neither come all at once nor keep an acquire from being sent.
+#[test]
+fn many_pools_are_looked_at_a_few_at_a_time() {
+    const POOLS: usize = 50;
+    let mut rig = Rig::new(|json| {
+        json["control"]["poll_ms"] = POLL_MS.into();
+        json["redis"]["max_pending"] = 16.into();
+        let accounts = json["pools"][0]["accounts"].clone();
+        json["pools"] = (0..POOLS)
+            .map(|n| {
+                let model = serde_json::json!([{"header": "x-model", "exact": n.to_string()}]);
+                serde_json::json!({"name": format!("p{n}"), "match": model, "accounts": accounts})
+            })
+            .collect();
+        json["gray"]["percent"] = 0.into();
+    });
+    for n in 0..POOLS {
+        rig.request(&[("x-model", &n.to_string())]);
+    }
+    rig.open();
+    for _ in rig.commands() {
+        rig.reply(CURRENT);
+    }
+    for round in 0..3 {
+        let mut looked = 0;
+        while looked < POOLS {
+            let sent = rig.commands();
+            let looks = sent.iter().filter(|one| one.is_look()).count();
+            assert!((1..=8).contains(&looks), "{looks} in round {round}");
+            looked += looks;
+            for command in sent {
+                rig.reply(&match command.is_look() {
+                    true => seen("", "", ""),
+                    false => "*2\r\n$9\r\nelsewhere\r\n:0\r\n".to_owned(),
+                });
+            }
+            rig.until(|worker| !worker.output().bytes.is_empty());
+        }
+        assert_eq!(looked, POOLS, "each once");
+    }
+}
+
+#[test]
+fn a_new_configuration_begins_with_the_last_look() {
+    let mut rig = looking(|_| {}, &seen("", "", ""));
+    assert!(rig.worker.output().looks.is_empty(), "nothing was changed");
+    look(&mut rig, &seen("10000", "a", ""));
+    let looks = std::mem::take(&mut rig.worker.output().looks);
+    assert_eq!(looks.len(), 1);
+    look(&mut rig, &seen("10000", "a", ""));
+    assert!(rig.worker.output().looks.is_empty(), "as before");
+
+    let mut next = Rig::new(|json| {
+        json["control"]["poll_ms"] = POLL_MS.into();
+        json["gray"]["percent"] = 0.into();
+    });
+    for (pool, look) in &looks {
+        next.worker.recall_look(*pool, look);
+    }
+    for nothing in [&b""[..], b"+OK\r\n", b"*4\r\n$1\r\n"] {
+        next.worker.recall_look(0, nothing);
+    }
+    next.worker.recall_look(7, &looks[0].1);
+    assert_eq!(next.worker.basis_points(0), 10_000);
+    assert!(next.notices().is_empty(), "it was said before");
+    assert_eq!(next.request(&[]).1, None, "in, and waits for the pipe");
+    next.open();
+    next.reply(CURRENT);
+    next.commands();
+    next.reply(&seen("", "", ""));
+    assert_eq!(next.worker.basis_points(0), 0);
+    assert_eq!(next.notices().len(), 2);
+}
+
+/// Else a slow Redis would keep an old configuration for ever.
+#[test]
+fn a_look_on_its_way_keeps_nobody_here() {
+    let mut rig = looking(|_| {}, &seen("", "", ""));
+    rig.until(|worker| !worker.output().bytes.is_empty());
+    assert!(rig.worker.is_idle());
+}
+
+#[test]
+fn without_the_right_to_look_all_else_goes_on() {
+    let mut rig = looking(|_| {}, "-NOPERM this user has no permissions\r\n");
+    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(
+        rig.notices()
+            .iter()
+            .map(|one| one.to_string())
+            .collect::<Vec<_>>(),
+        ["pool p: ignored in the key control: everything, it is no hash or may not be read"]
+    );
+    look(&mut rig, "-NOPERM this user has no permissions\r\n");
+    assert!(rig.notices().is_empty() && rig.worker.output().pipe.is_none());
 }
 
 #[test]
@@ -323,6 +417,16 @@ fn many_drained_accounts_are_said_in_one_line() {
     assert_eq!(
         rig.notices()[0].to_string(),
         "pool p: drained accounts none => d0, d1, d2, d3, d4, d5, d6, d7, d8, d9 and 3 more"
+    );
+    // What changed comes first.
+    look(
+        &mut rig,
+        &seen("", &ids.join(" ").replace("d12", "d99"), ""),
+    );
+    assert_eq!(
+        rig.notices()[0].to_string(),
+        "pool p: drained accounts d12, d0, d1, d2, d3, d4, d5, d6, d7, d8 and 3 more \
+         => d99, d0, d1, d2, d3, d4, d5, d6, d7, d8 and 3 more"
     );
 }
 

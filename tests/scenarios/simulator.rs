@@ -4,6 +4,7 @@
 use crate::config;
 use fastrand::Rng;
 use slotgate::config::Config;
+use slotgate::failing::Source;
 use slotgate::headers::Headers;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::Script;
@@ -34,11 +35,15 @@ enum Without {
     LateReleases,
     /// The same release sent again.
     SecondReleases,
+    /// That a probe has passed.
+    Verdicts,
 }
 
 enum Event {
     Arrive(usize),
     Leave(usize, u32),
+    /// The upstream answers with this status.
+    Respond(usize, u32, u16),
     Overdue(usize, u32),
     Open(usize, u64),
     ToRedis(usize, u64, Vec<Vec<u8>>),
@@ -56,6 +61,20 @@ struct Ledger {
     /// Account and expiry, in ms.
     leases: BTreeMap<Vec<u8>, (usize, u64)>,
     released: BTreeSet<Vec<u8>>,
+    /// When each account's cooldown ends, in ms.
+    cool_ms: [u64; 2],
+    /// The last probe of each account that is probed; empty: none yet.
+    probes: [Option<Vec<u8>>; 2],
+    /// Every probe there was, with its account.
+    probed: BTreeSet<(Vec<u8>, usize)>,
+    passed: u64,
+}
+
+impl Ledger {
+    fn is_probed(&self, account: usize) -> bool {
+        let probe = self.probes[account].as_ref();
+        probe.is_some_and(|lease| self.leases.contains_key(lease))
+    }
 }
 
 struct Stream {
@@ -94,6 +113,7 @@ fn settings() -> Config {
         json["redis"] = serde_json::json!({"acquire_timeout_ms": ACQUIRE_TIMEOUT_MS, "command_timeout_ms": 400});
         json["lease"] = serde_json::json!({"ttl_ms": TTL_MS, "renew_interval_ms": 6_000});
         json["control"] = serde_json::json!({"poll_ms": 3_000});
+        json["cooldown"] = serde_json::json!({"default_ms": 100});
         json["pools"][0]["accounts"] = serde_json::json!([
             {"id": "a", "max_concurrency": SLOTS}, {"id": "b", "max_concurrency": SLOTS}]);
     })
@@ -190,6 +210,9 @@ impl Simulation {
             }
             self.check_limits()?;
         }
+        if self.ledger.probed.len() >= 20 && self.ledger.passed == 0 {
+            return Err("no probe ever passes".into());
+        }
         let left: Vec<_> = self
             .ledger
             .leases
@@ -252,6 +275,18 @@ impl Simulation {
                     self.carry_out(place);
                 }
             }
+            Event::Respond(place, stream, status) => {
+                let host = &mut self.hosts[place];
+                if let Some(one) = host.streams.get(&stream) {
+                    let id = (one.slot, stream);
+                    if host.worker.hears(id, status) {
+                        let (answer, bytes) = ((Source::Upstream, status), Headers::serialize(&[]));
+                        host.worker
+                            .on_response(now_ms, id, answer, Headers::new(&bytes), 0);
+                    }
+                    self.carry_out(place);
+                }
+            }
             Event::Overdue(place, stream) => {
                 if self.hosts[place]
                     .streams
@@ -271,7 +306,7 @@ impl Simulation {
                 self.carry_out(place);
             }
             Event::ToRedis(place, connection, command) => {
-                let reply = self.execute(&command);
+                let reply = self.execute(&command)?;
                 let host = &self.hosts[place];
                 if connection == host.connection {
                     let cut = self.random.usize(..=reply.len());
@@ -303,6 +338,8 @@ impl Simulation {
                 self.ledger.synced = false;
                 self.ledger.epoch += 1;
                 self.ledger.leases.clear();
+                self.ledger.cool_ms = [0; 2];
+                self.ledger.probes = [None, None];
             }
             // Of a connection that is no more.
             Event::Open(..) | Event::ToWorker(..) | Event::Reset(_) => {}
@@ -384,6 +421,9 @@ impl Simulation {
         {
             one.holds = Some(account);
             self.held.insert(lease.as_bytes().to_vec());
+            let status = [200, 200, 200, 200, 200, 200, 429, 500][self.random.usize(..8)];
+            let answers_ms = self.now_ms + self.random.u64(..300);
+            self.at(answers_ms, Event::Respond(place, stream, status));
         }
         // Half of them outlive their lease's first time to live.
         let longest_ms = STREAMS_MS - self.now_ms;
@@ -417,28 +457,28 @@ impl Simulation {
     }
 
     /// What the scripts do, as far as it matters here.
-    fn execute(&mut self, command: &[Vec<u8>]) -> Vec<u8> {
+    fn execute(&mut self, command: &[Vec<u8>]) -> Result<Vec<u8>, String> {
         let script = match command[0].as_slice() {
             b"SCRIPT" => {
                 let place = place_of(&command[2]);
                 self.ledger.scripts.insert(place);
-                return format!("$40\r\n{place:040}\r\n").into();
+                return Ok(format!("$40\r\n{place:040}\r\n").into());
             }
             b"EVAL" => {
                 self.ledger.scripts.insert(place_of(&command[1]));
                 place_of(&command[1])
             }
             b"EVALSHA" => text(&command[1]).parse().unwrap(),
-            _ => return b"+OK\r\n".to_vec(),
+            _ => return Ok(b"+OK\r\n".to_vec()),
         };
         if !self.ledger.scripts.contains(&script) {
-            return b"-NOSCRIPT No matching script.\r\n".to_vec();
+            return Ok(b"-NOSCRIPT No matching script.\r\n".to_vec());
         }
         let keys: usize = text(&command[2]).parse().unwrap();
         let arguments = &command[3 + keys..];
         if Script::ALL[script] == Script::Look {
             // It clears nothing away, so that what was leaked still lies there at the end.
-            return b"*4\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n$0\r\n\r\n".to_vec();
+            return Ok(b"*4\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n$0\r\n\r\n".to_vec());
         }
         let (now_ms, ledger) = (self.now_ms, &mut self.ledger);
         ledger.leases.retain(|_, (_, over_ms)| *over_ms > now_ms);
@@ -451,14 +491,17 @@ impl Simulation {
         };
         let number = |argument: &[u8]| text(argument).parse::<u64>().unwrap();
         let nopool = || b"-NOPOOL no accounts are synced for this pool\r\n".to_vec();
-        match Script::ALL[script] {
+        Ok(match Script::ALL[script] {
             Script::Acquire => {
                 if !ledger.synced {
-                    return nopool();
+                    return Ok(nopool());
                 }
                 let lease = &arguments[0];
                 let free = (0..2)
                     .filter(|account| used(ledger, *account) < SLOTS)
+                    .filter(|account| {
+                        now_ms >= ledger.cool_ms[*account] && !ledger.is_probed(*account)
+                    })
                     .min_by_key(|account| used(ledger, *account));
                 let account = ledger
                     .leases
@@ -466,14 +509,24 @@ impl Simulation {
                     .map(|(account, _)| *account)
                     .or(free);
                 let Some(account) = account else {
-                    return b"*2\r\n$9\r\nsaturated\r\n:100\r\n".to_vec();
+                    return Ok(b"*2\r\n$9\r\nsaturated\r\n:100\r\n".to_vec());
                 };
+                let probes = !ledger.leases.contains_key(lease) && ledger.probes[account].is_some();
+                if probes {
+                    ledger.probes[account] = Some(lease.clone());
+                    ledger.probed.insert((lease.clone(), account));
+                }
                 ledger
                     .leases
                     .entry(lease.clone())
                     .or_insert((account, now_ms + number(&arguments[1])));
+                let (length, probe) = if probes {
+                    (4, "$5\r\nprobe\r\n")
+                } else {
+                    (3, "")
+                };
                 format!(
-                    "*3\r\n$7\r\ngranted\r\n$1\r\n{}\r\n$1\r\n{}\r\n",
+                    "*{length}\r\n$7\r\ngranted\r\n$1\r\n{}\r\n$1\r\n{}\r\n{probe}",
                     ["a", "b"][account],
                     ledger.epoch
                 )
@@ -486,7 +539,7 @@ impl Simulation {
                     let skipped = match self.without {
                         Without::LateReleases => !self.held.contains(lease),
                         Without::SecondReleases => again,
-                        Without::Nothing | Without::Renewals => false,
+                        Without::Nothing | Without::Renewals | Without::Verdicts => false,
                     };
                     ended += u8::from(!skipped && ledger.leases.remove(lease).is_some());
                 }
@@ -494,7 +547,7 @@ impl Simulation {
             }
             Script::Renew => {
                 if !ledger.synced {
-                    return nopool();
+                    return Ok(nopool());
                 }
                 let mut letters = String::new();
                 for lease in arguments[1..].chunks(3) {
@@ -540,10 +593,35 @@ impl Simulation {
                 .into()
             }
             Script::Reconcile => b"*2\r\n$9\r\nelsewhere\r\n:0\r\n".to_vec(),
-            Script::Cooldown | Script::Look | Script::Control | Script::Inspect => {
+            Script::Cooldown => {
+                let account = usize::from(arguments[0] == b"b");
+                match arguments.get(2).map(|what| text(what)) {
+                    Some("passed") => {
+                        let lease = &arguments[3];
+                        if !ledger.probed.contains(&(lease.clone(), account)) {
+                            return Err(format!("{} was no probe", text(lease)));
+                        }
+                        let current = ledger.probes[account].as_ref() == Some(lease);
+                        if current
+                            && now_ms >= ledger.cool_ms[account]
+                            && self.without != Without::Verdicts
+                        {
+                            ledger.probes[account] = None;
+                            ledger.passed += 1;
+                        }
+                    }
+                    Some("probe") => {
+                        let ends_ms = now_ms + number(&arguments[1]);
+                        ledger.cool_ms[account] = ledger.cool_ms[account].max(ends_ms);
+                        ledger.probes[account] = Some(Vec::new());
+                    }
+                    Some("behind") => {}
+                    other => return Err(format!("a cooldown of {other:?}")),
+                }
                 b":0\r\n".to_vec()
             }
-        }
+            Script::Look | Script::Control | Script::Inspect => b":0\r\n".to_vec(),
+        })
     }
 }
 
@@ -595,6 +673,7 @@ fn it_finds_what_was_taken_out() {
         (Without::Renewals, "streams use"),
         (Without::LateReleases, "leaked"),
         (Without::SecondReleases, "leaked"),
+        (Without::Verdicts, "no probe ever passes"),
     ] {
         let why = first_failure(SEEDS, without).expect_err("it must be found");
         println!("{why}");

@@ -3,6 +3,7 @@
 use crate::config;
 use slotgate::admission::{Path, Reason};
 use slotgate::counters::Counter;
+use slotgate::failing::Source;
 use slotgate::headers::Headers;
 use slotgate::lease::LeaseId;
 use slotgate::ledger::resp::{Value, Values, reply_length};
@@ -57,6 +58,23 @@ impl Rig {
         rig
     }
 
+    fn respond(&mut self, id: Id, status: u16, headers: &[(&str, &str)]) {
+        self.respond_from(Source::Upstream, id, status, headers);
+    }
+
+    fn respond_from(&mut self, source: Source, id: Id, status: u16, headers: &[(&str, &str)]) {
+        let pairs: Vec<_> = headers
+            .iter()
+            .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
+            .collect();
+        let bytes = Headers::serialize(&pairs);
+        let headers = Headers::new(&bytes);
+        if self.worker.hears(id, status) {
+            let answer = (source, status);
+            self.worker.on_response(self.now_ms, id, answer, headers, 0);
+        }
+    }
+
     fn request(&mut self, headers: &[(&str, &str)]) -> (Id, Option<Verdict>) {
         let pairs: Vec<_> = headers
             .iter()
@@ -93,6 +111,15 @@ impl Rig {
                 }
             )]
         ));
+        (id, lease)
+    }
+
+    /// Granted an account that has cooled.
+    fn probing(&mut self) -> (Id, String) {
+        let (id, lease) = self.acquiring();
+        self.reply(&granted("a").replacen("*3", "*4", 1));
+        self.reply("$5\r\nprobe\r\n");
+        self.answers();
         (id, lease)
     }
 
@@ -228,7 +255,7 @@ impl Sent {
     }
 
     fn is_reconcile(&self) -> bool {
-        self.arguments().len() == 3 && self.arguments()[0].len() == 16
+        self.arguments().len() == 3 && self.arguments()[0].starts_with("1.")
     }
 
     fn is_release_of(&self, lease: &str) -> bool {
@@ -1196,12 +1223,181 @@ fn a_pool_redis_forgot_is_synced_and_the_leases_taken_up_again() {
 fn pushback_cools_the_account_down() {
     let mut rig = Rig::ready(|_| {});
     let (id, _) = rig.holding();
-    rig.worker.on_response(rig.now_ms, id, 200, None, 0);
+    rig.respond(id, 200, &[]);
     assert!(rig.commands().is_empty());
-    rig.worker.on_response(rig.now_ms, id, 429, Some(b"7"), 0);
-    assert_eq!(rig.commands()[0].arguments(), ["a", "7000"]);
-    rig.worker.on_response(rig.now_ms, id, 529, Some(b""), 0);
+    rig.respond(id, 429, &[("retry-after", "7")]);
+    assert_eq!(rig.commands()[0].arguments(), ["a", "7000", "probe"]);
+    assert_eq!(rig.count(Counter::CooldownMalformed), 0);
+    rig.respond(id, 529, &[("retry-after", "soon")]);
+    assert_eq!(rig.commands()[0].arguments(), ["a", "5000", "probe"]);
+    assert_eq!(rig.count(Counter::CooldownMalformed), 1);
+    // Of a status that is no pushback, and of a stream that is over, no header is judged.
+    rig.respond(id, 200, &[("retry-after", "soon")]);
+    rig.respond((id.0, id.1 + 1), 429, &[("retry-after", "soon")]);
+    assert!(rig.commands().is_empty());
+    assert_eq!(rig.count(Counter::CooldownMalformed), 1);
+}
+
+/// Only a lease that the ledger calls a probe, and only the upstream's own word; said once.
+#[test]
+fn a_probe_that_passes_is_told() {
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.probing();
+    assert_eq!(rig.count(Counter::Probe), 1);
+    // A failure is no verdict, and neither is an answer of Envoy's.
+    rig.respond_from(Source::Envoy, id, 200, &[]);
+    rig.respond_from(Source::NoUpstream, id, 503, &[]);
+    assert!(rig.commands().is_empty());
+    rig.respond(id, 404, &[]);
+    assert_eq!(rig.commands()[0].arguments(), ["a", "0", "passed", &lease]);
+    rig.reply(":1\r\n");
+    rig.respond(id, 200, &[]);
+    assert!(rig.commands().is_empty());
+    assert_eq!(rig.count(Counter::ProbePassed), 1);
+
+    let (id, _) = rig.probing();
+    rig.respond(id, 500, &[]);
+    assert!(rig.commands().is_empty());
+
+    let (id, _) = rig.probing();
+    rig.respond(id, 429, &[]);
+    assert_eq!(rig.commands()[0].arguments(), ["a", "5000", "probe"]);
+    rig.reply(":1\r\n");
+
+    let (id, _) = rig.holding();
+    rig.respond(id, 200, &[]);
+    assert!(rig.commands().is_empty(), "no probe");
+    assert_eq!(rig.count(Counter::ProbePassed), 1);
+}
+
+/// Another worker may have asked for it, or this one with an earlier configuration.
+#[test]
+fn a_probe_is_told_even_where_none_are_asked_for() {
+    let mut rig = Rig::ready(|json| json["cooldown"] = serde_json::json!({"probe": false}));
+    let (id, lease) = rig.probing();
+    rig.respond(id, 200, &[]);
+    // Answered as if the script were gone: it is sent again.
+    assert_eq!(rig.commands()[0].arguments(), ["a", "0", "passed", &lease]);
+    rig.reply("-NOSCRIPT x\r\n");
+    assert_eq!(rig.commands()[0].arguments(), ["a", "0", "passed", &lease]);
+    rig.reply(":1\r\n");
+    let (id, _) = rig.holding();
+    rig.respond(id, 429, &[]);
     assert_eq!(rig.commands()[0].arguments(), ["a", "5000"]);
+}
+
+#[test]
+fn a_scope_cools_alone() {
+    let mut rig = Rig::ready(|json| {
+        json["cooldown"] = serde_json::json!({"scope": {"header": "X-Model"}});
+    });
+    let scope_of = |sent: &Sent| {
+        let keys = &sent.0[3..3 + sent.0[2].parse::<usize>().unwrap()];
+        let of_scope = |key: &&String| key.starts_with("slotgate:{p}:cooldown:");
+        keys.iter().find(of_scope).cloned()
+    };
+    let ask = |rig: &mut Rig, headers: &[(&str, &str)]| {
+        let (id, _) = rig.request(headers);
+        let sent = rig.commands();
+        rig.reply(&granted("a"));
+        (id, scope_of(&sent[0]))
+    };
+    let (opus, scope) = ask(&mut rig, &[("x-model", "opus")]);
+    let scope = scope.expect("its scope");
+    assert_eq!(
+        ask(&mut rig, &[("x-model", "opus")]).1.as_ref(),
+        Some(&scope)
+    );
+    assert_ne!(
+        ask(&mut rig, &[("x-model", "haiku")]).1.as_ref(),
+        Some(&scope)
+    );
+    let (plain, none) = ask(&mut rig, &[("x-model", "")]);
+    assert_eq!(none, None);
+    rig.respond(opus, 429, &[]);
+    let cooled = &rig.commands()[0];
+    assert_eq!(cooled.arguments(), ["a", "5000"], "no probe in a scope");
+    assert_eq!(scope_of(cooled).as_ref(), Some(&scope));
+    rig.reply(":5000\r\n");
+    rig.respond(plain, 429, &[]);
+    let cooled = &rig.commands()[0];
+    assert_eq!(cooled.arguments(), ["a", "5000", "probe"]);
+    assert_eq!(scope_of(cooled), None);
+}
+
+fn failing(json: &mut serde_json::Value) {
+    json["failing"] = serde_json::json!(
+        {"percent": 50, "window_ms": 1_000, "min_requests": 4, "behind_ms": 7_000});
+}
+
+#[test]
+fn an_account_that_fails_fast_is_put_behind() {
+    let mut rig = Rig::ready(failing);
+    let mut respond = |source, status| {
+        let (id, _) = rig.holding();
+        rig.respond_from(source, id, status, &[]);
+        rig.worker.on_end(rig.now_ms, id);
+        let sent = rig.commands_soon();
+        rig.reply(":1\r\n");
+        if sent.len() > 1 {
+            rig.reply(":1\r\n");
+        }
+        let told = sent.iter().find(|sent| sent.arguments()[0] == "a").cloned();
+        told.map(|told| told.arguments()[1..].join(" "))
+    };
+    // Its own failures and those of the way to it count, not what Envoy says for itself.
+    assert_eq!(respond(Source::Upstream, 500), None);
+    assert_eq!(respond(Source::Envoy, 503), None);
+    assert_eq!(respond(Source::Upstream, 200), None);
+    assert_eq!(respond(Source::Upstream, 200), None);
+    assert_eq!(respond(Source::Envoy, 503), None);
+    let told = respond(Source::NoUpstream, 503);
+    assert_eq!(told.as_deref(), Some("7000 behind"), "2 of 4");
+    assert_eq!(rig.count(Counter::Behind), 1);
+    assert_eq!(rig.count(Counter::Cooldown), 0);
+
+    let mut off = Rig::ready(|json| json["failing"] = serde_json::json!({"percent": 0}));
+    for _ in 0..50 {
+        let (id, _) = off.holding();
+        assert!(!off.worker.hears(id, 500), "nothing is asked of the host");
+        off.respond(id, 500, &[]);
+        assert!(off.commands().is_empty());
+    }
+    assert_eq!(off.count(Counter::Behind), 0);
+}
+
+#[test]
+fn local_choice_puts_it_behind_too() {
+    let mut rig = Rig::new(|json| {
+        failing(json);
+        json["gray"]["percent"] = 0.into();
+        json["traditional"] = serde_json::json!({"mode": "local"});
+    });
+    let choose = |rig: &mut Rig| {
+        let (id, verdict) = rig.request(&[]);
+        (id, verdict.and_then(Verdict::holds).expect("an account").1)
+    };
+    let mut failed = 0;
+    while failed < 4 {
+        let (id, account) = choose(&mut rig);
+        let status = if account == 0 { 500 } else { 200 };
+        failed += u32::from(account == 0);
+        rig.respond(id, status, &[]);
+        rig.worker.on_end(rig.now_ms, id);
+    }
+    // The other first, to its last slot; then it all the same.
+    let order: Vec<u32> = (0..6).map(|_| choose(&mut rig).1).collect();
+    assert_eq!(order, [1, 1, 1, 1, 0, 0]);
+    for slot in 0..6 {
+        let stream = rig.next_stream - 6 + slot;
+        rig.worker.on_end(rig.now_ms, (slot as usize, stream));
+    }
+    rig.now_ms += 7_000;
+    assert!((0..50).any(|_| {
+        let (id, account) = choose(&mut rig);
+        rig.worker.on_end(rig.now_ms, id);
+        account == 0
+    }));
 }
 
 /// A worker that is to go waits for its releases, but not for ever for a Redis that never comes back.

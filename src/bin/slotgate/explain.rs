@@ -9,7 +9,7 @@ use crate::words::{count, duration, percent, quoted};
 use serde_json::{Value, json};
 use slotgate::gray::hash128;
 use slotgate::ledger::keys;
-use slotgate::pool::UNIT;
+use slotgate::pool::{BEHIND, UNIT};
 use std::collections::BTreeMap;
 
 /// The flags of an account's record in `ledger.lua`.
@@ -104,7 +104,7 @@ fn flags(server: &mut Server, pool: &Pool) -> Result<BTreeMap<String, u64>, Prob
         .accounts
         .iter()
         .filter(|account| match account.state {
-            State::Free | State::Full => false,
+            State::Free | State::Behind | State::Full | State::Probe | State::Probing => false,
             State::Disabled | State::Drained | State::Cooling | State::Removed => true,
         })
         .map(|account| account.id.as_str())
@@ -143,16 +143,29 @@ fn judge<'a>(
                 chance: 0.0,
                 bound: bound_to == Some(account.id.as_str()),
                 keeps: match account.state {
-                    State::Free | State::Full => true,
+                    State::Free | State::Behind | State::Full | State::Probe | State::Probing => {
+                        true
+                    }
                     State::Cooling => flags & (DISABLED | DRAINED) == 0,
                     State::Disabled | State::Drained | State::Removed => false,
                 },
             }
         })
         .collect();
-    let bound = lines
-        .iter_mut()
-        .find(|line| line.bound && line.against.is_empty());
+    // One that is behind spills, unless all that are free are behind.
+    let others = pool.accounts.iter().any(|account| match account.state {
+        State::Free | State::Probe => true,
+        State::Behind
+        | State::Full
+        | State::Probing
+        | State::Disabled
+        | State::Drained
+        | State::Cooling
+        | State::Removed => false,
+    });
+    let bound = lines.iter_mut().find(|line| {
+        line.bound && line.against.is_empty() && !(line.account.state == State::Behind && others)
+    });
     if let Some(bound) = bound {
         bound.chance = 1.0;
         return (Next::Bound(bound.account.id.clone()), lines);
@@ -160,7 +173,7 @@ fn judge<'a>(
     let free: Vec<(&str, u64)> = lines
         .iter()
         .filter(|line| line.against.is_empty())
-        .map(|line| (line.account.id.as_str(), score(line.account)))
+        .map(|line| (line.account.id.as_str(), rank(line.account)))
         .collect();
     if free.is_empty() {
         return (Next::Saturated, lines);
@@ -176,6 +189,16 @@ fn judge<'a>(
 /// Without its random part.
 fn score(account: &Account) -> u64 {
     account.priority_part.saturating_add(account.load_part)
+}
+
+/// What accounts are chosen by.
+fn rank(account: &Account) -> u64 {
+    let last = if account.state == State::Behind {
+        BEHIND as u64
+    } else {
+        0
+    };
+    score(account).saturating_add(last)
 }
 
 /// Every reason why it can't take a lease.
@@ -199,6 +222,9 @@ fn against(account: &Account, question: &Question, flags: u64) -> Vec<String> {
             duration(*left),
             quoted(scope)
         ));
+    }
+    if account.state == State::Probing {
+        reasons.push("it has cooled, and a probe is under way".to_owned());
     }
     if account.used >= account.max {
         reasons.push(format!("{} of {} slots used", account.used, account.max));
@@ -269,6 +295,9 @@ fn reason(line: &Line, next: &Next) -> String {
     match next {
         Next::Bound(_) if line.bound => "yes: the session is bound to it".to_owned(),
         Next::Bound(account) => format!("no: the session goes to {account}"),
+        Next::Score if line.chance == 0.0 && line.account.state == State::Behind => {
+            "no: it failed too often, and others can take it".to_owned()
+        }
         Next::Score if line.chance == 0.0 => "no: another's sum is always lower".to_owned(),
         Next::Score if line.chance > 0.999_999 => "yes: no other's sum can be lower".to_owned(),
         Next::Score => "if its sum is the lowest".to_owned(),
@@ -285,8 +314,14 @@ fn binding(session: &str, bound: Option<&str>, lines: &[Line]) -> String {
     let line = lines.iter().find(|line| line.bound);
     let fate = match line {
         None => "which is gone: the next lease binds it anew",
-        Some(line) if line.against.is_empty() => {
+        Some(line)
+            if line.against.is_empty()
+                && (line.chance > 0.0 || line.account.state != State::Behind) =>
+        {
             return format!("session {session} is bound to {bound}\n");
+        }
+        Some(line) if line.against.is_empty() => {
+            "which is behind the others: another serves this request, and the session stays bound"
         }
         Some(line) if line.keeps => {
             "which can't take it now: another serves this request, and the session stays bound"

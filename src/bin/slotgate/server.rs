@@ -30,7 +30,13 @@ pub struct Server {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Free,
+    /// Free, and taken when no other is.
+    Behind,
     Full,
+    /// It has cooled, and is free for one lease.
+    Probe,
+    /// That one is under way.
+    Probing,
     Disabled,
     Drained,
     Cooling,
@@ -38,9 +44,12 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 9] = [
         Self::Free,
+        Self::Behind,
         Self::Full,
+        Self::Probe,
+        Self::Probing,
         Self::Disabled,
         Self::Drained,
         Self::Cooling,
@@ -51,7 +60,10 @@ impl State {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Free => "free",
+            Self::Behind => "behind",
             Self::Full => "full",
+            Self::Probe => "probe",
+            Self::Probing => "probing",
             Self::Disabled => "disabled",
             Self::Drained => "drained",
             Self::Cooling => "cooling",

@@ -114,6 +114,9 @@ fn load(account: &Account) -> u64 {
 fn state(account: &Account) -> String {
     match account.state {
         State::Cooling => format!("cooling, {} left", duration(account.cooling_ms)),
+        State::Behind => "free, behind the others".to_owned(),
+        State::Probe => "free for one probe".to_owned(),
+        State::Probing => "a probe is under way".to_owned(),
         State::Free | State::Full | State::Disabled | State::Drained | State::Removed => {
             account.state.as_str().to_owned()
         }
@@ -123,8 +126,8 @@ fn state(account: &Account) -> String {
 fn colour(state: State) -> &'static str {
     match state {
         State::Free => "32",
-        State::Full => "33",
-        State::Cooling => "31",
+        State::Full | State::Behind | State::Probe => "33",
+        State::Cooling | State::Probing => "31",
         State::Disabled | State::Drained | State::Removed => "2",
     }
 }
