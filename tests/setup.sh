@@ -43,6 +43,7 @@ rust() {
         "(their rivals rustc, cargo and rustup must not be installed as packages)."
     have "$CARGO" || die "no cargo for the tests: put one on PATH"
     have cc || apt gcc libc6-dev || die "no C compiler to link with: install gcc"
+    have wasm-opt || apt binaryen || say "no wasm-opt: the wasm will be a tenth larger"
 
     # Rustup leaves a cargo-fmt on PATH even where the component is missing, so ask it to run.
     if ! "$CARGO" fmt --version >/dev/null 2>&1 || ! "$CARGO" clippy --version >/dev/null 2>&1; then
