@@ -3,6 +3,17 @@
 
 use crate::config::Failing;
 
+/// What Envoy calls it when it answers because an account's upstream does not, where the name does not begin with
+/// `upstream_`. The cluster may be the account's own fault: its headers can choose it.
+const NO_UPSTREAM: [&[u8]; 6] = [
+    b"no_healthy_upstream",
+    b"response_timeout",
+    b"cluster_not_found",
+    b"no_cluster",
+    b"maintenance_mode",
+    b"stream_idle_timeout",
+];
+
 /// Who answered a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -20,9 +31,7 @@ impl Source {
     pub fn of(code_details: &[u8]) -> Self {
         if code_details == b"via_upstream" {
             Self::Upstream
-        } else if code_details.starts_with(b"upstream_")
-            || [&b"no_healthy_upstream"[..], b"response_timeout"].contains(&code_details)
-        {
+        } else if code_details.starts_with(b"upstream_") || NO_UPSTREAM.contains(&code_details) {
             Self::NoUpstream
         } else {
             Self::Envoy
@@ -163,6 +172,11 @@ mod tests {
             ("upstream_response_timeout", Source::NoUpstream),
             ("response_timeout", Source::NoUpstream),
             ("no_healthy_upstream", Source::NoUpstream),
+            ("cluster_not_found", Source::NoUpstream),
+            ("no_cluster", Source::NoUpstream),
+            ("maintenance_mode", Source::NoUpstream),
+            ("stream_idle_timeout", Source::NoUpstream),
+            ("route_not_found", Source::Envoy),
             ("direct_response", Source::Envoy),
             ("rbac_access_denied_matched_policy[p]", Source::Envoy),
             ("", Source::Envoy),
