@@ -359,3 +359,29 @@ fn an_account_that_fails_at_once_does_not_attract_the_traffic() {
         assert!(behind >= 1);
     }
 }
+
+/// Ten requests a second over eight workers, one after the other, for an account that is preferred and refuses every
+/// connection: no worker sees twenty failures in ten seconds.
+#[test]
+fn at_a_slow_rate_over_many_workers_too() {
+    let accounts = [("a", 10), ("b", 10), ("bad", 10)];
+    let world = World::start(config(&accounts).workers(8).plugin(|plugin| {
+        for (account, priority) in [(0, 2), (1, 2), (2, 1)] {
+            plugin["pools"][0]["accounts"][account]["priority"] = json!(priority);
+        }
+        plugin["pools"][0]["accounts"][2]["set_headers"][":path"] = json!("/reset");
+    }));
+    let statuses: Vec<u16> = (0..80)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            world.get("/").status
+        })
+        .collect();
+    let failed = statuses.iter().filter(|status| **status >= 500).count();
+    println!(
+        "{failed} of 80 failed; put behind {} times",
+        world.counter("behind")
+    );
+    assert!((5..=4 * 8 + 1).contains(&failed), "{statuses:?}");
+    assert!(statuses[40..].iter().all(|status| *status == 200));
+}

@@ -1366,6 +1366,31 @@ fn an_account_that_fails_fast_is_put_behind() {
     assert_eq!(off.count(Counter::Behind), 0);
 }
 
+/// Eight workers that see one request in eight seconds each, as it is where a request takes minutes.
+#[test]
+fn an_account_that_fails_slowly_is_put_behind_by_any_of_many_workers() {
+    let mut rigs: Vec<_> = (0..8).map(|_| Rig::ready(|_| {})).collect();
+    let mut failures = 0;
+    // Answers for how long the worker says that the account is to be behind.
+    let mut fail = |rig: &mut Rig| {
+        failures += 1;
+        rig.now_ms += 8_000;
+        let (id, _) = rig.holding();
+        rig.respond_from(Source::NoUpstream, id, 503, &[]);
+        let sent = rig.commands();
+        sent.first().map(|sent| sent.arguments()[1..].join(" "))
+    };
+    let put_behind = (0..).find(|number| fail(&mut rigs[number % 8]).is_some());
+    assert_eq!(put_behind, Some(4 * 8), "four at each, and one");
+    // That worker knows: when the account is back, its first failure is enough.
+    let rig = &mut rigs[0];
+    rig.reply(":30000\r\n");
+    rig.now_ms += 30_000;
+    assert_eq!(fail(rig).as_deref(), Some("30000 behind"));
+    assert_eq!(failures, 34);
+    assert_eq!(rig.count(Counter::Behind), 2);
+}
+
 #[test]
 fn local_choice_puts_it_behind_too() {
     let mut rig = Rig::new(|json| {
