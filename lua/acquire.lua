@@ -17,7 +17,7 @@
 --       8 scope: 1 when the scope's cooldowns count too; 0
 -- Returns {granted, account, epoch, probe} | {saturated, retry after, ms}
 --         probe: only there when the lease probes, for an account that has cooled: `cooldown` wants to know whether it passed
---         A lease id that holds a lease already gets its account again.
+--         A lease id that holds a lease already gets its account again, and probe again.
 -- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. No lease is taken then.
 -- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more
 local lease, mode, wanted = ARGV[1], ARGV[5] or 'take', ARGV[6] or ''
@@ -195,7 +195,9 @@ end
 if not account or mode == 'dry' then
   local held = call('HGET', OWNER, lease) or account
   if held then
-    return {'granted', string.match(held, '^[^:]*'), epoch}
+    account = string.match(held, '^[^:]*')
+    local probing = mode ~= 'dry' and call('HGET', ACCOUNTS, '#probe:' .. account) == lease
+    return {'granted', account, epoch, probing and 'probe' or nil}
   end
   -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
   -- since most end long before they expire.
@@ -219,7 +221,8 @@ local probes = got[1] and string.sub(got[1], -2) == ' 4' and tools().wants_probe
 if call('ZADD', LEASES, 'NX', format('%d', now + ttl), lease) == 0 then
   local held = call('HGET', OWNER, lease)
   if held then
-    return {'granted', string.match(held, '^[^:]*'), epoch}
+    account = string.match(held, '^[^:]*')
+    return {'granted', account, epoch, call('HGET', ACCOUNTS, '#probe:' .. account) == lease and 'probe' or nil}
   end
 end
 local used = redis.pcall('HINCRBY', USED, account, '1')

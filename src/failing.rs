@@ -148,8 +148,7 @@ mod tests {
         };
         let hour_ms = 3_600_000;
         let mut windows = Windows::new(1, settings);
-        let mut fail =
-            |windows: &mut Windows, hour: u64| windows.failed(hour * hour_ms, 0, settings);
+        let fail = |windows: &mut Windows, hour: u64| windows.failed(hour * hour_ms, 0, settings);
         assert_eq!([1, 2].map(|hour| fail(&mut windows, hour)), [false; 2]);
         windows.answered(0);
         assert_eq!(

@@ -508,6 +508,7 @@ enum Command {
         text: String,
     },
     Cooldown {
+        slot: usize,
         pool: usize,
         account: u32,
         heard: Heard,
@@ -550,6 +551,19 @@ enum PipeState {
     Ready,
 }
 
+/// What a request's answer means for an account that has cooled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// Nothing, as far as the ledger said.
+    No,
+    /// Its lease probes, or may do so: what the ledger said of that was lost.
+    Awaits,
+    /// It was answered well before the ledger said anything.
+    Early,
+    /// It was answered well, and the ledger has yet to hear it.
+    Passed,
+}
+
 #[derive(Debug)]
 struct Request {
     stream: u32,
@@ -568,8 +582,7 @@ struct Request {
     told: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
-    /// Whether its account has cooled and waits for its answer.
-    probes: bool,
+    probe: Probe,
     /// Its bucket, if that decided.
     bucket: Option<u16>,
     /// When it came, in µs.
@@ -877,7 +890,7 @@ impl Worker {
             renewed_ms: now_ms,
             told: false,
             lost: false,
-            probes: false,
+            probe: Probe::No,
             bucket: None,
             came_us: self.now_us,
         });
@@ -961,7 +974,9 @@ impl Worker {
         let Some(request) = self.request(slot, stream) else {
             return false;
         };
-        let (pool, probes) = (request.pool, request.probes);
+        let pool = request.pool;
+        // One that was chosen here may probe before the ledger has said so.
+        let probes = request.probe == Probe::Awaits || request.told && request.epoch == 0;
         let Some((_, account)) = request.phase.holds() else {
             return false;
         };
@@ -993,9 +1008,8 @@ impl Worker {
         let Some(request) = self.request(slot, stream) else {
             return;
         };
-        let (pool, probes) = (request.pool, request.probes);
-        let Some((lease, account)) = request.phase.holds().filter(|_| source != Source::Envoy)
-        else {
+        let (pool, probe) = (request.pool, request.probe);
+        let Some((_, account)) = request.phase.holds().filter(|_| source != Source::Envoy) else {
             return;
         };
         if status >= 500 {
@@ -1003,7 +1017,7 @@ impl Worker {
             let state = self.pools.get_mut(pool);
             if state.is_some_and(|state| state.windows.failed(now_ms, account, settings)) {
                 self.count_in(pool, Counter::Behind);
-                self.tell_of(now_ms, pool, account, Heard::Behind(settings.behind_ms));
+                self.tell_of(now_ms, slot, account, Heard::Behind(settings.behind_ms));
             }
         } else {
             self.answered(pool, account);
@@ -1016,21 +1030,59 @@ impl Worker {
                 .add_in(pool, Counter::CooldownMalformed, rest.malformed);
             let cooldown_ms = rest.ms;
             self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
-        } else if probes && status < 500 {
-            self.count_in(pool, Counter::ProbePassed);
-            self.tell_of(now_ms, pool, account, Heard::Passed(lease));
+        } else if status < 500 {
+            let passed = matches!(probe, Probe::Awaits | Probe::Passed);
+            let probe = if passed { Probe::Passed } else { Probe::Early };
+            return self.set_probe(now_ms, slot, probe);
         }
+        self.set_probe(now_ms, slot, Probe::No);
+    }
+
+    /// The ledger says that a request probes, or may have said so.
+    fn may_probe(&mut self, now_ms: u64, slot: usize) {
+        let probe = self.requests.get(slot).map(|request| request.probe);
+        let early = matches!(probe, Some(Probe::Early | Probe::Passed));
+        let probe = if early { Probe::Passed } else { Probe::Awaits };
+        self.set_probe(now_ms, slot, probe);
+    }
+
+    /// One that has passed is told now if the ledger can hear, and with each of its renewals until it has heard.
+    #[inline(never)]
+    fn set_probe(&mut self, now_ms: u64, slot: usize, probe: Probe) {
         if let Some(request) = self.requests.get_mut(slot) {
-            request.probes = false;
+            request.probe = probe;
+            if let Some((lease, account)) = request.phase.holds().filter(|_| probe == Probe::Passed)
+            {
+                self.tell_of(now_ms, slot, account, Heard::Passed(lease));
+            }
+        }
+    }
+
+    fn on_told(&mut self, slot: usize, pool: usize, heard: Heard, ended: u64) {
+        if let Heard::Passed(lease) = heard {
+            self.counters
+                .add_in(pool, Counter::ProbePassed, ended.min(1));
+            let request = self.requests.get_mut(slot).filter(|request| {
+                let held = request.phase.holds();
+                held.is_some_and(|(held, _)| held == lease)
+            });
+            if let Some(request) = request {
+                request.probe = Probe::No;
+            }
         }
     }
 
     /// Tells the ledger what an answer says of its account; if it can't hear now, it is not told.
-    fn tell_of(&mut self, now_ms: u64, pool: usize, account: u32, heard: Heard) {
-        if self.state == PipeState::Ready {
+    #[inline(never)]
+    fn tell_of(&mut self, now_ms: u64, slot: usize, account: u32, heard: Heard) {
+        if let Some(request) = self.requests.get(slot)
+            && self.state == PipeState::Ready
+        {
+            let pool = request.pool;
             self.write(
                 now_ms,
                 Command::Cooldown {
+                    slot,
                     pool,
                     account,
                     heard,
@@ -1201,7 +1253,7 @@ impl Worker {
                     } else {
                         Heard::Cool(cooldown_ms, scope)
                     };
-                    self.tell_of(now_ms, pool, account, heard);
+                    self.tell_of(now_ms, slot, account, heard);
                 }
                 Effect::Release { lease, in_doubt } => {
                     if self.requests.get(slot).is_some_and(|request| request.told) {
@@ -1803,6 +1855,9 @@ impl Worker {
             if due && let Some(batch) = batches.get_mut(request.pool) {
                 batch.push((slot, lease));
             }
+            if request.probe == Probe::Passed {
+                self.set_probe(now_ms, slot, Probe::Passed);
+            }
         }
         for (pool, batch) in batches.into_iter().enumerate() {
             for leases in batch.chunks(RENEW_BATCH) {
@@ -1869,13 +1924,16 @@ impl Worker {
             }
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
+                slot,
                 pool,
                 account,
                 heard,
                 tries,
-            } => {
-                if let Err(fault) = script::number(reply) {
+            } => match script::number(reply) {
+                Ok(ended) => self.on_told(slot, pool, heard, ended),
+                Err(fault) => {
                     let retry = Command::Cooldown {
+                        slot,
                         pool,
                         account,
                         heard,
@@ -1883,7 +1941,7 @@ impl Worker {
                     };
                     self.recover(now_ms, fault, pool, (tries < RETRIES).then_some(retry));
                 }
-            }
+            },
         }
     }
 
@@ -2024,9 +2082,10 @@ impl Worker {
                 if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
                     request.epoch = epoch;
                     request.renewed_ms = sent_ms;
-                    request.probes = probes;
-                    self.counters
-                        .add_in(acquire.pool, Counter::Probe, u64::from(probes));
+                    if probes {
+                        self.count_in(acquire.pool, Counter::Probe);
+                        self.may_probe(now_ms, acquire.slot);
+                    }
                 }
                 self.see_epoch(now_ms, acquire.pool, epoch);
                 if acquire.kind == AcquireKind::Take {
@@ -2510,6 +2569,12 @@ impl Worker {
                     kind: AcquireKind::Dry | AcquireKind::DryBeside(_),
                     ..
                 }) => self.shadow_failed(pool),
+                Command::Acquire(acquire)
+                    if matches!(acquire.kind, AcquireKind::Record(_))
+                        && self.is_wanted(&acquire) =>
+                {
+                    self.may_probe(now_ms, acquire.slot)
+                }
                 Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
                 // release in this very list.

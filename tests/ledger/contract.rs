@@ -1458,6 +1458,12 @@ fn a_probe_goes_on_until_one_passes() {
     rig.pipe.release(&[probe]).unwrap();
     let (second, _) = rig.take();
     assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(0));
+    // Whoever asks again is told again, in whatever way it asks.
+    for mode in [Mode::Take, Mode::Pin("a"), Mode::Force("a")] {
+        let again = rig.pipe.acquire(second, mode, None);
+        assert_eq!(again, Ok(Answer::Granted("a".into())));
+        assert!(rig.pipe.probes);
+    }
     assert!(saturated(&mut rig));
     // Pushed back: it cools again, for at least as long, and the old probe's success means nothing.
     assert!(rig.pipe.heard("a", Heard::CoolThenProbe(20)).unwrap() <= 20);

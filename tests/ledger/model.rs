@@ -348,6 +348,8 @@ impl Model {
             return same(answer, &Err(Fault::NoAccount));
         }
         if let Some((owner, _)) = self.leases.get(lease) {
+            let again = self.probes.get(owner).is_some_and(|probe| probe == lease);
+            same(&probes, &(again && way != Way::Dry))?;
             return same(answer, &Ok(Answer::Granted(owner.clone())));
         }
         match answer {

@@ -1270,6 +1270,113 @@ fn a_probe_that_passes_is_told() {
     assert_eq!(rig.count(Counter::ProbePassed), 1);
 }
 
+/// What the worker says when every probe of it is answered, apart from renewals and the like.
+fn verdicts(rig: &mut Rig) -> Vec<String> {
+    let sent = rig.commands();
+    let told = |sent: &Sent| {
+        let arguments = sent.arguments();
+        (arguments.get(2).map(String::as_str) == Some("passed")).then(|| arguments[3].clone())
+    };
+    sent.iter().filter_map(told).collect()
+}
+
+/// The stream may last for hours, and until the ledger has heard its account takes nobody else.
+#[test]
+fn a_probe_that_passes_is_told_until_the_ledger_has_heard() {
+    // While the pipe is away.
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.probing();
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.respond(id, 200, &[]);
+    assert_eq!(rig.count(Counter::ProbePassed), 0);
+    rig.reopen();
+    rig.wait(700);
+    assert_eq!(verdicts(&mut rig), [&*lease]);
+
+    // Under way when the pipe breaks; and then Redis will not hear it at first.
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.probing();
+    rig.respond(id, 200, &[]);
+    assert_eq!(verdicts(&mut rig), [&*lease]);
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.reopen();
+    rig.commands();
+    let (mut renewals, mut heard) = (0, 0);
+    while rig.now_ms < 30_000 {
+        for command in rig.commands() {
+            let told = command.arguments().get(2).map(String::as_str) == Some("passed");
+            heard += u32::from(told);
+            renewals += u32::from(command.arguments().len() == 4 && !told);
+            rig.reply(match command.arguments().len() {
+                4 if told && heard < 3 => "-BUSY a script is running\r\n",
+                4 if told => ":1\r\n",
+                4 => "*2\r\n$1\r\n9\r\n$1\r\nr\r\n",
+                _ => "*2\r\n$9\r\nelsewhere\r\n:0\r\n",
+            });
+        }
+        rig.wait(100);
+    }
+    assert_eq!(heard, 3, "with each renewal until it was heard");
+    assert!(renewals > heard, "renewals go on");
+    assert_eq!(rig.count(Counter::ProbePassed), 1);
+}
+
+/// Its lease is recorded beside the request, whose answer may come first.
+#[test]
+fn a_probe_chosen_here_is_told_whichever_answer_comes_first() {
+    let local = |json: &mut serde_json::Value| {
+        json["gray"]["percent"] = 0.into();
+        json["traditional"] = serde_json::json!({"mode": "local"});
+    };
+    let ready = || {
+        let mut rig = Rig::new(local);
+        let (id, _) = rig.request(&[]);
+        rig.worker.on_end(rig.now_ms, id);
+        rig.reopen();
+        rig.commands();
+        rig
+    };
+    let probe = |rig: &mut Rig| {
+        let (id, verdict) = rig.request(&[]);
+        let lease = verdict.and_then(Verdict::holds).expect("an account").0;
+        rig.commands();
+        (id, lease.as_str().to_owned())
+    };
+    let recorded = "*4\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n$5\r\nprobe\r\n";
+
+    let mut rig = ready();
+    let (id, lease) = probe(&mut rig);
+    rig.respond(id, 200, &[]);
+    assert_eq!(verdicts(&mut rig), [""; 0]);
+    rig.reply(recorded);
+    assert_eq!(verdicts(&mut rig), [lease]);
+
+    // Answered by Envoy, or badly: that is no verdict.
+    for (source, status) in [(Source::Envoy, 200), (Source::Upstream, 500)] {
+        let mut rig = ready();
+        let (id, _) = probe(&mut rig);
+        rig.respond_from(source, id, status, &[]);
+        rig.reply(recorded);
+        assert_eq!(verdicts(&mut rig), [""; 0]);
+    }
+
+    // What the ledger said is lost: it may probe.
+    for early in [true, false] {
+        let mut rig = ready();
+        let (id, lease) = probe(&mut rig);
+        if early {
+            rig.respond(id, 200, &[]);
+        }
+        rig.worker.on_pipe_closed(rig.now_ms);
+        if !early {
+            rig.respond(id, 200, &[]);
+        }
+        rig.reopen();
+        rig.wait(700);
+        assert_eq!(verdicts(&mut rig), [lease]);
+    }
+}
+
 /// Another worker may have asked for it, or this one with an earlier configuration.
 #[test]
 fn a_probe_is_told_even_where_none_are_asked_for() {
