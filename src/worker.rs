@@ -918,7 +918,7 @@ impl Worker {
                 }
                 match choice {
                     Choice::Out => {
-                        self.count_in(pool, Counter::Out);
+                        self.counters.add_in(pool, Counter::Out, 1);
                         Event::Out(Reason::OutOfPercentage)
                     }
                     Choice::In => {
@@ -1163,10 +1163,12 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn count_in(&mut self, pool: usize, counter: Counter) {
         self.counters.add_in(pool, counter, 1);
     }
 
+    #[inline(never)]
     fn shadow_failed(&mut self, pool: usize) {
         self.count_in(pool, Counter::ShadowFailed);
     }
@@ -1417,6 +1419,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn doubt(&mut self, doubt: Doubt) {
         if self.doubts.len() < self.config.redis.max_pending.saturating_mul(4) {
             self.doubts.push_back(doubt);
@@ -1472,6 +1475,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn acquires_fail(&mut self, now_ms: u64, reason: Reason, fault: Option<Fault>) {
         let redis = &self.config.redis;
         if self.breaker.failed(
@@ -2616,6 +2620,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn pool_name(&self, pool: usize) -> String {
         self.config
             .pools
