@@ -1250,6 +1250,12 @@ impl Worker {
                     self.count_in(pool, Counter::Cooldown);
                     let request = self.requests.get(slot);
                     let scope = request.and_then(|request| request.scope.as_deref().copied());
+                    if let Some(state) = self.pools.get_mut(pool)
+                        && scope.is_none()
+                    {
+                        let until_ms = now_ms.saturating_add(cooldown_ms);
+                        state.counts.cool(account, until_ms);
+                    }
                     let heard = if scope.is_none() && self.config.cooldown.probe {
                         Heard::CoolThenProbe(cooldown_ms)
                     } else {
@@ -1320,7 +1326,8 @@ impl Worker {
             .and_then(|(pool, state)| {
                 let behind = |account| state.windows.is_behind(now_ms, account);
                 let (score, random) = (self.config.score, &mut self.random);
-                state.counts.choose(pool, score, share, random, behind)
+                let counts = &state.counts;
+                counts.choose(now_ms, pool, score, share, random, behind)
             });
         match account {
             Some(account) => Event::ChosenLocally {

@@ -1532,6 +1532,53 @@ fn local_choice_puts_it_behind_too() {
     }));
 }
 
+/// As by the ledger: whoever finds all others full is refused.
+#[test]
+fn local_choice_leaves_out_what_cools() {
+    let mut rig = Rig::new(|json| {
+        json["gray"]["percent"] = 0.into();
+        json["traditional"] = serde_json::json!({"mode": "local"});
+        json["cooldown"] = serde_json::json!({"scope": {"header": "x-model"}});
+    });
+    let account_of = |(id, verdict): (Id, Option<Verdict>)| {
+        let account = verdict.and_then(Verdict::holds).map(|(_, account)| account);
+        (id, account)
+    };
+    let pushed_back = |rig: &mut Rig, headers: &[(&str, &str)], retry_after: &str| {
+        for _ in 0..100 {
+            let (id, account) = account_of(rig.request(headers));
+            if account == Some(0) {
+                rig.respond(id, 429, &[("retry-after", retry_after)]);
+            }
+            rig.worker.on_end(rig.now_ms, id);
+            if account == Some(0) {
+                return;
+            }
+        }
+        panic!("it is never chosen");
+    };
+    let fill = |rig: &mut Rig| -> Vec<Option<u32>> {
+        let all: Vec<_> = (0..7).map(|_| account_of(rig.request(&[]))).collect();
+        for (id, account) in &all {
+            if account.is_some() {
+                rig.worker.on_end(rig.now_ms, *id);
+            }
+        }
+        all.into_iter().map(|(_, account)| account).collect()
+    };
+    let of = |all: &[Option<u32>], account| all.iter().filter(|one| **one == account).count();
+    // For one model alone: the others go on.
+    pushed_back(&mut rig, &[("x-model", "opus")], "9");
+    assert_eq!(of(&fill(&mut rig), Some(0)), 2);
+    pushed_back(&mut rig, &[], "7");
+    rig.now_ms += 6_999;
+    let all = fill(&mut rig);
+    assert_eq!((of(&all, Some(1)), of(&all, None)), (4, 3));
+    rig.now_ms += 1;
+    let all = fill(&mut rig);
+    assert_eq!((of(&all, Some(0)), of(&all, None)), (2, 1));
+}
+
 /// A worker that is to go waits for its releases, but not for ever for a Redis that never comes back.
 #[test]
 fn releases_are_kept_until_their_leases_are_over_anyway() {
