@@ -1531,6 +1531,53 @@ fn a_pass_mends_probes_and_accounts_behind() {
     assert_eq!(pass(&mut rig), 0);
 }
 
+/// What only an older version's scripts leave: they know no probes.
+#[test]
+fn a_pass_clears_away_probes_of_accounts_that_are_gone() {
+    let mut rig = Rig::new();
+    let accounts = rig.ledger.key("accounts");
+    rig.redis
+        .run::<()>("HSET", &[&accounts, "#probe:gone", "x", "#probe:b", ""]);
+    rig.redis.run::<()>("HDEL", &[&accounts, "b"]);
+    assert_eq!(
+        pass(&mut rig),
+        1,
+        "b is still in free, the rest is no count"
+    );
+    let meta = rig.ledger.state().meta;
+    assert!(
+        !meta.keys().any(|name| name.starts_with("#probe:")),
+        "{meta:?}"
+    );
+}
+
+/// An older version's recount takes the flag of an account that probes for wrong, and counts it: this one only puts it back.
+#[test]
+fn a_pass_that_ends_what_an_older_one_did_to_a_probe_finds_no_drift() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 3)])).unwrap();
+    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(3));
+    let (probe, _) = rig.take();
+    let accounts = rig.ledger.key("accounts");
+    let record = |rig: &Rig| rig.redis.run::<String>("HGET", &[&accounts, "a"]);
+    let probing = record(&rig);
+    let old = probing.replacen(" 4", " 0", 1);
+    assert_ne!(old, probing);
+    for _ in 0..2 {
+        rig.redis.run::<()>("HSET", &[&accounts, "a", &old]);
+        rig.redis
+            .run::<()>("ZADD", &[&rig.ledger.key("free"), "100000", "a"]);
+        assert_eq!(pass(&mut rig), 0);
+        assert_eq!(record(&rig), probing);
+        assert_eq!(rig.free(), "");
+    }
+    assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(1));
+    // Without a probe it is wrong as ever.
+    rig.redis.run::<()>("HSET", &[&accounts, "a", &probing]);
+    assert_eq!(pass(&mut rig), 1);
+}
+
 #[test]
 fn an_account_behind_is_taken_when_no_other_can_be() {
     let mut rig = Rig::new();
