@@ -882,10 +882,7 @@ impl Worker {
             pool: pool.unwrap_or(usize::MAX),
             phase: Phase::Idle,
             session: None,
-            scope: self.config.cooldown.scope.as_ref().and_then(|header| {
-                let value = headers.get(header).filter(|value| !value.is_empty())?;
-                Some(Box::new(gray::hash128(value)))
-            }),
+            scope: None,
             epoch: 0,
             renewed_ms: now_ms,
             told: false,
@@ -903,6 +900,7 @@ impl Worker {
             Some(pool) => {
                 let random = self.random.u64(..);
                 let share = self.share(now_ms, pool);
+                let local = self.config.traditional != Traditional::Passthrough;
                 let (choice, bucket) =
                     self.gate
                         .choose(&self.config.gray, share, headers, session, random);
@@ -914,6 +912,10 @@ impl Worker {
                         && self.config.affinity_ttl_ms > 0
                     {
                         request.session = Some(gray::hash128(session));
+                    }
+                    // Nor does who gets no account here cool one.
+                    if choice == Choice::In || local {
+                        request.scope = scope(&self.config, headers);
                     }
                 }
                 match choice {
@@ -2635,6 +2637,13 @@ impl Worker {
             .map(|pool| pool.name.clone())
             .unwrap_or_default()
     }
+}
+
+/// The hash of what the request cools an account for, if not for all.
+#[inline(never)]
+fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
+    let value = headers.get(config.cooldown.scope.as_ref()?)?;
+    (!value.is_empty()).then(|| Box::new(gray::hash128(value)))
 }
 
 fn is_ok(reply: &[u8]) -> bool {

@@ -475,6 +475,25 @@ fn who_is_refused_is_told_when_a_cooldown_ends_not_when_one_is_behind_no_more() 
     );
 }
 
+/// However many are behind: those that take no lease for another reason too.
+#[test]
+fn who_is_refused_is_told_when_a_cooldown_ends_among_many_that_are_behind() {
+    let mut rig = Rig::bare(&[]);
+    let ids: Vec<String> = (0..40).map(|number| format!("a{number}")).collect();
+    let accounts: Vec<_> = ids.iter().map(|id| account(id, 1)).collect();
+    rig.pipe.sync(1, 1, Some(&accounts)).unwrap();
+    for id in &ids {
+        rig.pipe.heard(id, Heard::Behind(20_000)).unwrap();
+        rig.pipe.cooldown(id, 40_000).unwrap();
+    }
+    let lease = rig.mint();
+    let answer = rig.pipe.acquire(lease, Mode::Take, None);
+    assert!(
+        matches!(answer, Ok(Answer::Saturated(38_000..=40_000))),
+        "{answer:?}"
+    );
+}
+
 #[test]
 fn drained_accounts_stay_drained_through_a_sync() {
     let mut rig = Rig::bare(&[]);
@@ -693,6 +712,22 @@ fn a_wrong_type_at_a_key_loses_no_lease_that_is_to_be_freed_or_renewed() {
         assert!(rig.ledger.is_empty(), "{name}");
         rig.ledger.assert_consistent();
     }
+}
+
+/// A release ends all its leases, though nobody can tell then whether an account cools.
+#[test]
+fn a_wrong_type_at_the_cooldowns_stops_no_release_half_way() {
+    let mut rig = Rig::new();
+    let leases = rig.fill();
+    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    let (key, kept) = (rig.ledger.key("cooldown"), "kept");
+    rig.redis.run::<()>("RENAME", &[&key, kept]);
+    rig.redis.run::<()>("SET", &[&key, "not a collection"]);
+    let leases: Vec<_> = leases.into_iter().map(|(lease, _)| lease).collect();
+    assert_eq!(rig.pipe.release(&leases), Ok(6));
+    rig.redis.run::<()>("RENAME", &[kept, &key]);
+    assert_eq!(rig.free(), "b c");
+    rig.ledger.assert_consistent();
 }
 
 #[test]
