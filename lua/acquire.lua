@@ -17,9 +17,9 @@
 --       8 scope: 1 when the scope's cooldowns count too; 0
 -- Returns {granted, account, epoch, probe} | {saturated, retry after, ms}
 --         probe: only there when the lease probes, for an account that has cooled: `cooldown` wants to know whether it passed
---         A lease id that holds a lease already gets its account again.
+--         A lease id that holds a lease already gets its account again, and probe again.
 -- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. No lease is taken then.
--- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more
+-- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at most
 local lease, mode, wanted = ARGV[1], ARGV[5] or 'take', ARGV[6] or ''
 local ttl, seed, weight = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local session_ttl, scoped = tonumber(ARGV[7] or 0), tonumber(ARGV[8] or 0)
@@ -195,18 +195,23 @@ end
 if not account or mode == 'dry' then
   local held = call('HGET', OWNER, lease) or account
   if held then
-    return {'granted', string.match(held, '^[^:]*'), epoch}
+    account = string.match(held, '^[^:]*')
+    local probing = mode ~= 'dry' and call('HGET', ACCOUNTS, '#probe:' .. account) == lease
+    return {'granted', account, epoch, probing and 'probe' or nil}
   end
   -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
   -- since most end long before they expire.
-  local wait = 60000
-  local cooling = call('ZRANGE', COOLDOWN, 0, 15, 'WITHSCORES')
-  for i = 2, #cooling, 2 do
-    -- One that is behind can take a lease already.
-    if not string.find(cooling[i - 1], ':') then
-      wait = math.min(wait, cooling[i] - now)
+  local wait, from, cooling = 60000, 0, nil
+  repeat
+    cooling = call('ZRANGE', COOLDOWN, from, from + 15, 'WITHSCORES')
+    for i = 2, #cooling, 2 do
+      -- One that is behind can take a lease already.
+      if not string.find(cooling[i - 1], ':') then
+        wait = math.min(wait, cooling[i] - now)
+      end
     end
-  end
+    from = from + 16
+  until #cooling < 32 or cooling[32] - now >= wait
   local live = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
   if live[2] then
     wait = math.min(wait, 1000, live[2] - now)
@@ -219,7 +224,8 @@ local probes = got[1] and string.sub(got[1], -2) == ' 4' and tools().wants_probe
 if call('ZADD', LEASES, 'NX', format('%d', now + ttl), lease) == 0 then
   local held = call('HGET', OWNER, lease)
   if held then
-    return {'granted', string.match(held, '^[^:]*'), epoch}
+    account = string.match(held, '^[^:]*')
+    return {'granted', account, epoch, call('HGET', ACCOUNTS, '#probe:' .. account) == lease and 'probe' or nil}
   end
 end
 local used = redis.pcall('HINCRBY', USED, account, '1')

@@ -4,13 +4,13 @@
 --       7 control (HASH, see control.lua)
 -- ARGV  1 cursor, 0 to begin with
 --       2 about how many accounts to answer, 1..1000
--- Returns {next cursor or 0, now ms, revision, epoch, leases, how many of them have expired, percent in basis points or
---         as it stands, ?: far too long, accounts}, the last a list of
+-- Returns {next cursor or 0, now ms, revision, epoch, leases, how many of them have expired, percent as it stands (?: far
+--         too long) or nothing, accounts}, the last a list of
 --         {id, max, used, base, load's part of the score, state, until ms or 0, flags}
---         state: free | behind (free when no other is) | full | probe (free for one lease) | probing (by that one) | disabled
+--         state: free | probe (free for one lease) | behind (free when no other is) | full | probing (by that one) | disabled
 --         | drained | cooling | removed; of several the last one named
 --         flags: all that is against it, as in its record
---         A cooldown that is over but not cleared away yet counts as over.
+--         A cooldown, or a time behind, that is over but not cleared away yet counts as over.
 -- Errors  NOPOOL, BADARG
 -- Flags  no-writes
 -- Cost  O(accounts answered · log accounts)
@@ -36,12 +36,14 @@ for i = 1, #page[2], 2 do
     local behind = tonumber(base) >= BEHIND
     if behind then
       base = string.format('%.0f', base - BEHIND)
+      behind = tonumber(call('ZSCORE', COOLDOWN, 'behind:' .. account) or 0) > now
     end
     local state = used < max and (behind and 'behind' or 'free') or 'full'
     local probe = math.floor(flags / tool.COOLING) % 2 == 1 and tool.probe_of(account)
     if probe and probe ~= '' then
       state = 'probing'
-    elseif probe and used < max then
+    elseif probe and used < max and not behind then
+      -- Of one that is behind this says less: that decides whether it is chosen.
       state = 'probe'
     end
     if flags % 2 == 1 then

@@ -35,7 +35,8 @@ local function settle(account, record, used, list)
   if flags == '4' and used < max then
     -- As `wants_probe` of the tools, which few callers have at hand.
     local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
-    open = probe and not call('ZSCORE', COOLDOWN, account)
+    -- This may come after writes, so that it may not end in an error: whoever can't be judged is not open.
+    open = probe and not redis.pcall('ZSCORE', COOLDOWN, account)
       and string.match(call('HGET', OWNER, probe) or '', '^[^:]*') ~= account
   end
   if open and used < max then

@@ -118,6 +118,11 @@ elseif stage == 'compare' then
   for i = 1, #list, 2 do
     local account = list[i]
     local record = string.byte(account) ~= 35 and call('HGET', ACCOUNTS, account)
+    local gone = string.match(account, '^#probe:(.*)')
+    if gone and call('HEXISTS', ACCOUNTS, gone) == 0 then
+      -- Older scripts remove an account and leave its probe.
+      call('HDEL', ACCOUNTS, account)
+    end
     if record then
       local counted = tool.used('#' .. account)
       if tool.used(account) ~= counted then
@@ -131,14 +136,16 @@ elseif stage == 'compare' then
         and tool.wants_probe(account) then
         call('HDEL', ACCOUNTS, '#probe:' .. account)
       end
+      local probed = not call('ZSCORE', COOLDOWN, account) and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1
       for flag, true_now in pairs({
-        [tool.COOLING] = (call('ZSCORE', COOLDOWN, account) or call('HGET', ACCOUNTS, '#probe:' .. account)) and true or false,
+        [tool.COOLING] = probed or call('ZSCORE', COOLDOWN, account) and true or false,
         [tool.DRAINED] = call('HEXISTS', KEYS[8], 'drain:' .. account) == 1,
       }) do
         if flags < tool.REMOVED and (math.floor(flags / flag) % 2 == 1) ~= true_now then
           tool.flag(account, flag, true_now)
           record = call('HGET', ACCOUNTS, account)
-          drift = drift + 1
+          -- A recount of an older version takes the flag of one that probes away: nobody broke anything.
+          drift = drift + (flag == tool.COOLING and probed and 0 or 1)
         end
       end
       if flags < tool.REMOVED and tool.behind(account, call('ZSCORE', COOLDOWN, 'behind:' .. account) and true or false) then

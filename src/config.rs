@@ -244,6 +244,8 @@ pub struct Failing {
     pub window_ms: u64,
     /// Of at least so many answers.
     pub min_requests: u32,
+    /// Or so many failures in a row, however long that takes.
+    pub consecutive: u32,
     /// How long the account is behind, in ms.
     pub behind_ms: u64,
 }
@@ -707,6 +709,7 @@ fn failing(mut f: Fields<'_, '_>) -> Failing {
         percent: f.int("percent", 50, 0..=100),
         window_ms: f.int("window_ms", 10_000, 100..=3_600_000),
         min_requests: f.int("min_requests", 20, 1..=1_000_000),
+        consecutive: f.int("consecutive", 5, 1..=1_000_000),
         behind_ms: f.int("behind_ms", 30_000, 1..=86_400_000),
     };
     f.done();

@@ -3,6 +3,17 @@
 
 use crate::config::Failing;
 
+/// What Envoy calls it when it answers because an account's upstream does not, where the name does not begin with
+/// `upstream_`. The cluster may be the account's own fault: its headers can choose it.
+const NO_UPSTREAM: [&[u8]; 6] = [
+    b"no_healthy_upstream",
+    b"response_timeout",
+    b"cluster_not_found",
+    b"no_cluster",
+    b"maintenance_mode",
+    b"stream_idle_timeout",
+];
+
 /// Who answered a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -20,9 +31,7 @@ impl Source {
     pub fn of(code_details: &[u8]) -> Self {
         if code_details == b"via_upstream" {
             Self::Upstream
-        } else if code_details.starts_with(b"upstream_")
-            || [&b"no_healthy_upstream"[..], b"response_timeout"].contains(&code_details)
-        {
+        } else if code_details.starts_with(b"upstream_") || NO_UPSTREAM.contains(&code_details) {
             Self::NoUpstream
         } else {
             Self::Envoy
@@ -38,6 +47,8 @@ struct Window {
     /// All answers since, failures included.
     answers: u32,
     failed: u32,
+    /// Failures since the last answer that is none, from whatever window.
+    in_a_row: u32,
     /// The account is behind until then, in ms.
     behind_until_ms: u64,
 }
@@ -58,10 +69,12 @@ impl Windows {
     pub fn answered(&mut self, account: u32) {
         if let Some(window) = self.0.get_mut(account as usize) {
             window.answers = window.answers.saturating_add(1);
+            window.in_a_row = 0;
         }
     }
 
-    /// The account failed. Answers whether it is to be put behind the others now.
+    /// The account failed. Answers whether it is to be put behind the others now. One that fails in a row, and fails again when
+    /// it is back, is put behind at once.
     pub fn failed(&mut self, now_ms: u64, account: u32, settings: Failing) -> bool {
         let Some(window) = self.0.get_mut(account as usize) else {
             return false;
@@ -73,9 +86,12 @@ impl Windows {
         }
         window.answers = window.answers.saturating_add(1);
         window.failed = window.failed.saturating_add(1);
+        window.in_a_row = window.in_a_row.saturating_add(1);
         let share = u64::from(window.failed).saturating_mul(100);
         let most = u64::from(window.answers).saturating_mul(u64::from(settings.percent));
-        let over = window.answers >= settings.min_requests && share >= most;
+        let over = now_ms >= window.behind_until_ms
+            && (window.in_a_row >= settings.consecutive
+                || window.answers >= settings.min_requests && share >= most);
         if over {
             window.failed = 0;
             window.behind_until_ms = now_ms.saturating_add(settings.behind_ms);
@@ -99,6 +115,7 @@ mod tests {
         percent: 50,
         window_ms: 1_000,
         min_requests: 4,
+        consecutive: 100,
         behind_ms: 5_000,
     };
 
@@ -113,12 +130,35 @@ mod tests {
         assert!(fail(&mut windows, 999));
         assert!(windows.is_behind(5_998, 0) && !windows.is_behind(5_999, 0));
         assert!(!windows.is_behind(999, 1), "another account");
-        // It begins again, and is put off again.
+        // What fails meanwhile changes nothing; then it begins again.
+        assert!((1_000..5_999).all(|ms| !fail(&mut windows, ms)));
+        windows.answered(0);
         assert_eq!(
-            [1_000, 1_001, 1_002, 1_003].map(|ms| fail(&mut windows, ms)),
+            [7_000, 7_001, 7_002, 7_003].map(|ms| fail(&mut windows, ms)),
             [false, false, false, true]
         );
-        assert!(windows.is_behind(6_002, 0));
+        assert!(windows.is_behind(12_002, 0));
+    }
+
+    #[test]
+    fn so_many_in_a_row_however_slowly() {
+        let settings = Failing {
+            consecutive: 3,
+            ..SETTINGS
+        };
+        let hour_ms = 3_600_000;
+        let mut windows = Windows::new(1, settings);
+        let fail = |windows: &mut Windows, hour: u64| windows.failed(hour * hour_ms, 0, settings);
+        assert_eq!([1, 2].map(|hour| fail(&mut windows, hour)), [false; 2]);
+        windows.answered(0);
+        assert_eq!(
+            [3, 4, 5].map(|hour| fail(&mut windows, hour)),
+            [false, false, true]
+        );
+        // Back, and failing still: no new count.
+        assert!(fail(&mut windows, 6));
+        windows.answered(0);
+        assert!(!fail(&mut windows, 7));
     }
 
     #[test]
@@ -136,7 +176,7 @@ mod tests {
         assert!(!windows.failed(1, 0, SETTINGS), "2 of 5");
         // One a second never makes four in a window.
         let mut windows = Windows::new(1, SETTINGS);
-        assert!((0..100).all(|n| !windows.failed(n * 1_000, 0, SETTINGS)));
+        assert!((0..90).all(|n| !windows.failed(n * 1_000, 0, SETTINGS)));
     }
 
     #[test]
@@ -163,6 +203,11 @@ mod tests {
             ("upstream_response_timeout", Source::NoUpstream),
             ("response_timeout", Source::NoUpstream),
             ("no_healthy_upstream", Source::NoUpstream),
+            ("cluster_not_found", Source::NoUpstream),
+            ("no_cluster", Source::NoUpstream),
+            ("maintenance_mode", Source::NoUpstream),
+            ("stream_idle_timeout", Source::NoUpstream),
+            ("route_not_found", Source::Envoy),
             ("direct_response", Source::Envoy),
             ("rbac_access_denied_matched_policy[p]", Source::Envoy),
             ("", Source::Envoy),

@@ -1,6 +1,6 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
-use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score};
+use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score, Traditional};
 use crate::gray;
 use crate::headers::Headers;
 
@@ -239,6 +239,8 @@ pub struct Counts {
     used: Vec<u32>,
     /// Accounts that an operator has drained, as last seen.
     drained: Vec<bool>,
+    /// Until when each account cools, in ms, as far as this worker was told by its upstream; empty when nothing is chosen here.
+    cool_until_ms: Vec<u64>,
     shown: Vec<Shown>,
     /// How often that was seen in the ledger.
     seen: u64,
@@ -287,6 +289,10 @@ impl Counts {
             bases: bases(&pool.accounts, config.score, config.priority_mode),
             used: vec![0; pool.accounts.len()],
             drained: vec![false; pool.accounts.len()],
+            cool_until_ms: match config.traditional {
+                Traditional::Local { .. } => vec![0; pool.accounts.len()],
+                Traditional::Passthrough => Vec::new(),
+            },
             shown,
             seen: 0,
         }
@@ -349,6 +355,13 @@ impl Counts {
         }
     }
 
+    /// The account takes no request of this worker's own choice until then; that only ever extends.
+    pub fn cool(&mut self, account: u32, until_ms: u64) {
+        if let Some(until) = self.cool_until_ms.get_mut(account as usize) {
+            *until = until_ms.max(*until);
+        }
+    }
+
     /// Puts the operator's drains in force: ids with a space between. Those of no account here are left out.
     pub fn drain(&mut self, ids: &[u8]) {
         self.drained.fill(false);
@@ -360,10 +373,11 @@ impl Counts {
         }
     }
 
-    /// The best enabled account that is not drained, with room in this worker's share, by the same score as the ledger's;
-    /// `None`: all full. Those that `behind` names come after all others.
+    /// The best enabled account that is neither drained nor cooling, with room in this worker's share, by the same score as the
+    /// ledger's; `None`: there is none. Those that `behind` names come after all others.
     pub fn choose(
         &self,
+        now_ms: u64,
         pool: &Pool,
         score: Score,
         share: u32,
@@ -380,7 +394,9 @@ impl Counts {
                 .checked_div(share)
                 .unwrap_or(1)
                 .max(1);
-            if !account.enabled || *drained || *used >= most {
+            let until_ms = self.cool_until_ms.get(index as usize);
+            let cools = until_ms.is_some_and(|until_ms| now_ms < *until_ms);
+            if !account.enabled || *drained || cools || *used >= most {
                 continue;
             }
             let load = f64::from(*used) / f64::from(most);

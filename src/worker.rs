@@ -509,6 +509,7 @@ enum Command {
         text: String,
     },
     Cooldown {
+        slot: usize,
         pool: usize,
         account: u32,
         heard: Heard,
@@ -551,6 +552,19 @@ enum PipeState {
     Ready,
 }
 
+/// What a request's answer means for an account that has cooled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Probe {
+    /// Nothing, as far as the ledger said.
+    No,
+    /// Its lease probes, or may do so: what the ledger said of that was lost.
+    Awaits,
+    /// It was answered well before the ledger said anything.
+    Early,
+    /// It was answered well, and the ledger has yet to hear it.
+    Passed,
+}
+
 #[derive(Debug)]
 struct Request {
     stream: u32,
@@ -569,8 +583,7 @@ struct Request {
     told: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
-    /// Whether its account has cooled and waits for its answer.
-    probes: bool,
+    probe: Probe,
     /// Its bucket, if that decided.
     bucket: Option<u16>,
     /// When it came, in µs.
@@ -870,15 +883,12 @@ impl Worker {
             pool: pool.unwrap_or(usize::MAX),
             phase: Phase::Idle,
             session: None,
-            scope: self.config.cooldown.scope.as_ref().and_then(|header| {
-                let value = headers.get(header).filter(|value| !value.is_empty())?;
-                Some(Box::new(gray::hash128(value)))
-            }),
+            scope: None,
             epoch: 0,
             renewed_ms: now_ms,
             told: false,
             lost: false,
-            probes: false,
+            probe: Probe::No,
             bucket: None,
             came_us: self.now_us,
         });
@@ -891,6 +901,7 @@ impl Worker {
             Some(pool) => {
                 let random = self.random.u64(..);
                 let share = self.share(now_ms, pool);
+                let local = self.config.traditional != Traditional::Passthrough;
                 let (choice, bucket) =
                     self.gate
                         .choose(&self.config.gray, share, headers, session, random);
@@ -903,10 +914,14 @@ impl Worker {
                     {
                         request.session = Some(gray::hash128(session));
                     }
+                    // Nor does who gets no account here cool one.
+                    if choice == Choice::In || local {
+                        request.scope = scope(&self.config, headers);
+                    }
                 }
                 match choice {
                     Choice::Out => {
-                        self.count_in(pool, Counter::Out);
+                        self.counters.add_in(pool, Counter::Out, 1);
                         Event::Out(Reason::OutOfPercentage)
                     }
                     Choice::In => {
@@ -962,7 +977,9 @@ impl Worker {
         let Some(request) = self.request(slot, stream) else {
             return false;
         };
-        let (pool, probes) = (request.pool, request.probes);
+        let pool = request.pool;
+        // One that was chosen here may probe before the ledger has said so.
+        let probes = request.probe == Probe::Awaits || request.told && request.epoch == 0;
         let Some((_, account)) = request.phase.holds() else {
             return false;
         };
@@ -994,9 +1011,8 @@ impl Worker {
         let Some(request) = self.request(slot, stream) else {
             return;
         };
-        let (pool, probes) = (request.pool, request.probes);
-        let Some((lease, account)) = request.phase.holds().filter(|_| source != Source::Envoy)
-        else {
+        let (pool, probe) = (request.pool, request.probe);
+        let Some((_, account)) = request.phase.holds().filter(|_| source != Source::Envoy) else {
             return;
         };
         if status >= 500 {
@@ -1004,7 +1020,7 @@ impl Worker {
             let state = self.pools.get_mut(pool);
             if state.is_some_and(|state| state.windows.failed(now_ms, account, settings)) {
                 self.count_in(pool, Counter::Behind);
-                self.tell_of(now_ms, pool, account, Heard::Behind(settings.behind_ms));
+                self.tell_of(now_ms, slot, account, Heard::Behind(settings.behind_ms));
             }
         } else {
             self.answered(pool, account);
@@ -1017,21 +1033,59 @@ impl Worker {
                 .add_in(pool, Counter::CooldownMalformed, rest.malformed);
             let cooldown_ms = rest.ms;
             self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
-        } else if probes && status < 500 {
-            self.count_in(pool, Counter::ProbePassed);
-            self.tell_of(now_ms, pool, account, Heard::Passed(lease));
+        } else if status < 500 {
+            let passed = matches!(probe, Probe::Awaits | Probe::Passed);
+            let probe = if passed { Probe::Passed } else { Probe::Early };
+            return self.set_probe(now_ms, slot, probe);
         }
+        self.set_probe(now_ms, slot, Probe::No);
+    }
+
+    /// The ledger says that a request probes, or may have said so.
+    fn may_probe(&mut self, now_ms: u64, slot: usize) {
+        let probe = self.requests.get(slot).map(|request| request.probe);
+        let early = matches!(probe, Some(Probe::Early | Probe::Passed));
+        let probe = if early { Probe::Passed } else { Probe::Awaits };
+        self.set_probe(now_ms, slot, probe);
+    }
+
+    /// One that has passed is told now if the ledger can hear, and with each of its renewals until it has heard.
+    #[inline(never)]
+    fn set_probe(&mut self, now_ms: u64, slot: usize, probe: Probe) {
         if let Some(request) = self.requests.get_mut(slot) {
-            request.probes = false;
+            request.probe = probe;
+            if let Some((lease, account)) = request.phase.holds().filter(|_| probe == Probe::Passed)
+            {
+                self.tell_of(now_ms, slot, account, Heard::Passed(lease));
+            }
+        }
+    }
+
+    fn on_told(&mut self, slot: usize, pool: usize, heard: Heard, ended: u64) {
+        if let Heard::Passed(lease) = heard {
+            self.counters
+                .add_in(pool, Counter::ProbePassed, ended.min(1));
+            let request = self.requests.get_mut(slot).filter(|request| {
+                let held = request.phase.holds();
+                held.is_some_and(|(held, _)| held == lease)
+            });
+            if let Some(request) = request {
+                request.probe = Probe::No;
+            }
         }
     }
 
     /// Tells the ledger what an answer says of its account; if it can't hear now, it is not told.
-    fn tell_of(&mut self, now_ms: u64, pool: usize, account: u32, heard: Heard) {
-        if self.state == PipeState::Ready {
+    #[inline(never)]
+    fn tell_of(&mut self, now_ms: u64, slot: usize, account: u32, heard: Heard) {
+        if let Some(request) = self.requests.get(slot)
+            && self.state == PipeState::Ready
+        {
+            let pool = request.pool;
             self.write(
                 now_ms,
                 Command::Cooldown {
+                    slot,
                     pool,
                     account,
                     heard,
@@ -1112,10 +1166,12 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn count_in(&mut self, pool: usize, counter: Counter) {
         self.counters.add_in(pool, counter, 1);
     }
 
+    #[inline(never)]
     fn shadow_failed(&mut self, pool: usize) {
         self.count_in(pool, Counter::ShadowFailed);
     }
@@ -1197,12 +1253,18 @@ impl Worker {
                     self.count_in(pool, Counter::Cooldown);
                     let request = self.requests.get(slot);
                     let scope = request.and_then(|request| request.scope.as_deref().copied());
+                    if let Some(state) = self.pools.get_mut(pool)
+                        && scope.is_none()
+                    {
+                        let until_ms = now_ms.saturating_add(cooldown_ms);
+                        state.counts.cool(account, until_ms);
+                    }
                     let heard = if scope.is_none() && self.config.cooldown.probe {
                         Heard::CoolThenProbe(cooldown_ms)
                     } else {
                         Heard::Cool(cooldown_ms, scope)
                     };
-                    self.tell_of(now_ms, pool, account, heard);
+                    self.tell_of(now_ms, slot, account, heard);
                 }
                 Effect::Release { lease, in_doubt } => {
                     if self.requests.get(slot).is_some_and(|request| request.told) {
@@ -1267,7 +1329,8 @@ impl Worker {
             .and_then(|(pool, state)| {
                 let behind = |account| state.windows.is_behind(now_ms, account);
                 let (score, random) = (self.config.score, &mut self.random);
-                state.counts.choose(pool, score, share, random, behind)
+                let counts = &state.counts;
+                counts.choose(now_ms, pool, score, share, random, behind)
             });
         match account {
             Some(account) => Event::ChosenLocally {
@@ -1366,6 +1429,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn doubt(&mut self, doubt: Doubt) {
         if self.doubts.len() < self.config.redis.max_pending.saturating_mul(4) {
             self.doubts.push_back(doubt);
@@ -1421,6 +1485,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn acquires_fail(&mut self, now_ms: u64, reason: Reason, fault: Option<Fault>) {
         let redis = &self.config.redis;
         if self.breaker.failed(
@@ -1782,6 +1847,9 @@ impl Worker {
             if due && let Some(batch) = batches.get_mut(request.pool) {
                 batch.push((slot, lease));
             }
+            if request.probe == Probe::Passed {
+                self.set_probe(now_ms, slot, Probe::Passed);
+            }
         }
         for (pool, batch) in batches.into_iter().enumerate() {
             for leases in batch.chunks(RENEW_BATCH) {
@@ -1848,13 +1916,16 @@ impl Worker {
             }
             Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
             Command::Cooldown {
+                slot,
                 pool,
                 account,
                 heard,
                 tries,
-            } => {
-                if let Err(fault) = script::number(reply) {
+            } => match script::number(reply) {
+                Ok(ended) => self.on_told(slot, pool, heard, ended),
+                Err(fault) => {
                     let retry = Command::Cooldown {
+                        slot,
                         pool,
                         account,
                         heard,
@@ -1862,7 +1933,7 @@ impl Worker {
                     };
                     self.recover(now_ms, fault, pool, (tries < RETRIES).then_some(retry));
                 }
-            }
+            },
         }
     }
 
@@ -2003,9 +2074,10 @@ impl Worker {
                 if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
                     request.epoch = epoch;
                     request.renewed_ms = sent_ms;
-                    request.probes = probes;
-                    self.counters
-                        .add_in(acquire.pool, Counter::Probe, u64::from(probes));
+                    if probes {
+                        self.count_in(acquire.pool, Counter::Probe);
+                        self.may_probe(now_ms, acquire.slot);
+                    }
                 }
                 self.see_epoch(now_ms, acquire.pool, epoch);
                 if acquire.kind == AcquireKind::Take {
@@ -2487,6 +2559,12 @@ impl Worker {
                     kind: AcquireKind::Dry | AcquireKind::DryBeside(_),
                     ..
                 }) => self.shadow_failed(pool),
+                Command::Acquire(acquire)
+                    if matches!(acquire.kind, AcquireKind::Record(_))
+                        && self.is_wanted(&acquire) =>
+                {
+                    self.may_probe(now_ms, acquire.slot)
+                }
                 Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
                 // release in this very list.
@@ -2528,6 +2606,7 @@ impl Worker {
         }
     }
 
+    #[inline(never)]
     fn pool_name(&self, pool: usize) -> String {
         self.config
             .pools
@@ -2535,6 +2614,13 @@ impl Worker {
             .map(|pool| pool.name.clone())
             .unwrap_or_default()
     }
+}
+
+/// The hash of what the request cools an account for, if not for all.
+#[inline(never)]
+fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
+    let value = headers.get(config.cooldown.scope.as_ref()?)?;
+    (!value.is_empty()).then(|| Box::new(gray::hash128(value)))
 }
 
 fn is_ok(reply: &[u8]) -> bool {

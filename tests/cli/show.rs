@@ -398,6 +398,31 @@ next: the lowest sum wins
 }
 
 /// Accounts that have cooled, and one that fails.
+/// That it is behind decides over that it is to be probed, and not for longer than it lasts.
+#[test]
+fn an_account_behind_that_is_to_be_probed_is_shown_as_behind() {
+    let mut rig = Rig::empty();
+    let accounts = ["a", "both", "over"].map(|id| account(id, 4));
+    rig.pipe.sync(7, 1, Some(&accounts)).unwrap();
+    rig.pipe.heard("both", Heard::CoolThenProbe(1)).unwrap();
+    rig.pipe.heard("both", Heard::Behind(59_000)).unwrap();
+    rig.pipe.heard("over", Heard::Behind(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    let explained = rig.json(&["explain", "--random", "0.2"]);
+    let accounts = explained["accounts"].as_array().unwrap();
+    let seen: Vec<_> = accounts
+        .iter()
+        .map(|account| (&account["state"], account["chance"].as_f64().unwrap() > 0.0))
+        .collect();
+    let expected = [("free", true), ("behind", false), ("free", true)];
+    assert!(
+        seen.iter()
+            .zip(expected)
+            .all(|(seen, expected)| *seen.0 == expected.0 && seen.1 == expected.1),
+        "{seen:?}"
+    );
+}
+
 #[test]
 fn probes_and_accounts_behind_are_shown() {
     let mut rig = Rig::empty();

@@ -318,12 +318,16 @@ fn an_account_rests_for_one_model_alone() {
     world.assert_all_free();
 }
 
-/// The share of the requests that the account which fails at once gets, of 600, in percent.
-fn share_of_the_failing(failing: serde_json::Value, fails_by: &'static str) -> (u64, u64) {
+/// The share of the requests that the account which fails at once gets, of 600, in percent. What makes it fail is a header
+/// of its own.
+fn share_of_the_failing(
+    failing: serde_json::Value,
+    (header, fails_by): (&'static str, &'static str),
+) -> (u64, u64) {
     let accounts = [("a", 10), ("b", 10), ("bad", 10)];
     let world = World::start(config(&accounts).plugin(|plugin| {
         plugin["failing"] = failing.clone();
-        plugin["pools"][0]["accounts"][2]["set_headers"][":path"] = json!(fails_by);
+        plugin["pools"][0]["accounts"][2]["set_headers"][header] = json!(fails_by);
     }));
     let replies = world
         .client()
@@ -341,12 +345,43 @@ fn share_of_the_failing(failing: serde_json::Value, fails_by: &'static str) -> (
 
 #[test]
 fn an_account_that_fails_at_once_does_not_attract_the_traffic() {
-    let (before, _) = share_of_the_failing(json!({"percent": 0}), "/status/500");
-    for fails_by in ["/status/500", "/reset"] {
+    let ways = [
+        (":path", "/status/500"),
+        (":path", "/reset"),
+        ("x-upstream", "no_such_cluster"),
+    ];
+    let (before, _) = share_of_the_failing(json!({"percent": 0}), ways[0]);
+    for fails_by in ways {
         let (after, behind) = share_of_the_failing(json!({}), fails_by);
-        println!("{fails_by}: {before} % without, {after} % with; put behind {behind} times");
+        println!("{fails_by:?}: {before} % without, {after} % with; put behind {behind} times");
         assert!(before > 60, "it attracts: {before} %");
         assert!(after < 20, "put behind: {after} %");
         assert!(behind >= 1);
     }
+}
+
+/// Ten requests a second over eight workers, one after the other, for an account that is preferred and refuses every
+/// connection: no worker sees twenty failures in ten seconds.
+#[test]
+fn at_a_slow_rate_over_many_workers_too() {
+    let accounts = [("a", 10), ("b", 10), ("bad", 10)];
+    let world = World::start(config(&accounts).workers(8).plugin(|plugin| {
+        for (account, priority) in [(0, 2), (1, 2), (2, 1)] {
+            plugin["pools"][0]["accounts"][account]["priority"] = json!(priority);
+        }
+        plugin["pools"][0]["accounts"][2]["set_headers"][":path"] = json!("/reset");
+    }));
+    let statuses: Vec<u16> = (0..80)
+        .map(|_| {
+            std::thread::sleep(Duration::from_millis(100));
+            world.get("/").status
+        })
+        .collect();
+    let failed = statuses.iter().filter(|status| **status >= 500).count();
+    println!(
+        "{failed} of 80 failed; put behind {} times",
+        world.counter("behind")
+    );
+    assert!((5..=4 * 8 + 1).contains(&failed), "{statuses:?}");
+    assert!(statuses[40..].iter().all(|status| *status == 200));
 }

@@ -475,6 +475,25 @@ fn who_is_refused_is_told_when_a_cooldown_ends_not_when_one_is_behind_no_more() 
     );
 }
 
+/// However many are behind: those that take no lease for another reason too.
+#[test]
+fn who_is_refused_is_told_when_a_cooldown_ends_among_many_that_are_behind() {
+    let mut rig = Rig::bare(&[]);
+    let ids: Vec<String> = (0..40).map(|number| format!("a{number}")).collect();
+    let accounts: Vec<_> = ids.iter().map(|id| account(id, 1)).collect();
+    rig.pipe.sync(1, 1, Some(&accounts)).unwrap();
+    for id in &ids {
+        rig.pipe.heard(id, Heard::Behind(20_000)).unwrap();
+        rig.pipe.cooldown(id, 40_000).unwrap();
+    }
+    let lease = rig.mint();
+    let answer = rig.pipe.acquire(lease, Mode::Take, None);
+    assert!(
+        matches!(answer, Ok(Answer::Saturated(38_000..=40_000))),
+        "{answer:?}"
+    );
+}
+
 #[test]
 fn drained_accounts_stay_drained_through_a_sync() {
     let mut rig = Rig::bare(&[]);
@@ -693,6 +712,22 @@ fn a_wrong_type_at_a_key_loses_no_lease_that_is_to_be_freed_or_renewed() {
         assert!(rig.ledger.is_empty(), "{name}");
         rig.ledger.assert_consistent();
     }
+}
+
+/// A release ends all its leases, though nobody can tell then whether an account cools.
+#[test]
+fn a_wrong_type_at_the_cooldowns_stops_no_release_half_way() {
+    let mut rig = Rig::new();
+    let leases = rig.fill();
+    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    let (key, kept) = (rig.ledger.key("cooldown"), "kept");
+    rig.redis.run::<()>("RENAME", &[&key, kept]);
+    rig.redis.run::<()>("SET", &[&key, "not a collection"]);
+    let leases: Vec<_> = leases.into_iter().map(|(lease, _)| lease).collect();
+    assert_eq!(rig.pipe.release(&leases), Ok(6));
+    rig.redis.run::<()>("RENAME", &[kept, &key]);
+    assert_eq!(rig.free(), "b c");
+    rig.ledger.assert_consistent();
 }
 
 #[test]
@@ -1458,6 +1493,12 @@ fn a_probe_goes_on_until_one_passes() {
     rig.pipe.release(&[probe]).unwrap();
     let (second, _) = rig.take();
     assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(0));
+    // Whoever asks again is told again, in whatever way it asks.
+    for mode in [Mode::Take, Mode::Pin("a"), Mode::Force("a")] {
+        let again = rig.pipe.acquire(second, mode, None);
+        assert_eq!(again, Ok(Answer::Granted("a".into())));
+        assert!(rig.pipe.probes);
+    }
     assert!(saturated(&mut rig));
     // Pushed back: it cools again, for at least as long, and the old probe's success means nothing.
     assert!(rig.pipe.heard("a", Heard::CoolThenProbe(20)).unwrap() <= 20);
@@ -1523,6 +1564,53 @@ fn a_pass_mends_probes_and_accounts_behind() {
     assert_eq!(pass(&mut rig), 1, "it is not behind");
     assert_eq!(rig.ledger.state().free["b"], 0.0);
     assert_eq!(pass(&mut rig), 0);
+}
+
+/// What only an older version's scripts leave: they know no probes.
+#[test]
+fn a_pass_clears_away_probes_of_accounts_that_are_gone() {
+    let mut rig = Rig::new();
+    let accounts = rig.ledger.key("accounts");
+    rig.redis
+        .run::<()>("HSET", &[&accounts, "#probe:gone", "x", "#probe:b", ""]);
+    rig.redis.run::<()>("HDEL", &[&accounts, "b"]);
+    assert_eq!(
+        pass(&mut rig),
+        1,
+        "b is still in free, the rest is no count"
+    );
+    let meta = rig.ledger.state().meta;
+    assert!(
+        !meta.keys().any(|name| name.starts_with("#probe:")),
+        "{meta:?}"
+    );
+}
+
+/// An older version's recount takes the flag of an account that probes for wrong, and counts it: this one only puts it back.
+#[test]
+fn a_pass_that_ends_what_an_older_one_did_to_a_probe_finds_no_drift() {
+    let mut rig = Rig::bare(&[]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 3)])).unwrap();
+    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+    std::thread::sleep(Duration::from_millis(3));
+    let (probe, _) = rig.take();
+    let accounts = rig.ledger.key("accounts");
+    let record = |rig: &Rig| rig.redis.run::<String>("HGET", &[&accounts, "a"]);
+    let probing = record(&rig);
+    let old = probing.replacen(" 4", " 0", 1);
+    assert_ne!(old, probing);
+    for _ in 0..2 {
+        rig.redis.run::<()>("HSET", &[&accounts, "a", &old]);
+        rig.redis
+            .run::<()>("ZADD", &[&rig.ledger.key("free"), "100000", "a"]);
+        assert_eq!(pass(&mut rig), 0);
+        assert_eq!(record(&rig), probing);
+        assert_eq!(rig.free(), "");
+    }
+    assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(1));
+    // Without a probe it is wrong as ever.
+    rig.redis.run::<()>("HSET", &[&accounts, "a", &probing]);
+    assert_eq!(pass(&mut rig), 1);
 }
 
 #[test]

@@ -348,6 +348,8 @@ impl Model {
             return same(answer, &Err(Fault::NoAccount));
         }
         if let Some((owner, _)) = self.leases.get(lease) {
+            let again = self.probes.get(owner).is_some_and(|probe| probe == lease);
+            same(&probes, &(again && way != Way::Dry))?;
             return same(answer, &Ok(Answer::Granted(owner.clone())));
         }
         match answer {
@@ -812,11 +814,12 @@ impl Pair {
             .iter()
             .map(|(id, account)| {
                 let used = self.model.used(id);
-                let cooling = self
-                    .model
-                    .cooldown
-                    .get(id)
-                    .is_some_and(|until| *until > self.model.now_ms);
+                let lasts = |member: &str| {
+                    let until = self.model.cooldown.get(member);
+                    until.is_some_and(|until| *until > self.model.now_ms)
+                };
+                let cooling = lasts(id);
+                let behind = account.behind && lasts(&format!("behind:{id}"));
                 let probing = account.cooling && self.model.probes.contains_key(id);
                 let state = if account.removed {
                     "removed"
@@ -828,10 +831,10 @@ impl Pair {
                     "disabled"
                 } else if probing && self.model.is_probed(id) {
                     "probing"
+                } else if used < account.max && behind {
+                    "behind"
                 } else if probing && used < account.max {
                     "probe"
-                } else if used < account.max && account.behind {
-                    "behind"
                 } else if used < account.max {
                     "free"
                 } else {

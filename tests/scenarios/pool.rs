@@ -77,7 +77,7 @@ fn local_choice_fills_every_account_to_its_share() {
     let mut counts = Counts::new(pool, &config);
     let mut random = fastrand::Rng::with_seed(1);
     let mut taken = Vec::new();
-    while let Some(account) = counts.choose(pool, config.score, 1, &mut random, |_| false) {
+    while let Some(account) = counts.choose(0, pool, config.score, 1, &mut random, |_| false) {
         counts.up(account);
         taken.push(account);
     }
@@ -85,21 +85,21 @@ fn local_choice_fills_every_account_to_its_share() {
     assert_eq!(taken.iter().filter(|account| **account == 0).count(), 2);
     counts.down(1);
     assert_eq!(
-        counts.choose(pool, config.score, 1, &mut random, |_| false),
+        counts.choose(0, pool, config.score, 1, &mut random, |_| false),
         Some(1)
     );
     // A share of 4 leaves one slot of each, at least.
     let counts = Counts::new(pool, &config);
     assert!(
         counts
-            .choose(pool, config.score, 4, &mut random, |_| false)
+            .choose(0, pool, config.score, 4, &mut random, |_| false)
             .is_some()
     );
     let mut counts = counts;
     counts.up(0);
     counts.up(1);
     assert_eq!(
-        counts.choose(pool, config.score, 4, &mut random, |_| false),
+        counts.choose(0, pool, config.score, 4, &mut random, |_| false),
         None
     );
 }
@@ -112,12 +112,12 @@ fn local_choice_prefers_less_load() {
     counts.up(0); // 1 of 2, against 0 of 4
     let mut random = fastrand::Rng::with_seed(1);
     assert_eq!(
-        counts.choose(&config.pools[0], config.score, 1, &mut random, |_| false),
+        counts.choose(0, &config.pools[0], config.score, 1, &mut random, |_| false),
         Some(1)
     );
     counts.up(1);
     assert_eq!(
-        counts.choose(&config.pools[0], config.score, 1, &mut random, |_| false),
+        counts.choose(0, &config.pools[0], config.score, 1, &mut random, |_| false),
         Some(1),
         "1 of 4 against 1 of 2"
     );

@@ -1270,6 +1270,113 @@ fn a_probe_that_passes_is_told() {
     assert_eq!(rig.count(Counter::ProbePassed), 1);
 }
 
+/// What the worker says when every probe of it is answered, apart from renewals and the like.
+fn verdicts(rig: &mut Rig) -> Vec<String> {
+    let sent = rig.commands();
+    let told = |sent: &Sent| {
+        let arguments = sent.arguments();
+        (arguments.get(2).map(String::as_str) == Some("passed")).then(|| arguments[3].clone())
+    };
+    sent.iter().filter_map(told).collect()
+}
+
+/// The stream may last for hours, and until the ledger has heard its account takes nobody else.
+#[test]
+fn a_probe_that_passes_is_told_until_the_ledger_has_heard() {
+    // While the pipe is away.
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.probing();
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.respond(id, 200, &[]);
+    assert_eq!(rig.count(Counter::ProbePassed), 0);
+    rig.reopen();
+    rig.wait(700);
+    assert_eq!(verdicts(&mut rig), [&*lease]);
+
+    // Under way when the pipe breaks; and then Redis will not hear it at first.
+    let mut rig = Rig::ready(|_| {});
+    let (id, lease) = rig.probing();
+    rig.respond(id, 200, &[]);
+    assert_eq!(verdicts(&mut rig), [&*lease]);
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.reopen();
+    rig.commands();
+    let (mut renewals, mut heard) = (0, 0);
+    while rig.now_ms < 30_000 {
+        for command in rig.commands() {
+            let told = command.arguments().get(2).map(String::as_str) == Some("passed");
+            heard += u32::from(told);
+            renewals += u32::from(command.arguments().len() == 4 && !told);
+            rig.reply(match command.arguments().len() {
+                4 if told && heard < 3 => "-BUSY a script is running\r\n",
+                4 if told => ":1\r\n",
+                4 => "*2\r\n$1\r\n9\r\n$1\r\nr\r\n",
+                _ => "*2\r\n$9\r\nelsewhere\r\n:0\r\n",
+            });
+        }
+        rig.wait(100);
+    }
+    assert_eq!(heard, 3, "with each renewal until it was heard");
+    assert!(renewals > heard, "renewals go on");
+    assert_eq!(rig.count(Counter::ProbePassed), 1);
+}
+
+/// Its lease is recorded beside the request, whose answer may come first.
+#[test]
+fn a_probe_chosen_here_is_told_whichever_answer_comes_first() {
+    let local = |json: &mut serde_json::Value| {
+        json["gray"]["percent"] = 0.into();
+        json["traditional"] = serde_json::json!({"mode": "local"});
+    };
+    let ready = || {
+        let mut rig = Rig::new(local);
+        let (id, _) = rig.request(&[]);
+        rig.worker.on_end(rig.now_ms, id);
+        rig.reopen();
+        rig.commands();
+        rig
+    };
+    let probe = |rig: &mut Rig| {
+        let (id, verdict) = rig.request(&[]);
+        let lease = verdict.and_then(Verdict::holds).expect("an account").0;
+        rig.commands();
+        (id, lease.as_str().to_owned())
+    };
+    let recorded = "*4\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n$5\r\nprobe\r\n";
+
+    let mut rig = ready();
+    let (id, lease) = probe(&mut rig);
+    rig.respond(id, 200, &[]);
+    assert_eq!(verdicts(&mut rig), [""; 0]);
+    rig.reply(recorded);
+    assert_eq!(verdicts(&mut rig), [lease]);
+
+    // Answered by Envoy, or badly: that is no verdict.
+    for (source, status) in [(Source::Envoy, 200), (Source::Upstream, 500)] {
+        let mut rig = ready();
+        let (id, _) = probe(&mut rig);
+        rig.respond_from(source, id, status, &[]);
+        rig.reply(recorded);
+        assert_eq!(verdicts(&mut rig), [""; 0]);
+    }
+
+    // What the ledger said is lost: it may probe.
+    for early in [true, false] {
+        let mut rig = ready();
+        let (id, lease) = probe(&mut rig);
+        if early {
+            rig.respond(id, 200, &[]);
+        }
+        rig.worker.on_pipe_closed(rig.now_ms);
+        if !early {
+            rig.respond(id, 200, &[]);
+        }
+        rig.reopen();
+        rig.wait(700);
+        assert_eq!(verdicts(&mut rig), [lease]);
+    }
+}
+
 /// Another worker may have asked for it, or this one with an earlier configuration.
 #[test]
 fn a_probe_is_told_even_where_none_are_asked_for() {
@@ -1366,6 +1473,31 @@ fn an_account_that_fails_fast_is_put_behind() {
     assert_eq!(off.count(Counter::Behind), 0);
 }
 
+/// Eight workers that see one request in eight seconds each, as it is where a request takes minutes.
+#[test]
+fn an_account_that_fails_slowly_is_put_behind_by_any_of_many_workers() {
+    let mut rigs: Vec<_> = (0..8).map(|_| Rig::ready(|_| {})).collect();
+    let mut failures = 0;
+    // Answers for how long the worker says that the account is to be behind.
+    let mut fail = |rig: &mut Rig| {
+        failures += 1;
+        rig.now_ms += 8_000;
+        let (id, _) = rig.holding();
+        rig.respond_from(Source::NoUpstream, id, 503, &[]);
+        let sent = rig.commands();
+        sent.first().map(|sent| sent.arguments()[1..].join(" "))
+    };
+    let put_behind = (0..).find(|number| fail(&mut rigs[number % 8]).is_some());
+    assert_eq!(put_behind, Some(4 * 8), "four at each, and one");
+    // That worker knows: when the account is back, its first failure is enough.
+    let rig = &mut rigs[0];
+    rig.reply(":30000\r\n");
+    rig.now_ms += 30_000;
+    assert_eq!(fail(rig).as_deref(), Some("30000 behind"));
+    assert_eq!(failures, 34);
+    assert_eq!(rig.count(Counter::Behind), 2);
+}
+
 #[test]
 fn local_choice_puts_it_behind_too() {
     let mut rig = Rig::new(|json| {
@@ -1398,6 +1530,53 @@ fn local_choice_puts_it_behind_too() {
         rig.worker.on_end(rig.now_ms, id);
         account == 0
     }));
+}
+
+/// As by the ledger: whoever finds all others full is refused.
+#[test]
+fn local_choice_leaves_out_what_cools() {
+    let mut rig = Rig::new(|json| {
+        json["gray"]["percent"] = 0.into();
+        json["traditional"] = serde_json::json!({"mode": "local"});
+        json["cooldown"] = serde_json::json!({"scope": {"header": "x-model"}});
+    });
+    let account_of = |(id, verdict): (Id, Option<Verdict>)| {
+        let account = verdict.and_then(Verdict::holds).map(|(_, account)| account);
+        (id, account)
+    };
+    let pushed_back = |rig: &mut Rig, headers: &[(&str, &str)], retry_after: &str| {
+        for _ in 0..100 {
+            let (id, account) = account_of(rig.request(headers));
+            if account == Some(0) {
+                rig.respond(id, 429, &[("retry-after", retry_after)]);
+            }
+            rig.worker.on_end(rig.now_ms, id);
+            if account == Some(0) {
+                return;
+            }
+        }
+        panic!("it is never chosen");
+    };
+    let fill = |rig: &mut Rig| -> Vec<Option<u32>> {
+        let all: Vec<_> = (0..7).map(|_| account_of(rig.request(&[]))).collect();
+        for (id, account) in &all {
+            if account.is_some() {
+                rig.worker.on_end(rig.now_ms, *id);
+            }
+        }
+        all.into_iter().map(|(_, account)| account).collect()
+    };
+    let of = |all: &[Option<u32>], account| all.iter().filter(|one| **one == account).count();
+    // For one model alone: the others go on.
+    pushed_back(&mut rig, &[("x-model", "opus")], "9");
+    assert_eq!(of(&fill(&mut rig), Some(0)), 2);
+    pushed_back(&mut rig, &[], "7");
+    rig.now_ms += 6_999;
+    let all = fill(&mut rig);
+    assert_eq!((of(&all, Some(1)), of(&all, None)), (4, 3));
+    rig.now_ms += 1;
+    let all = fill(&mut rig);
+    assert_eq!((of(&all, Some(0)), of(&all, None)), (2, 1));
 }
 
 /// A worker that is to go waits for its releases, but not for ever for a Redis that never comes back.
