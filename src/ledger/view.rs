@@ -155,18 +155,13 @@ impl Pool {
         let leases = values.number()?;
         self.expired = values.number()?;
         self.live = leases.saturating_sub(self.expired);
-        let percent = match values.value()? {
-            Value::Bulk(text) => Override::of(text),
-            Value::Nil => Override::Absent,
+        self.set_percent(match values.value()? {
+            Value::Bulk(text) => text,
+            Value::Nil => b"",
             Value::Simple(_) | Value::Error(_) | Value::Integer(_) | Value::Array(_) => {
                 return None;
             }
-        };
-        self.ignored = percent == Override::Malformed;
-        self.percent = match percent {
-            Override::BasisPoints(points) => Some(points),
-            Override::Absent | Override::Malformed => None,
-        };
+        });
         let Value::Array(rows) = values.value()? else {
             return None;
         };
@@ -187,6 +182,16 @@ impl Pool {
             self.put(account);
         }
         Some((cursor != "0").then_some(cursor))
+    }
+
+    /// Takes in the operator's percentage as it stands in Redis; empty: none.
+    pub fn set_percent(&mut self, text: &[u8]) {
+        let percent = Override::of(text);
+        self.ignored = percent == Override::Malformed;
+        self.percent = match percent {
+            Override::BasisPoints(points) => Some(points),
+            Override::Absent | Override::Malformed => None,
+        };
     }
 
     /// Takes in one account.

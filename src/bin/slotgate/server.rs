@@ -34,7 +34,7 @@ type Inspected = (
     u64,
     u64,
     u64,
-    Option<u16>,
+    Option<Vec<u8>>,
     Vec<Value>,
 );
 
@@ -277,7 +277,7 @@ impl Server {
             seen.epoch = epoch;
             seen.live = leases.saturating_sub(expired);
             seen.expired = expired;
-            seen.percent = percent;
+            seen.set_percent(&percent.unwrap_or_default());
             if next == "0" {
                 seen.accounts.sort_by(|a, b| a.id.cmp(&b.id));
                 return Ok(seen);
