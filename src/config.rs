@@ -992,6 +992,7 @@ impl<'a, 'd> At<'a, 'd> {
         }
     }
 
+    #[inline(never)]
     fn header(&mut self) -> Option<String> {
         header_name(self.string()?).map_or_else(|rule| self.refuse(rule), Some)
     }
@@ -1069,6 +1070,7 @@ impl<'d> Fields<'_, 'd> {
         self.found.errors.len()
     }
 
+    #[inline(never)]
     fn needs(&mut self, names: &[&str]) {
         for name in names {
             if self.map.is_some_and(|map| !map.contains_key(*name)) {
@@ -1100,12 +1102,14 @@ impl<'d> Fields<'_, 'd> {
             .unwrap_or(default)
     }
 
+    #[inline(never)]
     fn flag(&mut self, name: &'static str, default: bool) -> bool {
         self.at(name)
             .and_then(|mut at| at.flag())
             .unwrap_or(default)
     }
 
+    #[inline(never)]
     fn text(&mut self, name: &'static str, default: &str, rule: Rule) -> String {
         self.at(name)
             .and_then(|mut at| at.text(rule))
