@@ -1,6 +1,6 @@
 //! `explain --request` and `--lease`: two Envoys of two workers, and whoever decided on the request tells.
 
-use crate::support::{Envoy, EnvoyConfig, Redis, Request, Upstream};
+use crate::support::{Envoy, EnvoyConfig, Redis, Request, Upstream, eventually};
 use crate::{finish, program};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -116,7 +116,12 @@ fn a_request_is_explained_by_whoever_decided_on_it() {
 #[test]
 fn what_nobody_remembers_is_said_so() {
     let world = World::start();
-    world.envoys[0].client().get("/", &[]);
+    // A request that is out puts no pool into Redis.
+    eventually(Duration::from_secs(10), || {
+        world.envoys[0].client().get("/", &[]);
+        let pools: Vec<String> = world.redis.run("KEYS", &["*:accounts"]);
+        !pools.is_empty()
+    });
     let start = Instant::now();
     let message = world.run(&["explain", "--request", "nobody's"]).failed(1);
     assert!(
