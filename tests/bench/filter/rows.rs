@@ -275,6 +275,7 @@ impl Running {
                     "requests;outcome=traditional;reason=out_of_percentage",
                     "shadow.granted",
                     "requests;outcome=local",
+                    "requests;outcome=atomic",
                 ];
                 most(Some(ways.iter().filter_map(|name| stat(name)).sum()));
             }
