@@ -332,7 +332,7 @@ impl Recall {
     /// A worker's answer; `None`: it is to another question, or none.
     #[must_use]
     pub fn told(&self, answer: &[u8]) -> Option<Response> {
-        let answer: Value = serde_json::from_slice(answer).ok()?;
+        let answer: Value = parsed(answer).ok()?;
         let word = |name: &str| answer.get(name).and_then(Value::as_str);
         if word("nonce") != Some(&self.nonce) {
             return None;
@@ -370,7 +370,7 @@ impl Recall {
 /// # Errors
 /// The answer that refuses it.
 pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> {
-    let fields = match serde_json::from_slice(body) {
+    let fields = match parsed(body) {
         Ok(Value::Object(fields)) => fields,
         Ok(_) => return Err(bad("the body", " is not an object")),
         Err(error) => {
@@ -428,6 +428,11 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
         Route::Explain | Route::Part(..) | Route::Status => {}
     }
     Ok(ask)
+}
+
+#[inline(never)]
+fn parsed(text: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice(text)
 }
 
 #[inline(never)]

@@ -260,10 +260,11 @@ impl Console {
         if let Some(recall) = &mut ask.recall {
             job.wants = Wants::Recall(Step::Put);
             // Who asks the same in the same ms may well get the same answer.
-            let [asked, now, stream] = [recall.question(), now_ms.to_string(), stream.to_string()];
-            let hash = hash128([asked, now, stream].join(" ").as_bytes());
+            let mut asked = recall.question().into_bytes();
+            asked.extend_from_slice(&now_ms.to_le_bytes());
+            asked.extend_from_slice(&stream.to_le_bytes());
             let mut digits = [0; 16];
-            hex(u128::from_le_bytes(hash) as u64, &mut digits);
+            hex(u128::from_le_bytes(hash128(&asked)) as u64, &mut digits);
             recall.nonce = text(&digits).unwrap_or_default();
         } else if ask.action.0.is_empty() {
             job.wants = Wants::Session;
@@ -330,14 +331,13 @@ impl Console {
             let why = ["Redis did not answer within ", &ms, " ms"].concat();
             self.drop_pipe(now_ms, &why);
         }
-        let rested: Vec<u32> = self
-            .jobs
-            .iter()
-            .filter(|job| late(job) && rests(job))
-            .map(|job| job.stream)
-            .collect();
-        for stream in rested {
-            self.write(now_ms, stream);
+        for place in 0..self.jobs.len() {
+            if let Some(job) = self.jobs.get(place)
+                && late(job)
+                && rests(job)
+            {
+                self.write(now_ms, job.stream);
+            }
         }
         if self.pipe == Pipe::Wanted {
             self.pipe = Pipe::Ordered;
