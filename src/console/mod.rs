@@ -295,6 +295,7 @@ impl Console {
         Heard::Wait
     }
 
+    #[inline(never)]
     fn take(&mut self, stream: u32) -> Option<Job> {
         let place = self.jobs.iter().position(|job| job.stream == stream)?;
         // Their order means nothing.
