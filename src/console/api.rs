@@ -6,10 +6,13 @@ use crate::headers::Headers;
 use crate::json::Json;
 use crate::ledger::script::Fault;
 use crate::ledger::view::quoted;
+use crate::memory;
 use serde_json::{Map, Value};
 
 /// No body may be longer, in bytes.
 pub const MAX_BODY: usize = 4_096;
+/// No id of a request or a lease may be longer, in bytes.
+const MAX_ID: usize = 256;
 
 /// Sent with every answer. The page loads nothing but its own parts, and nobody may frame it.
 const HEADERS: [(&str, &str); 5] = [
@@ -91,6 +94,8 @@ pub enum Route {
     Status,
     /// Why accounts would be taken.
     Explain,
+    /// Which way a request went.
+    Recall,
     /// One of `control.lua`'s verbs on an account: the action's name and the verb.
     Account(&'static str, &'static str),
     /// The percentage.
@@ -100,7 +105,7 @@ pub enum Route {
 }
 
 /// All paths.
-const ROUTES: [(&str, Route); 10] = [
+const ROUTES: [(&str, Route); 11] = [
     (
         "/",
         Route::Part("text/html; charset=utf-8", include_str!("page.html")),
@@ -115,6 +120,7 @@ const ROUTES: [(&str, Route); 10] = [
     ),
     ("/api/status", Route::Status),
     ("/api/explain", Route::Explain),
+    ("/api/recall", Route::Recall),
     ("/api/drain", Route::Account("drain", "drain")),
     ("/api/undrain", Route::Account("undrain", "undrain")),
     (
@@ -129,13 +135,16 @@ impl Route {
     fn is_get(self) -> bool {
         match self {
             Self::Part(..) | Self::Status => true,
-            Self::Explain | Self::Account(..) | Self::Percent | Self::Unbind => false,
+            Self::Explain | Self::Recall | Self::Account(..) | Self::Percent | Self::Unbind => {
+                false
+            }
         }
     }
 
+    /// A question leaves a key for a few seconds, but nothing that an operator has set.
     fn changes(self) -> bool {
         match self {
-            Self::Part(..) | Self::Status | Self::Explain => false,
+            Self::Part(..) | Self::Status | Self::Explain | Self::Recall => false,
             Self::Account(..) | Self::Percent | Self::Unbind => true,
         }
     }
@@ -145,6 +154,7 @@ impl Route {
         match self {
             Self::Part(..) | Self::Status => &[],
             Self::Explain => &["session", "scope"],
+            Self::Recall => &["request", "lease"],
             Self::Account(..) => &["account"],
             Self::Percent => &["percent"],
             Self::Unbind => &["session"],
@@ -289,7 +299,7 @@ fn may_change(config: &Config, authorization: &[u8]) -> Result<(), Response> {
 pub struct Ask {
     /// The pool.
     pub pool: usize,
-    /// In the action's own name and in `control.lua`'s; empty: explain.
+    /// In the action's own name and in `control.lua`'s; empty: explain, or recall.
     pub action: (&'static str, &'static str),
     /// The account, or the basis points; empty: none.
     pub subject: String,
@@ -297,6 +307,62 @@ pub struct Ask {
     pub session: Option<String>,
     /// The scope whose cooldowns count too, for explain.
     pub scope: Option<String>,
+    /// The request that is asked about.
+    pub recall: Option<Recall>,
+}
+
+/// A question to the workers.
+#[derive(Debug, PartialEq)]
+pub struct Recall {
+    /// `request` or `lease`.
+    pub kind: &'static str,
+    /// The request's id, or its lease's.
+    pub id: String,
+    /// Stands in the answer too: others may ask at the same time.
+    pub nonce: String,
+}
+
+impl Recall {
+    /// What is put into Redis; see [`memory::Memory::answer`].
+    #[must_use]
+    pub fn question(&self) -> String {
+        [&self.nonce, " ", self.kind, " ", &self.id].concat()
+    }
+
+    /// A worker's answer; `None`: it is to another question, or none.
+    #[must_use]
+    pub fn told(&self, answer: &[u8]) -> Option<Response> {
+        let answer: Value = parsed(answer).ok()?;
+        let word = |name: &str| answer.get(name).and_then(Value::as_str);
+        if word("nonce") != Some(&self.nonce) {
+            return None;
+        }
+        let mut json = Json::default();
+        json.raw("{").name("asked").raw("{").name(self.kind);
+        json.text(&self.id).raw("}");
+        for name in ["way", "reason", "pool", "account", "lease"] {
+            json.name(name).text_or_null(word(name));
+        }
+        let number = |name: &str| answer.get(name).and_then(Value::as_u64);
+        for name in ["bucket", "waited_ms", "ago_ms"] {
+            json.name(name);
+            match number(name) {
+                Some(number) => json.number(number),
+                None => json.raw("null"),
+            };
+        }
+        let below = number("below").and_then(|below| u16::try_from(below).ok());
+        json.name("percent").percent(below).raw("}");
+        Some(Response::json(json))
+    }
+
+    /// Nobody answered.
+    #[must_use]
+    pub fn forgotten(&self) -> Response {
+        let id = quoted(&self.id);
+        let message = ["no worker remembers ", self.kind, " ", &id];
+        Response::error(404, "not_remembered", &message, memory::FORGETS)
+    }
 }
 
 /// Reads a body.
@@ -304,7 +370,7 @@ pub struct Ask {
 /// # Errors
 /// The answer that refuses it.
 pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> {
-    let fields = match serde_json::from_slice(body) {
+    let fields = match parsed(body) {
         Ok(Value::Object(fields)) => fields,
         Ok(_) => return Err(bad("the body", " is not an object")),
         Err(error) => {
@@ -324,6 +390,7 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
         subject: String::new(),
         session: text(&fields, "session")?,
         scope: text(&fields, "scope")?,
+        recall: None,
     };
     match route {
         Route::Account(action, verb) => {
@@ -346,9 +413,26 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
                 return Err(bad("session", " is required"));
             }
         }
+        Route::Recall => {
+            let (kind, id) = match (text(&fields, "request")?, text(&fields, "lease")?) {
+                (Some(id), None) => ("request", id),
+                (None, Some(id)) => ("lease", id),
+                (_, _) => return Err(bad("either request or lease", " is required")),
+            };
+            if id.len() > MAX_ID || id.bytes().any(|byte| byte.is_ascii_control()) {
+                return Err(bad(kind, " is longer than 256 bytes, or no header's value"));
+            }
+            let nonce = String::new();
+            ask.recall = Some(Recall { kind, id, nonce });
+        }
         Route::Explain | Route::Part(..) | Route::Status => {}
     }
     Ok(ask)
+}
+
+#[inline(never)]
+fn parsed(text: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice(text)
 }
 
 #[inline(never)]

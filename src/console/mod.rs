@@ -9,12 +9,13 @@ use crate::config::Console as Config;
 use crate::gray::hash128;
 use crate::headers::Headers;
 use crate::json::Json;
+use crate::lease::hex;
 use crate::ledger::greeting;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
 use crate::ledger::view::{Pool, Question, explain};
 use crate::worker::PipeOrder;
-use api::{Ask, Response, Route, admit, ask, changed, refused, unavailable};
+use api::{Ask, Recall, Response, Route, admit, ask, changed, refused, unavailable};
 
 /// After the pipe was lost, requests are refused for so long before it is opened again, in ms.
 const REST_MS: u64 = 250;
@@ -26,6 +27,10 @@ const MOST_JOBS: usize = 32;
 const PAGE: u64 = 100;
 /// No more accounts of a pool are shown.
 const MOST_ACCOUNTS: usize = 5_000;
+/// A question about a request is looked after so often, and for so long, in ms: workers look once per `control.poll_ms`.
+const RECALL_MS: (u64, u64) = (150, 2_500);
+/// The question itself is kept for so long, in ms.
+const QUESTION_MS: u64 = 5_000;
 /// The scripts it runs.
 const SCRIPTS: [Script; 2] = [Script::Inspect, Script::Control];
 
@@ -110,6 +115,19 @@ enum Wants {
     Accounts,
     /// One change.
     Change,
+    /// A worker's answer to a question.
+    Recall(Step),
+}
+
+/// How far a question is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It is put into Redis.
+    Put,
+    /// The answer's key is read; for the last time when the time is over, in ms.
+    Read { until_ms: u64 },
+    /// Nothing is under way until the job's deadline.
+    Rest { until_ms: u64 },
 }
 
 impl Job {
@@ -239,7 +257,16 @@ impl Console {
             Ok(ask) => ask,
         };
         job.pool = ask.pool;
-        if ask.action.0.is_empty() {
+        if let Some(recall) = &mut ask.recall {
+            job.wants = Wants::Recall(Step::Put);
+            // Who asks the same in the same ms may well get the same answer.
+            let mut asked = recall.question().into_bytes();
+            asked.extend_from_slice(&now_ms.to_le_bytes());
+            asked.extend_from_slice(&stream.to_le_bytes());
+            let mut digits = [0; 16];
+            hex(u128::from_le_bytes(hash128(&asked)) as u64, &mut digits);
+            recall.nonce = text(&digits).unwrap_or_default();
+        } else if ask.action.0.is_empty() {
             job.wants = Wants::Session;
             job.question.random = self.config.random;
             job.question.scope = ask.scope.take();
@@ -268,6 +295,7 @@ impl Console {
         Heard::Wait
     }
 
+    #[inline(never)]
     fn take(&mut self, stream: u32) -> Option<Job> {
         let place = self.jobs.iter().position(|job| job.stream == stream)?;
         // Their order means nothing.
@@ -298,10 +326,19 @@ impl Console {
             let answer = Response::error(408, "no_body", &["the body did not arrive"], hint);
             self.output.answers.push((stream, answer));
         }
-        if self.jobs.iter().any(late) {
+        let rests = |job: &Job| matches!(job.wants, Wants::Recall(Step::Rest { .. }));
+        if self.jobs.iter().any(|job| late(job) && !rests(job)) {
             let ms = self.config.redis.command_timeout_ms.to_string();
             let why = ["Redis did not answer within ", &ms, " ms"].concat();
             self.drop_pipe(now_ms, &why);
+        }
+        for place in 0..self.jobs.len() {
+            if let Some(job) = self.jobs.get(place)
+                && late(job)
+                && rests(job)
+            {
+                self.write(now_ms, job.stream);
+            }
         }
         if self.pipe == Pipe::Wanted {
             self.pipe = Pipe::Ordered;
@@ -430,10 +467,19 @@ impl Console {
         if job.wants == Wants::Scope && job.question.scope.is_none() {
             job.wants = Wants::Accounts;
         }
+        if let Wants::Recall(Step::Rest { until_ms }) = job.wants {
+            job.wants = Wants::Recall(Step::Read { until_ms });
+        }
         let hash = |text: Option<&str>| text.map(|text| hash128(text.as_bytes()));
         let question = &job.question;
         match (job.wants, &job.ask) {
             (Wants::Body(_), _) | (Wants::Change, None) => return,
+            (Wants::Recall(Step::Put), ask) => {
+                let recall = ask.as_ref().and_then(|ask| ask.recall.as_ref());
+                let question = recall.map(Recall::question).unwrap_or_default();
+                keys.put_question(out, &question, QUESTION_MS);
+            }
+            (Wants::Recall(Step::Read { .. } | Step::Rest { .. }), _) => keys.read_answer(out),
             (Wants::Session, _) => {
                 let session = question.session.as_ref();
                 let hash = hash(session.map(|(session, _)| session.as_str()));
@@ -466,7 +512,7 @@ impl Console {
             return;
         };
         let pool = self.config.pools.get(job.pool).map_or("", String::as_str);
-        let answer = match job.hear(pool, self.config.pools.len(), reply) {
+        let answer = match job.hear(now_ms, pool, self.config.pools.len(), reply) {
             Ok(answer) => answer,
             Err(Fault::Mismatch) => {
                 self.jobs.push(job);
@@ -490,8 +536,11 @@ impl Console {
         match answer {
             Some(answer) => self.output.answers.push((stream, answer)),
             None => {
+                let rests = matches!(job.wants, Wants::Recall(Step::Rest { .. }));
                 self.jobs.push(job);
-                self.write(now_ms, stream);
+                if !rests {
+                    self.write(now_ms, stream);
+                }
             }
         }
     }
@@ -531,7 +580,13 @@ impl Console {
 
 impl Job {
     /// What a reply means to it: an answer, or `None` when it needs more. `pool` is the name of the pool it is at.
-    fn hear(&mut self, pool: &str, pools: usize, reply: &[u8]) -> Result<Option<Response>, Fault> {
+    fn hear(
+        &mut self,
+        now_ms: u64,
+        pool: &str,
+        pools: usize,
+        reply: &[u8],
+    ) -> Result<Option<Response>, Fault> {
         let mut values = Values::new(reply);
         match self.wants {
             Wants::Body(_) => return Err(Fault::Mismatch),
@@ -570,6 +625,7 @@ impl Job {
                 let ((old, new), ask) = both.ok_or(Fault::Mismatch)?;
                 return Ok(Some(changed(ask, pool, old, new)));
             }
+            Wants::Recall(step) => return self.recall(now_ms, step, values.value()),
             Wants::Status | Wants::Accounts => {}
         }
         let mut more = false;
@@ -598,6 +654,36 @@ impl Job {
             self.json.raw("]").raw("}");
         }
         Ok(Some(Response::json(std::mem::take(&mut self.json))))
+    }
+
+    fn recall(
+        &mut self,
+        now_ms: u64,
+        step: Step,
+        value: Option<Value>,
+    ) -> Result<Option<Response>, Fault> {
+        let (rest_ms, most_ms) = RECALL_MS;
+        let ask = self.ask.as_ref();
+        let recall = ask.and_then(|ask| ask.recall.as_ref());
+        let (recall, until_ms) = match (step, value, recall) {
+            (Step::Put, Some(Value::Simple(b"OK")), Some(recall)) => {
+                (recall, now_ms.saturating_add(most_ms))
+            }
+            (Step::Read { until_ms }, Some(Value::Nil), Some(recall)) => (recall, until_ms),
+            (Step::Read { until_ms }, Some(Value::Bulk(answer)), Some(recall)) => {
+                if let Some(told) = recall.told(answer) {
+                    return Ok(Some(told));
+                }
+                (recall, until_ms)
+            }
+            (_, other, _) => return Err(fault_of(other)),
+        };
+        if now_ms >= until_ms {
+            return Ok(Some(recall.forgotten()));
+        }
+        self.wants = Wants::Recall(Step::Rest { until_ms });
+        self.deadline_ms = now_ms.saturating_add(rest_ms);
+        Ok(None)
     }
 }
 

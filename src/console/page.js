@@ -57,6 +57,7 @@ async function explain(pool, session) {
   try {
     const told = await ask("/api/explain", { pool, session });
     const box = $("#why");
+    $("table", box).hidden = false;
     put($("h2", box), `Why an account of ${pool} would be taken now`);
     const next = { bound: `The next request takes ${told.next.account}, the session's own.`, score: "The lowest score wins.", saturated: "No account can take a request now." }[told.next.outcome];
     const bound = told.session?.bound_to;
@@ -75,12 +76,33 @@ async function explain(pool, session) {
   }
 }
 
+// Leases have 24 hex digits; so may a request's own id.
+async function recall(pool, id) {
+  say("The workers are asked …");
+  const one = (kind) => ask("/api/recall", { pool, [kind]: id });
+  try {
+    const told = await (/^[\da-f]{24}$/.test(id) ? one("lease").catch(() => one("request")) : one("request"));
+    const box = $("#why");
+    const why = told.reason ? `: ${told.reason.replace(/_/g, " ")}` : "";
+    const of = told.pool ? ` of pool ${told.pool}` : "";
+    const way = { atomic: `It took a slot of ${told.account}${of}`, local: `It was sent to ${told.account}${of}, which its worker chose`, traditional: `It went the traditional way${of}`, rejected: `It was answered here${of}`, undecided: "It still waits for its slot" }[told.way];
+    const bucket = told.bucket === null ? "By no bucket" : `Its bucket ${told.bucket} is ${told.bucket < told.percent * 100 ? "in" : "out"} at ${told.percent} %`;
+    $("table", box).hidden = true;
+    put($("h2", box), `Which way ${id} went`);
+    put($("p", box), `${way}${why}. ${bucket}; decided after ${told.waited_ms} ms, ${(told.ago_ms / 1000).toFixed(1)} s ago.${told.lease ? ` Lease ${told.lease}.` : ""}`);
+    say("");
+    box.showModal();
+  } catch (error) {
+    say(`Not found out: ${error.message}${error.try ? `; ${error.try}` : ""}`, true);
+  }
+}
+
 function poolOf(name) {
   if (pools.has(name)) return pools.get(name);
   const at = fresh("#pool");
   const pool = { at, name, rows: new Map() };
   pools.set(name, pool);
-  const [gray, session] = all("form", at);
+  const [gray, session, which] = all("form", at);
   const [, , clear] = [...gray.elements];
   const share = (answer) => {
     const { old: was, new: now } = answer.pools[0];
@@ -100,6 +122,10 @@ function poolOf(name) {
       answer.changed ? `The session is no longer bound to ${answer.was}: its next request binds it anew.` : "The session was not bound.");
   };
   session.elements[2].onclick = () => explain(name, session.elements[0].value);
+  which.onsubmit = (event) => {
+    event.preventDefault();
+    recall(name, which.elements[0].value.trim());
+  };
   $("[type=search]", at).oninput = $("select", at).onchange = () => arrange(pool);
   $("main").append(at);
   return pool;

@@ -422,12 +422,17 @@ impl PoolKeys {
 
     /// A plain SET for a while: what a worker answers to a question that a look showed.
     pub fn answer(&self, out: &mut Vec<u8>, text: &str, keep_ms: u64) {
-        push_array(out, 5);
-        push_bulk(out, b"SET");
-        push_bulk(out, self.answer.as_bytes());
-        push_bulk(out, text.as_bytes());
-        push_bulk(out, b"PX");
-        push_number(out, keep_ms);
+        set_for(out, &self.answer, text, keep_ms);
+    }
+
+    /// The same of a question to the workers.
+    pub fn put_question(&self, out: &mut Vec<u8>, text: &str, keep_ms: u64) {
+        set_for(out, &self.question, text, keep_ms);
+    }
+
+    /// `GET` of what a worker answered.
+    pub fn read_answer(&self, out: &mut Vec<u8>) {
+        push_command(out, &[b"GET", self.answer.as_bytes()]);
     }
 
     /// `control.lua`; `session` is the session's hash, for `unbind`.
@@ -469,6 +474,12 @@ impl PoolKeys {
         let key = hashed(&self.scope_prefix, scope);
         push_command(out, &[b"ZRANGE", &key, b"0", b"-1", b"WITHSCORES"]);
     }
+}
+
+fn set_for(out: &mut Vec<u8>, key: &str, text: &str, keep_ms: u64) {
+    push_array(out, 5);
+    push_bulks(out, &[b"SET", key.as_bytes(), text.as_bytes(), b"PX"]);
+    push_number(out, keep_ms);
 }
 
 /// What [`push_hashed`] writes, by itself.

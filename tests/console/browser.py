@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,15 @@ def status(at, account):
     return next(one for one in pools[0]["accounts"] if one["id"] == account)["state"]
 
 
+def lease(at):
+    """What a request held, when it was given a slot."""
+    request = urllib.request.Request(f"http://{at['envoy']}/echo", headers={"x-session-id": "alice"})
+    try:
+        return json.load(urllib.request.urlopen(request))["headers"].get("x-slotgate-lease")
+    except urllib.error.HTTPError:
+        return None
+
+
 def looks(driver, at, accounts):
     """Every size in every light, and that nothing moves while the figures change."""
     open_console(driver, at["console"])
@@ -153,7 +163,7 @@ def keyboard(driver, at):
 
 def plain_words(driver, at):
     """Wrong input gets a sentence, and changes nothing."""
-    share, session = driver.find_elements(By.CSS_SELECTOR, "main form")
+    share, session, which = driver.find_elements(By.CSS_SELECTOR, "main form")
     field = share.find_element(By.TAG_NAME, "input")
     for typed, words in [("101", "is not in 0..=100"), ("12.345", "more than two decimals"), ("ten", "a number from 0 to 100"), ("", "a number from 0 to 100")]:
         field.clear()
@@ -179,6 +189,16 @@ def plain_words(driver, at):
     said(driver, "no longer bound to acct-")
     unbind.click()
     said(driver, "was not bound")
+    field = which.find_element(By.TAG_NAME, "input")
+    field.send_keys("nobody's", Keys.ENTER)
+    said(driver, "no worker remembers request")
+    field.clear()
+    field.send_keys(until("a lease", lambda: lease(at)), Keys.ENTER)
+    until("told", lambda: driver.execute_script("return document.querySelector('#why').open"))
+    assert "It took a slot of acct-" in text(driver, "#why"), text(driver, "#why")
+    time.sleep(0.3)
+    shoot(driver, "which-way")
+    ActionChains(driver).send_keys(Keys.ESCAPE).perform()
 
 
 def many(driver, at):

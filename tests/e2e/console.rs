@@ -1,7 +1,7 @@
 //! The operator's console: every path, what it changes in Redis, and everything it refuses.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use serde_json::{Value, json};
@@ -255,22 +255,10 @@ fn explain_says_what_the_command_line_says() {
     }
 }
 
-#[cfg(feature = "cli")]
 fn compare_with_command_line(rig: &Rig, question: &Value, mut said: Value) {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slotgate"));
-    command.args([
-        "--json",
-        "--redis",
-        &rig.world.redis.addr().to_string(),
-        "explain",
-    ]);
-    for name in ["session", "scope"] {
-        if let Some(value) = question[name].as_str() {
-            command.arg(format!("--{name}")).arg(value);
-        }
-    }
-    let output = command.output().unwrap();
-    let mut other: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let Some(mut other) = command_line(rig, question, &["session", "scope"]) else {
+        return;
+    };
     for said in [&mut said, &mut other] {
         said["redis_time_ms"] = Value::Null;
         let accounts = said["accounts"].as_array_mut().unwrap();
@@ -279,8 +267,71 @@ fn compare_with_command_line(rig: &Rig, question: &Value, mut said: Value) {
     assert_eq!(said, other);
 }
 
+/// What `slotgate explain` says; `None`: it was not built.
+#[cfg(feature = "cli")]
+fn command_line(rig: &Rig, question: &Value, names: &[&str]) -> Option<Value> {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_slotgate"));
+    command.args([
+        "--json",
+        "--redis",
+        &rig.world.redis.addr().to_string(),
+        "explain",
+    ]);
+    for name in names {
+        if let Some(value) = question[name].as_str() {
+            command.arg(format!("--{name}")).arg(value);
+        }
+    }
+    let output = command.output().unwrap();
+    Some(serde_json::from_slice(&output.stdout).unwrap())
+}
+
 #[cfg(not(feature = "cli"))]
-fn compare_with_command_line(_: &Rig, _: &Value, _: Value) {}
+fn command_line(_: &Rig, _: &Value, _: &[&str]) -> Option<Value> {
+    None
+}
+
+#[test]
+fn which_way_a_request_went_is_told_by_its_worker() {
+    let rig = Rig::start();
+    let before = rig.dump();
+    let recall = |body: &Value| rig.send(post("recall", body.to_string()));
+    let seen = rig.world.client().get("/echo", &[("x-session-id", "s")]);
+    let seen = seen.json()["headers"].take();
+    for (kind, header) in [("request", "x-request-id"), ("lease", "x-slotgate-lease")] {
+        let question = json!({"pool": "demo", kind: seen[header]});
+        // No token is needed to look.
+        let start = Instant::now();
+        let reply = recall(&question);
+        println!("{kind}: {:?} {}", start.elapsed(), reply.text());
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let mut said = reply.json();
+        assert_eq!(said["asked"], json!({kind: seen[header]}));
+        assert_eq!(
+            (&said["way"], &said["account"], &said["lease"]),
+            (
+                &json!("atomic"),
+                &seen["x-slotgate-account"],
+                &seen["x-slotgate-lease"]
+            )
+        );
+        let mut other = command_line(&rig, &question, &["request", "lease"]);
+        if let Some(other) = &mut other {
+            // It was asked later.
+            let ago = |said: &mut Value| said["ago_ms"].take().as_u64().unwrap();
+            assert!(ago(other) >= ago(&mut said));
+            assert_eq!(said, *other);
+        }
+    }
+    let start = Instant::now();
+    let reply = recall(&json!({"request": "nobody's"}));
+    println!("nobody's: {:?} {}", start.elapsed(), reply.text());
+    assert_eq!(kind(&reply), (404, "not_remembered".to_owned()));
+    assert!(start.elapsed() < Duration::from_secs(3));
+    let other_site = post("recall", r#"{"request": "a"}"#).header("sec-fetch-site", "cross-site");
+    assert_eq!(kind(&rig.send(other_site)), (403, "cross_site".to_owned()));
+    assert_eq!(rig.dump(), before);
+}
 
 #[test]
 fn what_is_refused_changes_nothing() {
@@ -578,4 +629,6 @@ fn a_login_and_the_readmes_acl_are_enough() {
     let question = json!({"session": "s", "scope": "m"}).to_string();
     let reply = rig.send(post("explain", question));
     assert_eq!(reply.json()["next"]["outcome"], "saturated");
+    let reply = rig.send(post("recall", r#"{"request": "nobody's"}"#));
+    assert_eq!(kind(&reply), (404, "not_remembered".to_owned()));
 }

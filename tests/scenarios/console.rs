@@ -286,6 +286,161 @@ fn only_so_many_at_once() {
     assert_eq!(waiting.count(), 32);
 }
 
+const ID: &str = r#"{"pool": "q", "request": "a b"}"#;
+
+/// Asks about a request; answers the nonce that stands in the question.
+fn recall(console: &mut Console, now_ms: u64, stream: u32) -> String {
+    ask(console, now_ms, stream, "POST", "/api/recall", false);
+    assert_eq!(console.on_body(now_ms, stream, ID.as_bytes()), Heard::Wait);
+    if console.output().bytes.is_empty() {
+        open(console, now_ms);
+    }
+    let question = sent(console);
+    let (_, rest) = question.split_once("slotgate:{q}:question").expect("a SET");
+    assert!(
+        rest.ends_with(" request a b\r\n$2\r\nPX\r\n$4\r\n5000\r\n"),
+        "{rest:?}"
+    );
+    rest.split_whitespace().nth(1).unwrap().to_owned()
+}
+
+fn bulk(text: &str) -> String {
+    format!("${}\r\n{text}\r\n", text.len())
+}
+
+#[test]
+fn a_question_is_put_and_its_answer_looked_for_without_holding_others_up() {
+    let mut console = console();
+    let nonce = recall(&mut console, 0, 1);
+    console.on_pipe_bytes(10, b"+OK\r\n");
+    assert_eq!(
+        (sent(&mut console).as_str(), console.next_wake_ms()),
+        ("", Some(160))
+    );
+    // Nothing is under way, so nothing can be late; another request goes first.
+    status(&mut console, 20, 2);
+    assert!(sent(&mut console).contains("{p}:control"));
+    console.on_tick(160);
+    assert!(sent(&mut console).contains("slotgate:{q}:answer"));
+    console.on_pipe_bytes(161, b"-NOPOOL none\r\n");
+    let answer = |nonce: &str| {
+        bulk(&format!(
+            r#"{{"nonce":"{nonce}","way":"rejected","reason":"saturated","pool":"q","account":null,"lease":null,"bucket":7,"below":1250,"waited_ms":3,"ago_ms":900,"more":1}}"#
+        ))
+    };
+    // Someone else's, then what is no answer at all.
+    console.on_pipe_bytes(162, answer("0123").as_bytes());
+    console.on_tick(312);
+    // The other request's second pool was asked for before.
+    console.on_pipe_bytes(313, format!("-NOPOOL none\r\n{}", bulk("{")).as_bytes());
+    assert_eq!(only(&mut console).0, 2);
+    console.on_tick(463);
+    console.on_pipe_bytes(464, answer(&nonce).as_bytes());
+    let (stream, code, said) = only(&mut console);
+    assert_eq!((stream, code), (1, 200));
+    assert_eq!(
+        said,
+        json!({"asked": {"request": "a b"}, "way": "rejected", "reason": "saturated", "pool": "q", "account": null,
+            "lease": null, "bucket": 7, "percent": 12.5, "waited_ms": 3, "ago_ms": 900})
+    );
+    assert_eq!(
+        (console.next_wake_ms(), &console.output().pipe),
+        (None, &None)
+    );
+    // The same question again is another one.
+    assert_ne!(recall(&mut console, 500, 1), nonce);
+}
+
+#[test]
+fn a_request_that_nobody_remembers_is_given_up() {
+    let mut console = console();
+    recall(&mut console, 0, 1);
+    console.on_pipe_bytes(0, b"+OK\r\n");
+    let mut looks = 0;
+    let mut now_ms = 0;
+    while let Some(wake_ms) = console.next_wake_ms() {
+        now_ms = wake_ms;
+        console.on_tick(now_ms);
+        assert!(sent(&mut console).contains("GET"));
+        console.on_pipe_bytes(now_ms, b"$-1\r\n");
+        looks += 1;
+    }
+    assert_eq!((looks, now_ms), (17, 2_550));
+    let (stream, code, said) = only(&mut console);
+    assert_eq!((stream, code), (1, 404));
+    assert_eq!(said["error"]["kind"], "not_remembered");
+    assert_eq!(
+        said["error"]["message"],
+        "no worker remembers request \"a b\""
+    );
+    assert_eq!(console.output().pipe, None);
+}
+
+#[test]
+fn a_question_ends_with_its_client_with_the_pipe_or_with_redis_silence() {
+    // The client leaves: no look more.
+    let mut console = console();
+    recall(&mut console, 0, 1);
+    console.on_pipe_bytes(0, b"+OK\r\n");
+    console.on_end(1);
+    assert_eq!(console.next_wake_ms(), None);
+    console.on_tick(150);
+    assert_eq!(sent(&mut console), "");
+    // While its answer comes.
+    recall(&mut console, 200, 2);
+    console.on_end(2);
+    console.on_pipe_bytes(200, b"+OK\r\n");
+    assert_eq!(
+        (console.next_wake_ms(), answers(&mut console).len()),
+        (None, 0)
+    );
+    // The pipe is lost while it rests: nothing was changed.
+    recall(&mut console, 300, 3);
+    console.on_pipe_bytes(300, b"+OK\r\n");
+    console.on_pipe_closed(310);
+    let (stream, code, said) = only(&mut console);
+    assert_eq!(
+        (stream, code, &said["error"]["kind"]),
+        (3, 503, &json!("redis"))
+    );
+    // A look that is not answered resets the pipe.
+    recall(&mut console, 1_000, 4);
+    console.on_pipe_bytes(1_000, b"+OK\r\n");
+    console.on_tick(1_150);
+    console.on_tick(1_150 + TIMEOUT_MS);
+    assert_eq!(console.output().pipe.take(), Some(PipeOrder::Reset));
+    assert_eq!(only(&mut console).1, 503);
+    // A replica is left.
+    recall(&mut console, 3_000, 5);
+    console.on_pipe_bytes(3_000, b"-READONLY You can't write\r\n");
+    assert_eq!(console.output().pipe.take(), Some(PipeOrder::Reset));
+    assert_eq!(only(&mut console).1, 503);
+}
+
+#[test]
+fn what_asks_about_no_request_is_refused() {
+    let long = format!(r#"{{"pool": "p", "lease": "{}"}}"#, "a".repeat(257));
+    for (body, code) in [
+        (r#"{"pool": "p"}"#, 400),
+        (r#"{"pool": "p", "request": ""}"#, 400),
+        (r#"{"pool": "p", "request": "a", "lease": "b"}"#, 400),
+        (r#"{"pool": "p", "request": 1}"#, 400),
+        (r#"{"pool": "p", "request": "a\nb"}"#, 400),
+        (r#"{"pool": "p", "request": "a", "session": "b"}"#, 400),
+        (r#"{"request": "a"}"#, 400),
+        (r#"{"pool": "other", "request": "a"}"#, 404),
+        (long.as_str(), 400),
+    ] {
+        let mut console = console();
+        ask(&mut console, 0, 1, "POST", "/api/recall", false);
+        match console.on_body(0, 1, body.as_bytes()) {
+            Heard::Answer(response) => assert_eq!(response.status, code, "{body}"),
+            other => panic!("{body}: {other:?}"),
+        }
+        assert_eq!(console.next_wake_ms(), None);
+    }
+}
+
 proptest::proptest! {
     /// Whatever Redis, or what stands in its place, sends: no panic, and every request is answered in the end.
     #[test]
@@ -297,16 +452,20 @@ proptest::proptest! {
         "[+\\-:$*0-9a\r\n]{0,12}",
     ], 0..40)) {
         let mut console = console();
-        let mut open_streams: std::collections::BTreeSet<u32> = [1, 2, 3].into();
+        let mut open_streams: std::collections::BTreeSet<u32> = [1, 2, 3, 4].into();
         status(&mut console, 0, 1);
         drain(&mut console, 0, 2);
         ask(&mut console, 0, 3, "POST", "/api/explain", false);
         console.on_body(0, 3, br#"{"pool": "q", "session": "s", "scope": "m"}"#);
+        ask(&mut console, 0, 4, "POST", "/api/recall", false);
+        console.on_body(0, 4, ID.as_bytes());
         open(&mut console, 0);
         for part in parts {
             console.on_pipe_bytes(1, part.as_bytes());
         }
+        // The first wakes a question that rests, the second finds its look late.
         console.on_tick(10 * TIMEOUT_MS);
+        console.on_tick(20 * TIMEOUT_MS);
         for (stream, response) in answers(&mut console) {
             assert!(open_streams.remove(&stream), "answered twice");
             let _: Value = serde_json::from_str(&response.body).unwrap();

@@ -8,7 +8,7 @@ use crate::words::{percent, quoted};
 use serde_json::{Value, json};
 use slotgate::ledger::keys;
 use slotgate::ledger::view::duration;
-use slotgate::memory::REMEMBERED;
+use slotgate::memory::FORGETS;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -69,9 +69,7 @@ pub fn run(server: &mut Server, pool: Option<&str>, asked: Asked) -> Result<Answ
         "not_remembered",
         format!("no worker remembers {kind} {}", quoted(id)),
     )
-    .hint(format!(
-        "each worker remembers its last {REMEMBERED} decisions, answers when control.poll_ms is at most 2000, and forgets all when Envoy ends or the configuration changes"
-    )))
+    .hint(FORGETS))
 }
 
 fn told(kind: &str, id: &str, answer: &Value) -> Answer {
