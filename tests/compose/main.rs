@@ -261,7 +261,8 @@ fn a_scrape(compose: &Compose) {
     compose.run(&["--profile", "observe", "up", "--detach", "prometheus"]);
     let prometheus = Client::new(compose.port("PROMETHEUS"));
     eventually(PATIENCE, || {
-        let query = "/api/v1/query?query=slotgate_forwarded_atomic";
+        // slotgate_requests{outcome="atomic"}
+        let query = "/api/v1/query?query=slotgate_requests%7Boutcome%3D%22atomic%22%7D";
         let Ok(reply) = prometheus.send(Request::get(query)) else {
             return false;
         };
