@@ -12,7 +12,8 @@ const ACCOUNTS: [(&str, u32); 3] = [("a", 2), ("b", 3), ("c", 5)];
 const SLOTS: usize = 10;
 
 fn revision(revision: u32, accounts: &[(&str, u32)]) -> EnvoyConfig {
-    config(accounts).plugin(|plugin| {
+    // A setting that the previous one does not know yet is off in both.
+    config(accounts).without_access_log().plugin(|plugin| {
         plugin["pools"][0]["revision"] = json!(revision);
         plugin["lease"] = json!({"ttl_ms": 3_000, "renew_interval_ms": 1_000});
     })
