@@ -12,8 +12,9 @@ const ACCOUNTS: [(&str, u32); 3] = [("a", 2), ("b", 3), ("c", 5)];
 const SLOTS: usize = 10;
 
 fn revision(revision: u32, accounts: &[(&str, u32)]) -> EnvoyConfig {
-    // A setting that the previous one does not know yet is off in both.
-    config(accounts).without_access_log().plugin(|plugin| {
+    config(accounts).plugin(|plugin| {
+        // The previous one does not know it yet.
+        plugin.as_object_mut().expect("fields").remove("access_log");
         plugin["pools"][0]["revision"] = json!(revision);
         plugin["lease"] = json!({"ttl_ms": 3_000, "renew_interval_ms": 1_000});
     })
