@@ -13,7 +13,7 @@ use crate::lease::hex;
 use crate::ledger::greeting;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
-use crate::ledger::view::{Pool, Question, explain};
+use crate::ledger::view::{Pool, Question, explain, text};
 use crate::worker::PipeOrder;
 use api::{Ask, Recall, Response, Route, admit, ask, changed, refused, unavailable};
 
@@ -430,7 +430,7 @@ impl Console {
                 }
             }
             (Some(Sent::Load(_)), value) => {
-                let fault = fault_of(value).as_str();
+                let fault = Fault::in_place_of(value).as_str();
                 return self.drop_pipe(now_ms, &["Redis refused SCRIPT LOAD: ", fault].concat());
             }
         }
@@ -594,7 +594,7 @@ impl Job {
                 let bound = match values.value() {
                     Some(Value::Bulk(account)) => text(account),
                     Some(Value::Nil) => None,
-                    other => return Err(fault_of(other)),
+                    other => return Err(Fault::in_place_of(other)),
                 };
                 if let Some((_, place)) = &mut self.question.session {
                     *place = bound;
@@ -605,7 +605,7 @@ impl Job {
             Wants::Scope => {
                 match values.value() {
                     Some(Value::Array(_)) => {}
-                    other => return Err(fault_of(other)),
+                    other => return Err(Fault::in_place_of(other)),
                 }
                 while let Some(account) = values.bulk() {
                     let until_ms = values.number().unwrap_or(0);
@@ -618,7 +618,7 @@ impl Job {
             Wants::Change => {
                 match values.value() {
                     Some(Value::Array(2)) => {}
-                    other => return Err(fault_of(other)),
+                    other => return Err(Fault::in_place_of(other)),
                 }
                 let mut word = || std::str::from_utf8(values.bulk()?).ok();
                 let both = word().zip(word()).zip(self.ask.as_ref());
@@ -676,7 +676,7 @@ impl Job {
                 }
                 (recall, until_ms)
             }
-            (_, other, _) => return Err(fault_of(other)),
+            (_, other, _) => return Err(Fault::in_place_of(other)),
         };
         if now_ms >= until_ms {
             return Ok(Some(recall.forgotten()));
@@ -684,20 +684,5 @@ impl Job {
         self.wants = Wants::Recall(Step::Rest { until_ms });
         self.deadline_ms = now_ms.saturating_add(rest_ms);
         Ok(None)
-    }
-}
-
-fn text(bytes: &[u8]) -> Option<String> {
-    String::from_utf8(bytes.to_vec()).ok()
-}
-
-/// What stands in a reply's place.
-fn fault_of(value: Option<Value>) -> Fault {
-    match value {
-        Some(Value::Error(error)) => Fault::of(error),
-        Some(
-            Value::Simple(_) | Value::Integer(_) | Value::Bulk(_) | Value::Nil | Value::Array(_),
-        )
-        | None => Fault::Mismatch,
     }
 }

@@ -540,6 +540,22 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What an unexpected value means: the error it is, or else a reply that is none to what was asked.
+    #[must_use]
+    pub fn in_place_of(value: Option<Value>) -> Self {
+        match value {
+            Some(Value::Error(error)) => Self::of(error),
+            Some(
+                Value::Simple(_)
+                | Value::Integer(_)
+                | Value::Bulk(_)
+                | Value::Nil
+                | Value::Array(_),
+            )
+            | None => Self::Mismatch,
+        }
+    }
+
     /// All of them, in order.
     pub const ALL: [Self; 16] = [
         Self::NoScript,
@@ -725,10 +741,7 @@ pub fn acquired(reply: &[u8]) -> Result<Acquired<'_>, Fault> {
 pub fn number(reply: &[u8]) -> Result<u64, Fault> {
     match Values::new(reply).value() {
         Some(Value::Integer(number)) => u64::try_from(number).map_err(|_| Fault::Mismatch),
-        Some(Value::Error(error)) => Err(Fault::of(error)),
-        Some(Value::Simple(_) | Value::Bulk(_) | Value::Nil | Value::Array(_)) | None => {
-            Err(Fault::Mismatch)
-        }
+        other => Err(Fault::in_place_of(other)),
     }
 }
 
@@ -867,11 +880,7 @@ pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
 fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<usize, Fault> {
     match values.value() {
         Some(Value::Array(found)) if length.contains(&found) => Ok(found),
-        Some(Value::Error(error)) => Err(Fault::of(error)),
-        Some(
-            Value::Simple(_) | Value::Integer(_) | Value::Bulk(_) | Value::Nil | Value::Array(_),
-        )
-        | None => Err(Fault::Mismatch),
+        other => Err(Fault::in_place_of(other)),
     }
 }
 

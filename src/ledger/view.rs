@@ -128,15 +128,7 @@ impl Pool {
         let mut values = Values::new(reply);
         match values.value() {
             Some(Value::Array(8)) => {}
-            Some(Value::Error(error)) => return Err(Fault::of(error)),
-            Some(
-                Value::Simple(_)
-                | Value::Integer(_)
-                | Value::Bulk(_)
-                | Value::Nil
-                | Value::Array(_),
-            )
-            | None => return Err(Fault::Mismatch),
+            other => return Err(Fault::in_place_of(other)),
         }
         self.head_and_rows(&mut values).ok_or(Fault::Mismatch)
     }
@@ -250,7 +242,8 @@ impl Account {
     }
 }
 
-fn text(bytes: &[u8]) -> Option<String> {
+/// UTF-8 as a string of its own.
+pub(crate) fn text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
