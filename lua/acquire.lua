@@ -1,44 +1,51 @@
--- acquire: choose the best account that can take a lease, and take it.
+-- acquire: choose the best account for each of some leases, one after the other, and take them.
 --
 -- KEYS  the six of ledger.lua
---       next  scope's cooldowns (ZSET, account id -> until, ms), only with ARGV 8
---       last  session (STRING, account id), only with ARGV 7 above 0
--- ARGV  1 lease id, [A-Za-z0-9._-]{1,64}
---       2 ttl, ms
---       3 seed, 0..2147483647, fresh for each call: Redis starts its own the same way at every boot
---       4 weight of the random part, millionths
---       The rest may be left out from the end: an argument costs as much as a hash look-up.
---       5 mode: take   choose, and take a lease (the default)
---               dry    choose as `take` would, and write nothing (reaps nothing either)
---               pin    take a lease of ARGV 6 or answer saturated
---               force  record a lease of ARGV 6 whatever its count
---       6 account id, for pin and force; else empty
---       7 how long the session is remembered, ms; 0: no session
---       8 scope: 1 when the scope's cooldowns count too; 0
--- Returns {granted, account, epoch, probe} | {saturated, retry after, ms}
---         probe: only there when the lease probes, for an account that has cooled: `cooldown` wants to know whether it passed
---         A lease id that holds a lease already gets its account again, and probe again.
--- Errors  NOPOOL (no accounts: sync first), NOACCOUNT (pin, force), BADARG. No lease is taken then.
--- Cost  O(log accounts + log leases); with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at most
-local lease, mode, wanted = ARGV[1], ARGV[5] or 'take', ARGV[6] or ''
-local ttl, seed, weight = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local session_ttl, scoped = tonumber(ARGV[7] or 0), tonumber(ARGV[8] or 0)
-if not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0) or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0)
-  or not (weight and weight >= 0 and weight <= 1e9) or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12 and session_ttl % 1 == 0)
-  or not (scoped == 0 or scoped == 1) or #KEYS ~= 6 + scoped + (session_ttl > 0 and 1 or 0)
-  or not (mode == 'take' or mode == 'dry' or mode == 'pin' or mode == 'force')
-  or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]') then
-  local check = tools()
-  check.id(lease, 'lease')
-  check.whole(ARGV[2], 'ttl_ms', 1, 86400000)
-  check.whole(ARGV[3], 'seed', 0, 2147483647)
-  check.whole(ARGV[4], 'random', 0, 1e9)
-  check.whole(ARGV[7] or 0, 'session_ttl_ms', 0, 1e12)
-  check.whole(ARGV[8] or 0, 'scope', 0, 1)
-  check.refuse('BADARG mode or keys: not take, dry, pin or force, or a key too many or too few')
+--       next  the cooldowns of each lease's scope (ZSET, account id -> until, ms), in order; or none
+--       last  each lease's session (STRING, account id), in order; only with ARGV 5 above 0
+-- ARGV  1 ttl, ms
+--       2 seed, 0..2147483647, fresh for each call: Redis starts its own the same way at every boot
+--       3 weight of the random part, millionths
+--       4 mode: take   choose, and take the leases
+--               dry    choose as `take` would for each alone, and write nothing (reaps nothing either)
+--               force  record leases of the accounts named, whatever their counts
+--       5 how long the sessions are remembered, ms; 0: no sessions
+--       6.. lease ids, [A-Za-z0-9._-]{1,64}, 1..1000; with force each followed by its account id
+-- Returns {epoch, answer ..}: for each lease, in order
+--         account id             the lease holds a slot of it; if it held one of another account already, that one's
+--         account id ":probe"    and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
+--         integer                saturated: retry after so many ms
+--         nil                    the account is not in this pool (force)
+-- Errors  NOPOOL (no accounts: sync first), BADARG. No lease is taken then.
+-- Cost  O(log accounts + log leases) each; with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at
+--       most. Eight commands, however many leases, and one to three more for each.
+local ttl, seed, weight, mode, session_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
+local dry, force = mode == 'dry', mode == 'force'
+local step = force and 2 or 1
+local count = (#ARGV - 5) / step
+-- Where the keys of sessions and of scopes begin.
+local sessions = session_ttl and session_ttl > 0 and #KEYS - count
+local scopes = #KEYS - (sessions and count or 0) > 6 and 6
+local wrong = #KEYS ~= 6 + (sessions and count or 0) + (scopes and count or 0)
+for i = 6, #ARGV, step do
+  wrong = wrong or #ARGV[i] < 1 or #ARGV[i] > 64 or string.find(ARGV[i], '[^%w._-]')
 end
--- How many expired leases, and ended cooldowns, one call may clear away; and how many calls share that work. A call that
--- finds no free slot always does it, so nobody is refused for a lease that is over.
+if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
+  or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0) or not (weight and weight >= 0 and weight <= 1e9)
+  or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12 and session_ttl % 1 == 0)
+  or not (count >= 1 and count <= 1000 and count % 1 == 0) or not (dry or force or mode == 'take') then
+  local check = tools()
+  check.whole(ARGV[1], 'ttl_ms', 1, 86400000)
+  check.whole(ARGV[2], 'seed', 0, 2147483647)
+  check.whole(ARGV[3], 'random', 0, 1e9)
+  check.whole(ARGV[5], 'session_ttl_ms', 0, 1e12)
+  for i = 6, #ARGV, step do
+    check.id(ARGV[i], 'lease')
+  end
+  check.refuse('BADARG mode, leases or keys: not take, dry or force, not 1..1000 leases, or a key too many or too few')
+end
+-- How many expired leases, and ended cooldowns, one call may clear away at a time; and how many leases share that work. A
+-- call that finds no free slot always does it, so nobody is refused for a lease that is over.
 local REAP, SHARED_BY = 32, 4
 -- How many accounts are looked at one by one before the rest is drawn from together.
 local PAGE = 4
@@ -49,41 +56,42 @@ local format = string.format
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local session = session_ttl > 0 and KEYS[#KEYS]
-local bound = session and call('GET', session)
+-- The account of each lease; how many leases each account gets, and those accounts in order.
+local chosen, given, accounts = {}, {}, {}
+-- As read from Redis: `free` by first rank; record and count of accounts that get a lease.
+local pages, records, used = {}, {}, {}
 
--- Accounts that cool in this scope.
-local shut
-if scoped == 1 then
-  shut = {}
-  for _, account in ipairs(call('ZRANGEBYSCORE', KEYS[7], format('(%d', now), '+inf')) do
-    shut[account] = true
+-- What an account's score in `free` is after what it got here; nil: it can't take more.
+local function score_now(account, score)
+  local more = given[account]
+  if not more then
+    return tonumber(score)
   end
-end
-
--- Ends leases that are over.
-local function reap()
-  local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
-  -- One without an owner was written by hand.
-  if #over > 0 and drop(over) < #over then
-    call('ZREM', LEASES, unpack(over))
+  if not used[account] then
+    records[account], used[account] = call('HGET', ACCOUNTS, account), call('HGET', USED, account) or 0
   end
-end
-if seed % SHARED_BY == 0 and mode ~= 'dry' then
-  reap()
+  more = more + used[account]
+  -- As in `settle`, but one that cools has got its one probe.
+  local max, load, base, flags = string.match(records[account], '^(%d+) (%d+) (%d+) (%d+)$')
+  return flags == '0' and more < tonumber(max) and base + math.floor(load * more / max) or nil
 end
 
 -- The account with the least base + weight * u, as if each in `free` had drawn its own even u, in O(log accounts).
 -- The first few do draw. Those behind can only win below the best score so far, and are drawn from together: at s, an
 -- account whose base is below s comes next with hazard 1 / (weight - (s - base)), so the winner is the first point of a
--- Poisson process that bounds them all from above, thinned to the true hazards (Lewis and Shedler 1979).
-local function choose()
-  math.randomseed(seed)
-  local random = math.random
+-- Poisson process that bounds them all from above, thinned to the true hazards (Lewis and Shedler 1979). The score in `free` of
+-- one that got a lease here is lower than its score by now, so that it bounds that too.
+math.randomseed(seed)
+local random = math.random
+local function choose(shut)
   local account, first, score = nil, nil, math.huge
   local from, page = 0, nil
   repeat
-    page = call('ZRANGE', FREE, from == 0 and '0' or format('%d', from), format('%d', from + PAGE - 1), 'WITHSCORES')
+    page = pages[from]
+    if not page then
+      page = call('ZRANGE', FREE, from == 0 and '0' or format('%d', from), format('%d', from + PAGE - 1), 'WITHSCORES')
+      pages[from] = page
+    end
     for i = 1, #page, 2 do
       local base = tonumber(page[i + 1])
       if base >= score then
@@ -91,7 +99,8 @@ local function choose()
       end
       if not (shut and shut[page[i]]) then
         first = first or base
-        local drawn = base + weight * random()
+        base = score_now(page[i], base)
+        local drawn = base and base + weight * random() or score
         if drawn < score then
           account, score = page[i], drawn
         end
@@ -120,7 +129,8 @@ local function choose()
     if s < high then
       local rank = format('%d', from + random(0, others - 1))
       local other = call('ZRANGE', FREE, rank, rank, 'WITHSCORES')
-      local behind = s - other[2]
+      local base = score_now(other[1], other[2])
+      local behind = base and s - base or 0
       if behind > 0 and not (shut and shut[other[1]]) and random() * (weight - behind) < room then
         return other[1]
       end
@@ -136,72 +146,91 @@ local function choose()
   return account
 end
 
-local account
-local rebind = session
-if mode == 'force' then
-  account, rebind = wanted, nil
-elseif mode == 'pin' then
-  account, rebind = call('ZSCORE', FREE, wanted) and not (shut and shut[wanted]) and wanted, nil
-else
-  if bound then
-    local score = call('ZSCORE', FREE, bound)
-    if score then
-      -- One that is behind spills too, unless all are.
-      if shut and shut[bound]
-        or tonumber(score) >= BEHIND and tonumber(call('ZRANGE', FREE, '0', '0', 'WITHSCORES')[2]) < BEHIND then
-        rebind = nil
+-- Until all is chosen nothing is written, but for clearing away what is over.
+local binds, lasts, shuts, got, missing = sessions and {}, sessions and {}, scopes and {}, nil, nil
+for try = 1, 2 do
+  if not dry and (try == 2 or seed % SHARED_BY < count) then
+    local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
+    -- One without an owner was written by hand.
+    if #over > 0 and drop(over) < #over then
+      call('ZREM', LEASES, unpack(over))
+    end
+    pages, records, used = {}, {}, {}
+  end
+  missing = false
+  for i = 1, count do
+    if not chosen[i] then
+      local account, bind, shut
+      if force then
+        account = ARGV[5 + 2 * i]
+      end
+      if scopes and not force then
+        -- Accounts that cool in this scope.
+        local scope = KEYS[scopes + i]
+        shut = shuts[scope]
+        if not shut then
+          shut = {}
+          for _, cooling in ipairs(call('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
+            shut[cooling] = true
+          end
+          shuts[scope] = shut
+        end
+      end
+      if sessions and not force then
+        bind = KEYS[sessions + i]
+        local last = lasts[bind] or call('GET', bind)
+        local score = last and call('ZSCORE', FREE, last)
+        score = score and score_now(last, score)
+        if score then
+          -- One that is behind spills too, unless all are.
+          if shut and shut[last] or score >= BEHIND and tonumber(call('ZRANGE', FREE, '0', '0', 'WITHSCORES')[2]) < BEHIND then
+            bind = nil
+          else
+            account = last
+          end
+        elseif last then
+          -- Full or cooling: another serves this request, and the session stays where its cache is.
+          local record = call('HGET', ACCOUNTS, last)
+          local flags = record and string.match(record, '%d+$')
+          if flags == '0' or flags == '4' then
+            bind = nil
+          end
+        end
+      end
+      account = account or choose(shut) or dry and tools().would_be_free(now, shut, REAP)
+      if not account then
+        missing = true
+      elseif dry then
+        chosen[i] = account
       else
-        account = bound
-      end
-    else
-      -- Full or cooling: another serves this request, and the session stays where its cache is.
-      local record = call('HGET', ACCOUNTS, bound)
-      local flags = record and string.match(record, '%d+$')
-      if flags == '0' or flags == '4' then
-        rebind = nil
+        if not given[account] then
+          accounts[#accounts + 1] = account
+        end
+        chosen[i], given[account] = account, (given[account] or 0) + 1
+        if bind then
+          binds[i], lasts[bind] = bind, account
+        end
       end
     end
   end
-  account = account or choose()
-end
-
-local got = call('HMGET', ACCOUNTS, account or wanted, '#epoch', '#wake', '#pass')
-local waking = got[3] and tonumber(got[3]) <= now
-if waking and mode ~= 'dry' then
-  tools().thaw(now, REAP)
-  got[1] = call('HGET', ACCOUNTS, account or wanted)
-end
-if not account then
-  -- Whatever is over has to go before anyone is refused.
-  if mode == 'dry' then
-    account = tools().would_be_free(now, shut, REAP)
-  else
-    reap()
-    if mode == 'take' then
-      account = choose()
-    elseif call('ZSCORE', FREE, wanted) and not (shut and shut[wanted]) then
-      account = wanted
-    end
+  got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
+  if not got[1] then
+    return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
-  got[1] = call('HGET', ACCOUNTS, account or wanted)
-end
-local epoch = got[2]
-if not epoch then
-  return redis.error_reply('NOPOOL no accounts are synced for this pool')
-end
-if (mode == 'pin' or mode == 'force') and (not got[1] or string.byte(wanted) == 35) then
-  return redis.error_reply('NOACCOUNT ' .. string.sub(wanted, 1, 64) .. ' is not in this pool')
-end
-if not account or mode == 'dry' then
-  local held = call('HGET', OWNER, lease) or account
-  if held then
-    account = string.match(held, '^[^:]*')
-    local probing = mode ~= 'dry' and call('HGET', ACCOUNTS, '#probe:' .. account) == lease
-    return {'granted', account, epoch, probing and 'probe' or nil}
+  if not dry and got[2] and tonumber(got[2]) <= now then
+    tools().thaw(now, REAP)
+    got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
   end
+  if dry or not missing then
+    break
+  end
+end
+local answers, pass, wait = {got[1]}, got[3], nil
+if missing then
   -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
   -- since most end long before they expire.
-  local wait, from, cooling = 60000, 0, nil
+  wait = accounts[1] and math.min(1000, ttl) or 60000
+  local from, cooling = 0, nil
   repeat
     cooling = call('ZRANGE', COOLDOWN, from, from + 15, 'WITHSCORES')
     for i = 2, #cooling, 2 do
@@ -216,35 +245,99 @@ if not account or mode == 'dry' then
   if live[2] then
     wait = math.min(wait, 1000, live[2] - now)
   end
-  return {'saturated', math.max(wait, 1)}
+  wait = math.max(wait, 1)
+end
+for k = 1, #accounts do
+  -- What begins with # is no account.
+  records[accounts[k]] = string.byte(accounts[k]) ~= 35 and got[k + 3] or nil
+end
+local counts = accounts[1] and call('HMGET', USED, unpack(accounts))
+local leases, expiry = {}, format('%d', now + ttl)
+for i = 1, count do
+  local account = chosen[i]
+  answers[i + 1] = account or wait
+  if account and not dry then
+    if records[account] then
+      leases[#leases + 1], leases[#leases + 2] = expiry, ARGV[6 + step * (i - 1)]
+    else
+      answers[i + 1], chosen[i] = false, nil
+    end
+  end
+end
+if dry then
+  return answers
 end
 
-local probes = got[1] and string.sub(got[1], -2) == ' 4' and tools().wants_probe(account) or nil
--- The first write tells whether the lease is new. Were a key of the wrong type, nothing is written yet, or it is taken back.
-if call('ZADD', LEASES, 'NX', format('%d', now + ttl), lease) == 0 then
-  local held = call('HGET', OWNER, lease)
-  if held then
-    account = string.match(held, '^[^:]*')
-    return {'granted', account, epoch, call('HGET', ACCOUNTS, '#probe:' .. account) == lease and 'probe' or nil}
+-- The first write tells whether the leases are new. One that is not keeps the slot it holds, and so does one that found none.
+local held = nil
+if leases[1] and call('ZADD', LEASES, 'NX', unpack(leases)) * 2 < #leases or missing then
+  held = {}
+  local seen = {}
+  for i = 1, count do
+    local lease, account = ARGV[6 + step * (i - 1)], chosen[i]
+    local owner = answers[i + 1] and (seen[lease] or call('HGET', OWNER, lease))
+    if owner then
+      held[i] = string.match(owner, '^[^:]*')
+      if account then
+        chosen[i], given[account] = nil, given[account] - 1
+      end
+    else
+      seen[lease] = account
+    end
   end
 end
-local used = redis.pcall('HINCRBY', USED, account, '1')
-local owned = type(used) == 'number' and redis.pcall('HSET', OWNER, lease, got[4] and account .. ':' .. got[4] or account)
-if type(owned) ~= 'number' then
-  call('ZREM', LEASES, lease)
-  if owned then
-    call('HINCRBY', USED, account, '-1')
+local owned, uses, free, probes = {}, {}, {}, nil
+for k = 1, #accounts do
+  local account = accounts[k]
+  if records[account] and given[account] > 0 then
+    counts[k] = (counts[k] or 0) + given[account]
+    uses[#uses + 1], uses[#uses + 2] = account, format('%d', counts[k])
+    if string.sub(records[account], -2) == ' 4' and tools().wants_probe(account) then
+      probes = probes or {}
+      probes[account] = true
+    end
   end
-  return owned or used
 end
-if got[4] then
-  call('HINCRBY', USED, '#' .. account, '1')
+for i = 1, count do
+  local lease, account = ARGV[6 + step * (i - 1)], chosen[i]
+  if account then
+    owned[#owned + 1], owned[#owned + 2] = lease, pass and account .. ':' .. pass or account
+    if probes and probes[account] == true then
+      answers[i + 1], probes[account] = account .. ':probe', lease
+    end
+  end
 end
-if probes then
-  call('HSET', ACCOUNTS, '#probe:' .. account, lease)
+if owned[1] then
+  -- The one key not read so far.
+  local written = redis.pcall('HSET', OWNER, unpack(owned))
+  if type(written) ~= 'number' then
+    call('ZREM', LEASES, unpack(leases))
+    return written
+  end
+  call('HSET', USED, unpack(uses))
+  for account, lease in pairs(probes or {}) do
+    call('HSET', ACCOUNTS, '#probe:' .. account, lease)
+  end
+  for k = 1, #accounts do
+    local account = accounts[k]
+    if records[account] and given[account] > 0 then
+      if pass then
+        call('HINCRBY', USED, '#' .. account, format('%d', given[account]))
+      end
+      settle(account, records[account], counts[k], free)
+    end
+  end
+  if free[1] then
+    call('ZADD', FREE, unpack(free))
+  end
+  for i, session in pairs(binds or {}) do
+    if chosen[i] then
+      call('SET', session, chosen[i], 'PX', ARGV[5])
+    end
+  end
 end
-settle(account, got[1], used)
-if rebind then
-  call('SET', session, account, 'PX', session_ttl)
+for i, account in pairs(held or {}) do
+  local probing = call('HGET', ACCOUNTS, '#probe:' .. account) == ARGV[6 + step * (i - 1)]
+  answers[i + 1] = probing and account .. ':probe' or account
 end
-return {'granted', account, epoch, probes and 'probe'}
+return answers

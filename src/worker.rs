@@ -15,7 +15,7 @@ use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::greeting;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
+    self, Acquire, Acquired, Asked, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
     Renewed, Script, Shas, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
@@ -47,6 +47,8 @@ const RECONCILE_SILENCE_MS: u64 = 90_000;
 const RIDE_MS: u64 = 1;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
+/// Leases in one acquire command: Redis does nothing else meanwhile.
+const ACQUIRE_BATCH: usize = 32;
 /// An answer to someone's question is kept for so long, in ms.
 const ANSWER_MS: u64 = 10_000;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
@@ -480,7 +482,11 @@ enum Command {
     Select,
     SetName,
     Load(Script),
-    Acquire(AcquireCommand),
+    /// Leases of one shape.
+    Acquire {
+        leases: Vec<AcquireCommand>,
+        tries: u8,
+    },
     Release {
         pool: usize,
         doubts: Vec<Doubt>,
@@ -525,7 +531,23 @@ struct AcquireCommand {
     kind: AcquireKind,
     session: Option<[u8; 16]>,
     scope: Option<[u8; 16]>,
-    tries: u8,
+}
+
+impl AcquireCommand {
+    /// What must be the same of all in one command; what is only asked comes first.
+    fn shape(&self) -> (u8, usize, bool, bool) {
+        let mode = match self.kind {
+            AcquireKind::Dry | AcquireKind::DryBeside(_) => 0,
+            AcquireKind::Take => 1,
+            AcquireKind::Record(_) => 2,
+        };
+        (
+            mode,
+            self.pool,
+            self.session.is_some(),
+            self.scope.is_some(),
+        )
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -671,8 +693,10 @@ pub struct Worker {
     stuck: bool,
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
-    /// Acquires that wait for the pipe to be ready.
-    queue: VecDeque<AcquireCommand>,
+    /// Leases of the acquires among them.
+    asked: usize,
+    /// Acquires that wait for [`Worker::flush`], and for the pipe to be ready.
+    queue: Vec<AcquireCommand>,
     /// Releases that wait for an acquire to go with.
     riding: Vec<Doubt>,
     /// No longer than until then, in ms.
@@ -742,7 +766,8 @@ impl Worker {
             short_lived: 0,
             stuck: false,
             pending: VecDeque::new(),
-            queue: VecDeque::new(),
+            asked: 0,
+            queue: Vec::new(),
             riding: Vec::new(),
             ride_ms: 0,
             doubts: VecDeque::new(),
@@ -1133,26 +1158,24 @@ impl Worker {
             return Event::Unavailable(reason);
         }
         let lease = self.ids.mint();
-        self.ask(now_ms, pool, slot, lease, AcquireKind::Take);
+        self.ask(pool, slot, lease, AcquireKind::Take);
         let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
         self.waiting.push_back((deadline_ms, slot, lease));
         Event::In(lease)
     }
 
-    fn ask(&mut self, now_ms: u64, pool: usize, slot: usize, lease: LeaseId, kind: AcquireKind) {
+    fn ask(&mut self, pool: usize, slot: usize, lease: LeaseId, kind: AcquireKind) {
         let request = self.requests.get(slot);
         let session = request.and_then(|request| request.session);
         let scope = request.and_then(|request| request.scope.as_deref().copied());
-        let acquire = AcquireCommand {
+        self.queue.push(AcquireCommand {
             pool,
             slot,
             lease,
             kind,
             session,
             scope,
-            tries: 0,
-        };
-        self.send(now_ms, acquire);
+        });
     }
 
     /// Asks what a request would get that goes the traditional way, by this account if that is known.
@@ -1160,7 +1183,7 @@ impl Worker {
         if self.available(now_ms).is_ok() {
             let lease = self.ids.mint();
             let kind = account.map_or(AcquireKind::Dry, AcquireKind::DryBeside);
-            self.ask(now_ms, pool, slot, lease, kind);
+            self.ask(pool, slot, lease, kind);
         } else {
             self.shadow_failed(pool);
         }
@@ -1347,19 +1370,14 @@ impl Worker {
             request.renewed_ms = now_ms;
         }
         if self.available(now_ms).is_ok() {
-            let kind = AcquireKind::Record(account);
-            self.send(
-                now_ms,
-                AcquireCommand {
-                    pool,
-                    slot,
-                    lease,
-                    kind,
-                    session: None,
-                    scope: None,
-                    tries: 0,
-                },
-            );
+            self.queue.push(AcquireCommand {
+                pool,
+                slot,
+                lease,
+                kind: AcquireKind::Record(account),
+                session: None,
+                scope: None,
+            });
         }
     }
 
@@ -1467,7 +1485,9 @@ impl Worker {
         if self.state != PipeState::Ready && self.failures > 0 {
             return Err(Reason::PipeDown);
         }
-        if self.pending.len().saturating_add(self.queue.len()) >= self.config.redis.max_pending {
+        // An acquire counts by its leases: `max_pending` bounds requests that wait.
+        let commands = self.pending.len().saturating_add(self.queue.len());
+        if commands.saturating_add(self.asked) >= self.config.redis.max_pending {
             return Err(Reason::QueueFull);
         }
         let settings = self.config.redis.breaker;
@@ -1500,20 +1520,43 @@ impl Worker {
         }
     }
 
-    /// Writes an acquire, or queues it until the pipe is ready.
-    fn send(&mut self, now_ms: u64, acquire: AcquireCommand) {
-        if self.state == PipeState::Ready {
-            // Ahead of it: the slots they free may be just what it needs.
-            self.send_riding(now_ms);
-            self.write(now_ms, Command::Acquire(acquire), false);
-        } else {
-            self.queue.push_back(acquire);
+    /// Whether [`Worker::flush`], or the host, has something to do for the pipe.
+    #[must_use]
+    pub fn wants_flush(&self) -> bool {
+        let asks = self.state == PipeState::Ready && !self.queue.is_empty();
+        asks || !self.output.bytes.is_empty() || self.output.pipe.is_some()
+    }
+
+    /// All events that came at once have been told: what they ask goes out, in as few commands as it can.
+    pub fn flush(&mut self, now_ms: u64) {
+        if self.state != PipeState::Ready || self.queue.is_empty() {
+            return;
         }
+        // Ahead of them: the slots they free may be just what is needed.
+        self.send_riding(now_ms);
+        let mut queue = std::mem::take(&mut self.queue);
+        // Who left meanwhile took nothing and needs nothing.
+        queue.retain(|acquire| self.is_wanted(acquire));
+        while let Some(shape) = queue.iter().map(AcquireCommand::shape).min() {
+            let alike = |acquire: &mut AcquireCommand| acquire.shape() == shape;
+            let mut leases: Vec<_> = queue.extract_if(.., alike).collect();
+            while !leases.is_empty() {
+                let rest = leases.split_off(leases.len().min(ACQUIRE_BATCH));
+                self.write(now_ms, Command::Acquire { leases, tries: 0 }, false);
+                leases = rest;
+            }
+        }
+        self.queue = queue;
     }
 
     fn write(&mut self, now_ms: u64, command: Command, with_source: bool) {
         match &command {
-            Command::Acquire(acquire) => self.tell(acquire.slot, acquire.lease),
+            Command::Acquire { leases, .. } => {
+                self.asked = self.asked.saturating_add(leases.len());
+                for acquire in leases {
+                    self.tell(acquire.slot, acquire.lease);
+                }
+            }
             Command::Renew { leases, .. } => {
                 for (slot, lease) in leases {
                     self.tell(*slot, *lease);
@@ -1542,30 +1585,30 @@ impl Worker {
             Command::Select => greeting::select(out, &config.redis),
             Command::SetName => greeting::set_name(out),
             Command::Load(script) => greeting::load(out, *script),
-            Command::Acquire(acquire) => {
-                let Some(state) = self.pools.get(acquire.pool) else {
+            Command::Acquire { leases, .. } => {
+                let pool = leases.first().map(|acquire| acquire.pool);
+                let Some(state) = pool.and_then(|pool| self.pools.get(pool)) else {
                     return;
                 };
-                let mode = match acquire.kind {
-                    AcquireKind::Take => Mode::Take,
-                    AcquireKind::Dry | AcquireKind::DryBeside(_) => Mode::Dry,
-                    AcquireKind::Record(account) => {
-                        Mode::Force(account_id(config, acquire.pool, account).unwrap_or_default())
-                    }
-                };
                 let arguments = Acquire {
-                    lease: acquire.lease,
                     ttl_ms: config.lease.ttl_ms,
                     seed: self.random.u32(..),
                     random: pool::millionths(config.score.random),
-                    mode,
-                    session: acquire
-                        .session
-                        .as_ref()
-                        .map(|hash| (hash, config.affinity_ttl_ms)),
-                    scope: acquire.scope.as_ref(),
+                    session_ttl_ms: config.affinity_ttl_ms,
                 };
-                state.keys.acquire(out, by, &arguments);
+                let leases = leases.iter().map(|acquire| Asked {
+                    lease: acquire.lease,
+                    mode: match acquire.kind {
+                        AcquireKind::Take => Mode::Take,
+                        AcquireKind::Dry | AcquireKind::DryBeside(_) => Mode::Dry,
+                        AcquireKind::Record(account) => Mode::Force(
+                            account_id(config, acquire.pool, account).unwrap_or_default(),
+                        ),
+                    },
+                    session: acquire.session.as_ref(),
+                    scope: acquire.scope.as_ref(),
+                });
+                state.keys.acquire(out, by, &arguments, leases);
             }
             Command::Release { pool, doubts, .. } => {
                 let Some(state) = self.pools.get(*pool) else {
@@ -1870,6 +1913,9 @@ impl Worker {
         let Some((sent_ms, command)) = self.pending.pop_front() else {
             return self.mismatch(now_ms);
         };
+        if let Command::Acquire { leases, .. } = &command {
+            self.asked = self.asked.saturating_sub(leases.len());
+        }
         match command {
             Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),
             Command::Select => self.hello(now_ms, is_ok(reply), Down::Select),
@@ -1895,7 +1941,9 @@ impl Worker {
                 };
                 self.hello(now_ms, sha.is_some(), down);
             }
-            Command::Acquire(acquire) => self.on_acquired(now_ms, sent_ms, acquire, reply),
+            Command::Acquire { leases, tries } => {
+                self.on_acquired(now_ms, sent_ms, leases, tries, reply)
+            }
             Command::Release {
                 pool,
                 doubts,
@@ -1981,12 +2029,7 @@ impl Worker {
         self.look = (now_ms, 0);
         // Ahead of what waits, so that the next request goes by it already.
         self.look(now_ms);
-        for acquire in std::mem::take(&mut self.queue) {
-            // Who left while the pipe opened took nothing and needs nothing.
-            if self.is_wanted(&acquire) {
-                self.write(now_ms, Command::Acquire(acquire), false);
-            }
-        }
+        self.flush(now_ms);
     }
 
     /// Whether an acquire's request still is where it was when it was sent.
@@ -2007,99 +2050,152 @@ impl Worker {
         }
     }
 
-    fn on_acquired(&mut self, now_ms: u64, sent_ms: u64, acquire: AcquireCommand, reply: &[u8]) {
-        let wanted = self.is_wanted(&acquire);
-        let answer = script::acquired(reply);
+    fn on_acquired(
+        &mut self,
+        now_ms: u64,
+        sent_ms: u64,
+        leases: Vec<AcquireCommand>,
+        tries: u8,
+        reply: &[u8],
+    ) {
+        let recorded = leases
+            .first()
+            .is_some_and(|acquire| matches!(acquire.kind, AcquireKind::Record(_)));
+        let answers = script::acquired(reply, leases.len()).and_then(|(epoch, answers)| {
+            // `force` never answers it.
+            let refused = |answer| matches!(answer, Acquired::Saturated { .. });
+            if recorded && answers.clone().any(refused) {
+                return Err(Fault::Mismatch);
+            }
+            Ok((epoch, answers))
+        });
+        let (epoch, answers) = match answers {
+            Ok(answers) => answers,
+            Err(fault) => return self.on_acquire_fault(now_ms, sent_ms, leases, tries, fault),
+        };
         // One that came too late helps nobody, and must not keep the breaker closed.
-        let in_time = now_ms.saturating_sub(sent_ms) < self.config.redis.acquire_timeout_ms;
-        if answer.is_ok() && in_time {
+        if now_ms.saturating_sub(sent_ms) < self.config.redis.acquire_timeout_ms {
             self.acquires_work();
         }
-        match (acquire.kind, answer) {
-            (_, Err(Fault::Mismatch)) => {
-                self.pending
-                    .push_front((sent_ms, Command::Acquire(acquire)));
-                self.mismatch(now_ms);
-            }
-            (kind, Err(fault)) => {
-                let retry = AcquireCommand {
-                    tries: acquire.tries.saturating_add(1),
-                    ..acquire
-                };
-                let retry = (wanted && acquire.tries < RETRIES).then_some(Command::Acquire(retry));
-                if !self.recover(now_ms, fault, acquire.pool, retry) {
-                    if self.is_open() {
-                        self.acquires_fail(now_ms, Reason::Refused, Some(fault));
-                    }
-                    match kind {
-                        AcquireKind::Take if wanted => {
-                            let in_doubt = fault.may_have_run();
-                            self.answer(
-                                now_ms,
-                                acquire.slot,
-                                Event::Failed {
-                                    reason: Reason::Refused,
-                                    in_doubt,
-                                },
-                            );
-                        }
-                        AcquireKind::Dry | AcquireKind::DryBeside(_) => {
-                            self.shadow_failed(acquire.pool)
-                        }
-                        AcquireKind::Take | AcquireKind::Record(_) => {}
-                    }
+        for (acquire, answer) in leases.into_iter().zip(answers) {
+            match acquire.kind {
+                AcquireKind::Take => self.on_taken(now_ms, sent_ms, acquire, epoch, answer),
+                AcquireKind::Dry => self.on_shadowed(acquire.pool, None, answer),
+                AcquireKind::DryBeside(account) => {
+                    self.on_shadowed(acquire.pool, Some(account), answer)
+                }
+                AcquireKind::Record(_) => {
+                    self.on_recorded(now_ms, sent_ms, acquire, epoch, answer);
                 }
             }
-            (AcquireKind::Dry, Ok(Acquired::Granted { account, .. })) => {
-                self.shadow_granted(acquire.pool, account, None)
+        }
+    }
+
+    fn on_taken(
+        &mut self,
+        now_ms: u64,
+        sent_ms: u64,
+        acquire: AcquireCommand,
+        epoch: u64,
+        answer: Acquired,
+    ) {
+        let wanted = self.is_wanted(&acquire);
+        let event = match answer {
+            Acquired::Granted { .. } if !wanted => {
+                return self.count_in(acquire.pool, Counter::LateGrant);
             }
-            (AcquireKind::DryBeside(traditional), Ok(Acquired::Granted { account, .. })) => {
-                self.shadow_granted(acquire.pool, account, Some(traditional))
-            }
-            (AcquireKind::Dry | AcquireKind::DryBeside(_), Ok(Acquired::Saturated { .. })) => {
-                self.count_in(acquire.pool, Counter::ShadowSaturated)
-            }
-            (AcquireKind::Take, Ok(Acquired::Granted { .. })) if !wanted => {
-                self.count_in(acquire.pool, Counter::LateGrant)
-            }
-            (AcquireKind::Take, Ok(Acquired::Saturated { .. })) if !wanted => {}
-            (
-                AcquireKind::Take | AcquireKind::Record(_),
-                Ok(Acquired::Granted {
-                    account,
-                    epoch,
-                    probes,
-                }),
-            ) => {
-                if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
-                    request.epoch = epoch;
-                    request.renewed_ms = sent_ms;
-                    if probes {
-                        self.count_in(acquire.pool, Counter::Probe);
-                        self.may_probe(now_ms, acquire.slot);
-                    }
-                }
-                self.see_epoch(now_ms, acquire.pool, epoch);
-                if acquire.kind == AcquireKind::Take {
-                    let known = self
-                        .pools
-                        .get(acquire.pool)
-                        .and_then(|state| state.counts.index(account));
-                    let event = match known {
-                        Some(account) => Event::Granted { account },
-                        None => Event::Failed {
-                            reason: Reason::UnknownAccount,
-                            in_doubt: true,
-                        },
-                    };
-                    self.answer(now_ms, acquire.slot, event);
+            Acquired::Saturated { .. } | Acquired::NoAccount if !wanted => return,
+            Acquired::Granted { account, .. } => {
+                self.on_recorded(now_ms, sent_ms, acquire, epoch, answer);
+                let state = self.pools.get(acquire.pool);
+                match state.and_then(|state| state.counts.index(account)) {
+                    Some(account) => Event::Granted { account },
+                    None => Event::Failed {
+                        reason: Reason::UnknownAccount,
+                        in_doubt: true,
+                    },
                 }
             }
-            (AcquireKind::Take, Ok(Acquired::Saturated { retry_after_ms })) => {
-                self.answer(now_ms, acquire.slot, Event::Saturated { retry_after_ms });
+            Acquired::Saturated { retry_after_ms } => Event::Saturated { retry_after_ms },
+            Acquired::NoAccount => {
+                self.counters.add(Counter::RedisError(Fault::NoAccount));
+                Event::Failed {
+                    reason: Reason::Refused,
+                    in_doubt: false,
+                }
             }
-            // `force` never answers it.
-            (AcquireKind::Record(_), Ok(Acquired::Saturated { .. })) => self.mismatch(now_ms),
+        };
+        self.answer(now_ms, acquire.slot, event);
+    }
+
+    /// What the ledger says of a lease that stands in it now.
+    fn on_recorded(
+        &mut self,
+        now_ms: u64,
+        sent_ms: u64,
+        acquire: AcquireCommand,
+        epoch: u64,
+        answer: Acquired,
+    ) {
+        let Acquired::Granted { probes, .. } = answer else {
+            return self.counters.add(Counter::RedisError(Fault::NoAccount));
+        };
+        let wanted = self.is_wanted(&acquire);
+        if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
+            request.epoch = epoch;
+            request.renewed_ms = sent_ms;
+            if probes {
+                self.count_in(acquire.pool, Counter::Probe);
+                self.may_probe(now_ms, acquire.slot);
+            }
+        }
+        self.see_epoch(now_ms, acquire.pool, epoch);
+    }
+
+    fn on_shadowed(&mut self, pool: usize, traditional: Option<u32>, answer: Acquired) {
+        match answer {
+            Acquired::Granted { account, .. } => self.shadow_granted(pool, account, traditional),
+            Acquired::Saturated { .. } => self.count_in(pool, Counter::ShadowSaturated),
+            Acquired::NoAccount => self.shadow_failed(pool),
+        }
+    }
+
+    #[inline(never)]
+    fn on_acquire_fault(
+        &mut self,
+        now_ms: u64,
+        sent_ms: u64,
+        mut leases: Vec<AcquireCommand>,
+        tries: u8,
+        fault: Fault,
+    ) {
+        if fault == Fault::Mismatch {
+            let command = Command::Acquire { leases, tries };
+            self.pending.push_front((sent_ms, command));
+            return self.mismatch(now_ms);
+        }
+        let pool = leases.first().map_or(0, |acquire| acquire.pool);
+        leases.retain(|acquire| self.is_wanted(acquire));
+        let retry = (tries < RETRIES && !leases.is_empty()).then(|| Command::Acquire {
+            leases: leases.clone(),
+            tries: tries.saturating_add(1),
+        });
+        if self.recover(now_ms, fault, pool, retry) {
+            return;
+        }
+        for acquire in leases {
+            if self.is_open() {
+                self.acquires_fail(now_ms, Reason::Refused, Some(fault));
+            }
+            match acquire.kind {
+                AcquireKind::Take => {
+                    let in_doubt = fault.may_have_run();
+                    let reason = Reason::Refused;
+                    self.answer(now_ms, acquire.slot, Event::Failed { reason, in_doubt });
+                }
+                AcquireKind::Dry | AcquireKind::DryBeside(_) => self.shadow_failed(acquire.pool),
+                AcquireKind::Record(_) => {}
+            }
         }
     }
 
@@ -2537,39 +2633,21 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
+        self.asked = 0;
         self.doubts.retain(|doubt| doubt.over_ms > now_ms);
         // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
         let mut lost = std::mem::take(&mut self.riding);
         for (_, command) in std::mem::take(&mut self.pending) {
             match command {
-                Command::Acquire(acquire)
-                    if acquire.kind == AcquireKind::Take && self.is_wanted(&acquire) =>
-                {
-                    self.answer(
-                        now_ms,
-                        acquire.slot,
-                        Event::Failed {
-                            reason: Reason::PipeLost,
-                            in_doubt: true,
-                        },
-                    );
-                }
-                Command::Acquire(AcquireCommand {
-                    pool,
-                    kind: AcquireKind::Dry | AcquireKind::DryBeside(_),
-                    ..
-                }) => self.shadow_failed(pool),
-                Command::Acquire(acquire)
-                    if matches!(acquire.kind, AcquireKind::Record(_))
-                        && self.is_wanted(&acquire) =>
-                {
-                    self.may_probe(now_ms, acquire.slot)
+                Command::Acquire { leases, .. } => {
+                    for acquire in leases {
+                        self.lose_acquire(now_ms, acquire);
+                    }
                 }
                 Command::Release { doubts, .. } => lost.extend(doubts),
-                // A lease recorded or renewed in vain is taken up by the next renewal; one whose request left has its
-                // release in this very list.
-                Command::Acquire(_)
-                | Command::Auth
+                // A lease renewed in vain is taken up by the next renewal; one whose request left has its release in this
+                // very list.
+                Command::Auth
                 | Command::Select
                 | Command::SetName
                 | Command::Load(_)
@@ -2603,6 +2681,19 @@ impl Worker {
                     AcquireKind::Take | AcquireKind::Record(_) => {}
                 }
             }
+        }
+    }
+
+    /// An acquire's reply will not come. A lease recorded in vain is taken up by the next renewal.
+    fn lose_acquire(&mut self, now_ms: u64, acquire: AcquireCommand) {
+        match acquire.kind {
+            AcquireKind::Dry | AcquireKind::DryBeside(_) => self.shadow_failed(acquire.pool),
+            AcquireKind::Take | AcquireKind::Record(_) if !self.is_wanted(&acquire) => {}
+            AcquireKind::Take => {
+                let (reason, in_doubt) = (Reason::PipeLost, true);
+                self.answer(now_ms, acquire.slot, Event::Failed { reason, in_doubt });
+            }
+            AcquireKind::Record(_) => self.may_probe(now_ms, acquire.slot),
         }
     }
 

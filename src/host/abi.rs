@@ -129,6 +129,13 @@ extern "C" fn proxy_on_tick(id: u32) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn proxy_on_queue_ready(id: u32, queue: u32) {
+    if let Some(root) = root(id) {
+        root.on_queue_ready(queue);
+    }
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
     match context(id) {
         Some(Context::Http(http)) => match http.on_request_headers() {

@@ -129,6 +129,9 @@ unsafe extern "C" {
     fn proxy_increment_metric(id: u32, by: i64) -> u32;
     fn proxy_record_metric(id: u32, value: u64) -> u32;
     fn proxy_get_metric(id: u32, value: *mut u64) -> u32;
+    fn proxy_register_shared_queue(name: *const u8, name_size: usize, token: *mut u32) -> u32;
+    fn proxy_enqueue_shared_queue(token: u32, data: *const u8, size: usize) -> u32;
+    fn proxy_dequeue_shared_queue(token: u32, data: *mut *mut u8, size: *mut usize) -> u32;
     fn proxy_done() -> u32;
 }
 
@@ -357,6 +360,26 @@ pub fn metric(id: u32) -> u64 {
     // SAFETY: `value` lives across the call.
     let _ = unsafe { proxy_get_metric(id, &mut value) };
     value
+}
+
+/// Opens a queue of this root's. What is put into it calls `on_queue_ready` here, whoever had the name last.
+pub fn open_queue(name: &str) -> Result<u32, HostError> {
+    let mut token = 0;
+    // SAFETY: all pointers live across the call.
+    ok(unsafe { proxy_register_shared_queue(name.as_ptr(), name.len(), &mut token) })?;
+    Ok(token)
+}
+
+/// Puts an empty message into a queue: `on_queue_ready` is called when Envoy's event loop has done all it woke up for.
+pub fn enqueue(queue: u32) -> Result<(), HostError> {
+    // SAFETY: an empty slice's pointer is valid for no bytes.
+    ok(unsafe { proxy_enqueue_shared_queue(queue, [].as_ptr(), 0) })
+}
+
+/// Takes a message out of a queue.
+pub fn dequeue(queue: u32) {
+    // SAFETY: both pointers live across the call.
+    returned(|data, size| unsafe { proxy_dequeue_shared_queue(queue, data, size) });
 }
 
 /// Tells the host that a root which answered `false` to `on_done` is done.

@@ -31,7 +31,6 @@ impl Http {
 
     /// Answers whether the request goes on at once.
     pub fn on_request_headers(&self) -> bool {
-        self.shared.done_reading();
         let serialized = calls::headers(Map::Request);
         let headers = Headers::new(&serialized);
         let id = self.id;

@@ -30,9 +30,12 @@ pub struct Shared {
     armed_ms: Cell<Option<u64>>,
     /// The host wants this root gone as soon as nothing is under way.
     leaving: Cell<bool>,
-    /// Envoy still works on what it read from the pipe. A send that fails then, a cancel, or the root's end would free
-    /// that under its hands, so they wait until an event of another kind shows that Envoy is done, a tick at the latest.
-    reading: Cell<bool>,
+    /// The queue that calls back when Envoy's event loop has done all it woke up for. All that is done to the pipe is done
+    /// then: requests that came together go out together, and Envoy does not work on what it read from the pipe any more,
+    /// which a send that fails, a cancel, or the root's end would free under its hands.
+    queue: Option<u32>,
+    /// It will call back.
+    rung: Cell<bool>,
 }
 
 impl Shared {
@@ -44,6 +47,10 @@ impl Shared {
             let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
             worker.recall_look(pool, &look.unwrap_or_default());
         }
+        let queue = calls::open_queue(&format!("slotgate {seed:016x}"));
+        if let Err(error) = queue {
+            log::warn!("no queue, so that requests wait for a tick: {error:?}");
+        }
         Self {
             root_id,
             started: Instant::now(),
@@ -52,18 +59,13 @@ impl Shared {
             token: Cell::new(None),
             armed_ms: Cell::new(None),
             leaving: Cell::new(false),
-            reading: Cell::new(false),
+            queue: queue.ok(),
+            rung: Cell::new(false),
         }
     }
 
     fn now_us(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
-
-    /// Envoy's event loop has begun something new: what it read before has been worked on.
-    pub fn done_reading(&self) {
-        self.reading.set(false);
-        self.reset();
     }
 
     /// `None`, and said aloud, if the host called back where it never does: an event less is better than a trap.
@@ -82,20 +84,39 @@ impl Shared {
         let mut worker = self.worker()?;
         worker.set_clock_us(now_us);
         let result = event(&mut worker, now_ms);
-        drop(worker);
-        if !self.reading.get() {
-            self.reset();
-            self.send(now_ms);
-        }
-        let mut worker = self.worker()?;
         self.answer(context, &mut worker);
+        if (worker.wants_flush() || self.may_leave(&worker))
+            && !self.rung.get()
+            && let Some(queue) = self.queue
+        {
+            self.rung.set(calls::enqueue(queue).is_ok());
+        }
         self.arm(now_ms, &mut worker);
-        if self.leaving.get() && !self.reading.get() && worker.is_idle() {
+        Some(result)
+    }
+
+    /// Nothing is under way in Envoy: does what waited for that.
+    fn flush(&self) {
+        let now_ms = self.now_us() / 1000;
+        if let Some(mut worker) = self.worker() {
+            worker.flush(now_ms);
+        }
+        self.reset();
+        self.send(now_ms);
+        // What a send that failed has brought about.
+        self.with(self.root_id, |_, _| ());
+        if let Some(mut worker) = self.worker()
+            && self.may_leave(&worker)
+        {
             self.leaving.set(false);
             self.end_metrics(&mut worker);
             calls::done();
         }
-        Some(result)
+    }
+
+    /// Whether the host waits for this root to be done, and it is.
+    fn may_leave(&self, worker: &Worker) -> bool {
+        self.leaving.get() && worker.is_idle()
     }
 
     /// Asks the worker without giving it an event: nothing comes of it that the host must do.
@@ -221,9 +242,8 @@ impl Shared {
 
     /// Sees to it that a tick comes when the worker wants one.
     fn arm(&self, now_ms: u64, worker: &mut Worker) {
-        let output = worker.output();
-        let kept = output.pipe.is_some() || !output.bytes.is_empty();
-        let kept_ms = (kept || self.leaving.get() && worker.is_idle()).then_some(now_ms);
+        let kept = (worker.wants_flush() || self.may_leave(worker)) && !self.rung.get();
+        let kept_ms = kept.then_some(now_ms);
         let metrics = self.metrics.try_borrow();
         let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker));
         let metrics_ms = behind.then(|| now_ms.saturating_add(METRICS_MS));
@@ -248,12 +268,14 @@ impl Shared {
 
     fn tick(&self) {
         self.armed_ms.set(None);
-        self.done_reading();
         if let (Ok(mut metrics), Some(mut worker)) = (self.metrics.try_borrow_mut(), self.worker())
         {
             metrics.send(&mut worker);
         }
         self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
+        if !self.rung.get() {
+            self.flush();
+        }
         if self.armed_ms.get().is_none() {
             calls::set_tick_period(0);
         }
@@ -488,6 +510,15 @@ impl Root {
         }
     }
 
+    /// Envoy's event loop has done all it woke up for.
+    pub fn on_queue_ready(&self, queue: u32) {
+        calls::dequeue(queue);
+        if let Some(shared) = self.shared() {
+            shared.rung.set(false);
+            shared.flush();
+        }
+    }
+
     /// Bytes from Redis.
     pub fn on_pipe_message(&self, token: u32, size: usize) {
         if let Some(shared) = self
@@ -495,7 +526,6 @@ impl Root {
             .filter(|shared| shared.token.get() == Some(token))
         {
             let bytes = calls::buffer(Buffer::Grpc, size);
-            shared.reading.set(true);
             shared.with(self.id, |worker, now_ms| {
                 worker.on_pipe_bytes(now_ms, &bytes)
             });

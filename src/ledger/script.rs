@@ -153,27 +153,32 @@ pub enum Mode<'a> {
     Take,
     /// Choose, write nothing.
     Dry,
-    /// Take a lease of this account, or answer saturated.
-    Pin(&'a str),
     /// Record a lease of this account whatever its count.
     Force(&'a str),
 }
 
-/// Arguments of `acquire.lua`.
+/// Arguments of `acquire.lua`, beside the leases.
 #[derive(Debug)]
-pub struct Acquire<'a> {
-    /// The lease to take.
-    pub lease: LeaseId,
-    /// Its time to live, in ms.
+pub struct Acquire {
+    /// The leases' time to live, in ms.
     pub ttl_ms: u64,
     /// Fresh random bits, 31 of them used.
     pub seed: u32,
     /// Weight of the random part, in millionths.
     pub random: u64,
+    /// How long sessions are remembered, in ms.
+    pub session_ttl_ms: u64,
+}
+
+/// One lease of an acquire. Those of one command have the same mode, and all of them a session or none, a scope or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The lease to take.
+    pub lease: LeaseId,
     /// What to do.
     pub mode: Mode<'a>,
-    /// The session's hash and how long it is remembered, in ms.
-    pub session: Option<(&'a [u8; 16], u64)>,
+    /// The session's hash.
+    pub session: Option<&'a [u8; 16]>,
     /// The hash of the scope, a model say, whose own cooldowns count too.
     pub scope: Option<&'a [u8; 16]>,
 }
@@ -272,48 +277,46 @@ impl PoolKeys {
     }
 
     /// `acquire.lua`
-    pub fn acquire(&self, out: &mut Vec<u8>, by: By, acquire: &Acquire) {
-        let (mode, account) = match acquire.mode {
-            Mode::Take => ("take", ""),
-            Mode::Dry => ("dry", ""),
-            Mode::Pin(account) => ("pin", account),
-            Mode::Force(account) => ("force", account),
+    pub fn acquire<'a>(
+        &self,
+        out: &mut Vec<u8>,
+        by: By,
+        acquire: &Acquire,
+        leases: impl ExactSizeIterator<Item = Asked<'a>> + Clone,
+    ) {
+        let Some(first) = leases.clone().next() else {
+            return;
         };
-        let (session_keys, session_ttl_ms) =
-            acquire.session.map_or((0, 0), |(_, ttl_ms)| (1, ttl_ms));
-        let scope_keys = usize::from(acquire.scope.is_some());
-        let arguments = match (acquire.mode, session_keys, scope_keys) {
-            (_, _, 1) => 8,
-            (_, 1, _) => 7,
-            (Mode::Take, _, _) => 4,
-            (Mode::Dry | Mode::Pin(_) | Mode::Force(_), _, _) => 6,
+        let (mode, words) = match first.mode {
+            Mode::Take => ("take", 1),
+            Mode::Dry => ("dry", 1),
+            Mode::Force(_) => ("force", 2),
         };
+        let sessions = usize::from(first.session.is_some());
+        let keys = usize::from(first.scope.is_some()).saturating_add(sessions);
         self.head(
             out,
             Script::Acquire,
             by,
-            scope_keys.saturating_add(session_keys),
-            arguments,
+            leases.len().saturating_mul(keys),
+            leases.len().saturating_mul(words).saturating_add(5),
         );
-        if let Some(scope) = acquire.scope {
+        for scope in leases.clone().filter_map(|asked| asked.scope) {
             push_hashed(out, &self.scope_prefix, scope);
         }
-        if let Some((session, _)) = acquire.session {
+        for session in leases.clone().filter_map(|asked| asked.session) {
             push_hashed(out, &self.session_prefix, session);
         }
-        push_bulk(out, acquire.lease.as_bytes());
         push_number(out, acquire.ttl_ms);
         push_number(out, u64::from(acquire.seed >> 1));
         push_number(out, acquire.random);
-        if arguments > 4 {
-            push_bulk(out, mode.as_bytes());
-            push_bulk(out, account.as_bytes());
-        }
-        if arguments > 6 {
-            push_number(out, session_ttl_ms);
-        }
-        if arguments > 7 {
-            push_number(out, scope_keys as u64);
+        push_bulk(out, mode.as_bytes());
+        push_number(out, acquire.session_ttl_ms.saturating_mul(sessions as u64));
+        for asked in leases {
+            push_bulk(out, asked.lease.as_bytes());
+            if let Mode::Force(account) = asked.mode {
+                push_bulk(out, account.as_bytes());
+            }
         }
     }
 
@@ -665,15 +668,13 @@ impl Fault {
     }
 }
 
-/// What `acquire.lua` answers.
+/// What `acquire.lua` says of one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acquired<'a> {
-    /// The lease holds a slot of this account.
+    /// It holds a slot of this account.
     Granted {
         /// The account's id.
         account: &'a [u8],
-        /// The ledger's epoch at that moment.
-        epoch: u64,
         /// Whether the account has cooled, and wants to know whether this lease passes.
         probes: bool,
     },
@@ -682,6 +683,8 @@ pub enum Acquired<'a> {
         /// When to come back, in ms.
         retry_after_ms: u64,
     },
+    /// The account named is not in the pool.
+    NoAccount,
 }
 
 /// What `renew.lua` says of one lease.
@@ -710,28 +713,37 @@ pub enum Synced {
     Differs,
 }
 
-/// Reads the reply to an acquire.
+/// Reads the reply to an acquire of `leases` leases: the ledger's epoch at that moment, and one answer each.
 ///
 /// # Errors
 /// The [`Fault`] that stands in its place.
-pub fn acquired(reply: &[u8]) -> Result<Acquired<'_>, Fault> {
+pub fn acquired(
+    reply: &[u8],
+    leases: usize,
+) -> Result<(u64, impl Iterator<Item = Acquired<'_>> + Clone), Fault> {
     let mut values = Values::new(reply);
-    let length = array(&mut values, 2..=4)?;
-    let answer = match values.bulk() {
-        Some(b"granted") => {
-            let granted = values.bulk().zip(values.number());
-            granted.map(|(account, epoch)| Acquired::Granted {
-                account,
-                epoch,
-                probes: length > 3,
+    let length = leases.saturating_add(1);
+    array(&mut values, length..=length)?;
+    let epoch = values.number().ok_or(Fault::Mismatch)?;
+    let answers = std::iter::from_fn(move || values.value()).map_while(|value| match value {
+        Value::Bulk(text) => {
+            let account = text.strip_suffix(b":probe");
+            Some(Acquired::Granted {
+                account: account.unwrap_or(text),
+                probes: account.is_some(),
             })
         }
-        Some(b"saturated") => values
-            .number()
-            .map(|retry_after_ms| Acquired::Saturated { retry_after_ms }),
-        Some(_) | None => None,
-    };
-    answer.ok_or(Fault::Mismatch)
+        Value::Integer(wait_ms) => {
+            let retry_after_ms = u64::try_from(wait_ms).ok()?;
+            Some(Acquired::Saturated { retry_after_ms })
+        }
+        Value::Nil => Some(Acquired::NoAccount),
+        Value::Simple(_) | Value::Error(_) | Value::Array(_) => None,
+    });
+    if answers.clone().count() != leases {
+        return Err(Fault::Mismatch);
+    }
+    Ok((epoch, answers))
 }
 
 /// Reads the reply to a release, or to a cooldown: a number.
