@@ -10,25 +10,26 @@
 --               dry    choose as `take` would for each alone, and write nothing (reaps nothing either)
 --               force  record leases of the accounts named, whatever their counts
 --       5 how long the sessions are remembered, ms; 0: no sessions
---       6.. lease ids, [A-Za-z0-9._-]{1,64}, 1..1000; with force each followed by its account id
+--       6.. lease ids, [A-Za-z0-9._-]{1,64}, each once, 1..1000; with force, then as many account ids
 -- Returns {epoch, answer ..}: for each lease, in order
---         account id             the lease holds a slot of it; if it held one of another account already, that one's
---         account id ":probe"    and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
---         integer                saturated: retry after so many ms
---         nil                    the account is not in this pool (force)
+--         account id            the lease holds a slot of it; if it held one already, that one's
+--         account id ":probe"   and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
+--         integer               saturated: retry after so many ms
+--         nil                   the account is not in this pool (force)
 -- Errors  NOPOOL (no accounts: sync first), BADARG. No lease is taken then.
 -- Cost  O(log accounts + log leases) each; with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at
 --       most. Eight commands, however many leases, and one to three more for each.
 local ttl, seed, weight, mode, session_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local dry, force = mode == 'dry', mode == 'force'
-local step = force and 2 or 1
-local count = (#ARGV - 5) / step
--- Where the keys of sessions and of scopes begin.
+local count = (#ARGV - 5) / (force and 2 or 1)
+-- Behind which the keys of sessions and of scopes stand.
 local sessions = session_ttl and session_ttl > 0 and #KEYS - count
-local scopes = #KEYS - (sessions and count or 0) > 6 and 6
-local wrong = #KEYS ~= 6 + (sessions and count or 0) + (scopes and count or 0)
-for i = 6, #ARGV, step do
-  wrong = wrong or #ARGV[i] < 1 or #ARGV[i] > 64 or string.find(ARGV[i], '[^%w._-]')
+local scopes = (sessions or #KEYS) > 6 and 6
+local wrong, seen = #KEYS ~= 6 + (sessions and count or 0) + (scopes and count or 0), {}
+for i = 6, 5 + count do
+  local lease = ARGV[i]
+  wrong = wrong or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]') or seen[lease]
+  seen[lease] = true
 end
 if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
   or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0) or not (weight and weight >= 0 and weight <= 1e9)
@@ -39,10 +40,10 @@ if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
   check.whole(ARGV[2], 'seed', 0, 2147483647)
   check.whole(ARGV[3], 'random', 0, 1e9)
   check.whole(ARGV[5], 'session_ttl_ms', 0, 1e12)
-  for i = 6, #ARGV, step do
+  for i = 6, 5 + count do
     check.id(ARGV[i], 'lease')
   end
-  check.refuse('BADARG mode, leases or keys: not take, dry or force, not 1..1000 leases, or a key too many or too few')
+  check.refuse('BADARG mode, leases or keys: not take, dry or force, not 1..1000 leases, one twice, or a key too many or too few')
 end
 -- How many expired leases, and ended cooldowns, one call may clear away at a time; and how many leases share that work. A
 -- call that finds no free slot always does it, so nobody is refused for a lease that is over.
@@ -56,10 +57,12 @@ local format = string.format
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- The account of each lease; how many leases each account gets, and those accounts in order.
-local chosen, given, accounts = {}, {}, {}
--- As read from Redis: `free` by first rank; record and count of accounts that get a lease.
-local pages, records, used = {}, {}, {}
+-- The account of each lease that is new, and the owner of each that is not.
+local chosen, owners = {}, {}
+-- How many leases each account gets, and those accounts in order.
+local given, accounts = {}, {}
+-- As Redis has it: `free` by first rank; record and count of accounts that came up again.
+local pages, records, used = {}, nil, nil
 
 -- What an account's score in `free` is after what it got here; nil: it can't take more.
 local function score_now(account, score)
@@ -67,25 +70,26 @@ local function score_now(account, score)
   if not more then
     return tonumber(score)
   end
+  records, used = records or {}, used or {}
   if not used[account] then
     records[account], used[account] = call('HGET', ACCOUNTS, account), call('HGET', USED, account) or 0
   end
   more = more + used[account]
   -- As in `settle`, but one that cools has got its one probe.
-  local max, load, base, flags = string.match(records[account], '^(%d+) (%d+) (%d+) (%d+)$')
+  local max, load, base, flags = string.match(records[account] or '', '^(%d+) (%d+) (%d+) (%d+)$')
   return flags == '0' and more < tonumber(max) and base + math.floor(load * more / max) or nil
 end
 
 -- The account with the least base + weight * u, as if each in `free` had drawn its own even u, in O(log accounts).
 -- The first few do draw. Those behind can only win below the best score so far, and are drawn from together: at s, an
 -- account whose base is below s comes next with hazard 1 / (weight - (s - base)), so the winner is the first point of a
--- Poisson process that bounds them all from above, thinned to the true hazards (Lewis and Shedler 1979). The score in `free` of
--- one that got a lease here is lower than its score by now, so that it bounds that too.
+-- Poisson process that bounds them all from above, thinned to the true hazards (Lewis and Shedler 1979).
+-- One that got a lease here stands in `free` with a score lower than its own by now, so that it is bounded too.
 math.randomseed(seed)
 local random = math.random
 local function choose(shut)
-  local account, first, score = nil, nil, math.huge
-  local from, page = 0, nil
+  local account, score = nil, math.huge
+  local from, page, fresh = 0, nil, nil
   repeat
     page = pages[from]
     if not page then
@@ -98,8 +102,8 @@ local function choose(shut)
         return account
       end
       if not (shut and shut[page[i]]) then
-        first = first or base
         base = score_now(page[i], base)
+        fresh = fresh or not given[page[i]]
         local drawn = base and base + weight * random() or score
         if drawn < score then
           account, score = page[i], drawn
@@ -107,13 +111,15 @@ local function choose(shut)
       end
     end
     from = from + PAGE
-  until account or #page < 2 * PAGE
+    -- With one that stands where it belongs among them, the best is less than `weight` above those behind.
+  until fresh or #page < 2 * PAGE
   if #page < 2 * PAGE then
     return account
   end
   -- Windows from `low` to `high`. One that holds many more accounts than can be in play wastes tries on those at its far
   -- end: with even density, the winner lies about sqrt(2 * width * weight / others) above `low`. Equal bases need none.
   local low, high = tonumber(page[2 * PAGE]), score
+  local least = low
   local wide = page[2] ~= page[2 * PAGE]
   local others, room, s
   for _ = 1, TRIES do
@@ -123,7 +129,7 @@ local function choose(shut)
         high = low + math.sqrt(8 * (high - low) * weight / others)
         others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
       end
-      room, s = weight - (high - first), low
+      room, s = weight - (high - least), low
     end
     s = others > 0 and s - math.log(1 - random()) * room / others or high
     if s < high then
@@ -146,8 +152,8 @@ local function choose(shut)
   return account
 end
 
--- Until all is chosen nothing is written, but for clearing away what is over.
-local binds, lasts, shuts, got, missing = sessions and {}, sessions and {}, scopes and {}, nil, nil
+-- Until all is chosen nothing is written, but to clear away what is over.
+local lasts, shuts, got, missing = sessions and {}, scopes and {}, nil, nil
 for try = 1, 2 do
   if not dry and (try == 2 or seed % SHARED_BY < count) then
     local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
@@ -155,60 +161,71 @@ for try = 1, 2 do
     if #over > 0 and drop(over) < #over then
       call('ZREM', LEASES, unpack(over))
     end
-    pages, records, used = {}, {}, {}
+    if try == 2 then
+      pages, records, used = {}, nil, nil
+    end
+  end
+  if not dry then
+    owners = call('HMGET', OWNER, unpack(ARGV, 6, 5 + count))
   end
   missing = false
   for i = 1, count do
-    if not chosen[i] then
+    if not chosen[i] and not owners[i] then
       local account, bind, shut
       if force then
-        account = ARGV[5 + 2 * i]
-      end
-      if scopes and not force then
-        -- Accounts that cool in this scope.
-        local scope = KEYS[scopes + i]
-        shut = shuts[scope]
-        if not shut then
-          shut = {}
-          for _, cooling in ipairs(call('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
-            shut[cooling] = true
+        account = ARGV[5 + count + i]
+      else
+        if scopes then
+          -- Accounts that cool in this scope.
+          local scope = KEYS[scopes + i]
+          shut = shuts[scope]
+          if not shut then
+            shut = {}
+            for _, cooling in ipairs(call('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
+              shut[cooling] = true
+            end
+            shuts[scope] = shut
           end
-          shuts[scope] = shut
         end
-      end
-      if sessions and not force then
-        bind = KEYS[sessions + i]
-        local last = lasts[bind] or call('GET', bind)
-        local score = last and call('ZSCORE', FREE, last)
-        score = score and score_now(last, score)
-        if score then
-          -- One that is behind spills too, unless all are.
-          if shut and shut[last] or score >= BEHIND and tonumber(call('ZRANGE', FREE, '0', '0', 'WITHSCORES')[2]) < BEHIND then
+        if sessions then
+          bind = KEYS[sessions + i]
+          local last = lasts[bind] or call('GET', bind)
+          local score = last and call('ZSCORE', FREE, last)
+          score = score and score_now(last, score)
+          if score and shut and shut[last] then
             bind = nil
-          else
+          elseif score then
             account = last
-          end
-        elseif last then
-          -- Full or cooling: another serves this request, and the session stays where its cache is.
-          local record = call('HGET', ACCOUNTS, last)
-          local flags = record and string.match(record, '%d+$')
-          if flags == '0' or flags == '4' then
-            bind = nil
+            if score >= BEHIND then
+              -- One that is behind spills too, unless all are.
+              account = choose(shut)
+              if tonumber(call('ZSCORE', FREE, account)) < BEHIND then
+                bind = nil
+              else
+                account = last
+              end
+            end
+          elseif last then
+            -- Full or cooling: another serves this request, and the session stays where its cache is.
+            local record = call('HGET', ACCOUNTS, last)
+            local flags = record and string.match(record, '%d+$')
+            if flags == '0' or flags == '4' then
+              bind = nil
+            end
           end
         end
+        account = account or choose(shut) or dry and tools().would_be_free(now, shut, REAP)
       end
-      account = account or choose(shut) or dry and tools().would_be_free(now, shut, REAP)
+      chosen[i] = account
       if not account then
         missing = true
-      elseif dry then
-        chosen[i] = account
-      else
+      elseif not dry then
         if not given[account] then
           accounts[#accounts + 1] = account
         end
-        chosen[i], given[account] = account, (given[account] or 0) + 1
+        given[account] = (given[account] or 0) + 1
         if bind then
-          binds[i], lasts[bind] = bind, account
+          lasts[bind], lasts[i] = account, bind
         end
       end
     end
@@ -225,12 +242,13 @@ for try = 1, 2 do
     break
   end
 end
-local answers, pass, wait = {got[1]}, got[3], nil
+
+local answers, wait = {got[1]}, nil
 if missing then
   -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
   -- since most end long before they expire.
-  wait = accounts[1] and math.min(1000, ttl) or 60000
   local from, cooling = 0, nil
+  wait = accounts[1] and math.min(1000, ttl) or 60000
   repeat
     cooling = call('ZRANGE', COOLDOWN, from, from + 15, 'WITHSCORES')
     for i = 2, #cooling, 2 do
@@ -247,97 +265,72 @@ if missing then
   end
   wait = math.max(wait, 1)
 end
-for k = 1, #accounts do
-  -- What begins with # is no account.
-  records[accounts[k]] = string.byte(accounts[k]) ~= 35 and got[k + 3] or nil
-end
-local counts = accounts[1] and call('HMGET', USED, unpack(accounts))
-local leases, expiry = {}, format('%d', now + ttl)
-for i = 1, count do
-  local account = chosen[i]
-  answers[i + 1] = account or wait
-  if account and not dry then
-    if records[account] then
-      leases[#leases + 1], leases[#leases + 2] = expiry, ARGV[6 + step * (i - 1)]
-    else
-      answers[i + 1], chosen[i] = false, nil
-    end
-  end
-end
-if dry then
-  return answers
-end
 
--- The first write tells whether the leases are new. One that is not keeps the slot it holds, and so does one that found none.
-local held = nil
-if leases[1] and call('ZADD', LEASES, 'NX', unpack(leases)) * 2 < #leases or missing then
-  held = {}
-  local seen = {}
-  for i = 1, count do
-    local lease, account = ARGV[6 + step * (i - 1)], chosen[i]
-    local owner = answers[i + 1] and (seen[lease] or call('HGET', OWNER, lease))
-    if owner then
-      held[i] = string.match(owner, '^[^:]*')
-      if account then
-        chosen[i], given[account] = nil, given[account] - 1
-      end
-    else
-      seen[lease] = account
-    end
-  end
+local pass, expiry = got[3], format('%d', now + ttl)
+local leases, owned, uses, free, probes = {}, {}, {}, {}, nil
+if accounts[1] then
+  used = call('HMGET', USED, unpack(accounts))
 end
-local owned, uses, free, probes = {}, {}, {}, nil
 for k = 1, #accounts do
-  local account = accounts[k]
-  if records[account] and given[account] > 0 then
-    counts[k] = (counts[k] or 0) + given[account]
-    uses[#uses + 1], uses[#uses + 2] = account, format('%d', counts[k])
-    if string.sub(records[account], -2) == ' 4' and tools().wants_probe(account) then
+  local account, record = accounts[k], got[k + 3]
+  -- What begins with # is no account.
+  if not record or string.byte(account) == 35 then
+    given[account] = nil
+  else
+    used[k] = (used[k] or 0) + given[account]
+    uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
+    if string.sub(record, -2) == ' 4' and tools().wants_probe(account) then
       probes = probes or {}
       probes[account] = true
     end
   end
 end
 for i = 1, count do
-  local lease, account = ARGV[6 + step * (i - 1)], chosen[i]
-  if account then
-    owned[#owned + 1], owned[#owned + 2] = lease, pass and account .. ':' .. pass or account
-    if probes and probes[account] == true then
-      answers[i + 1], probes[account] = account .. ':probe', lease
+  local lease, account = ARGV[5 + i], chosen[i]
+  answers[i + 1] = account or wait
+  if account and not dry then
+    if given[account] then
+      leases[#leases + 1], leases[#leases + 2] = expiry, lease
+      owned[#owned + 1], owned[#owned + 2] = lease, pass and account .. ':' .. pass or account
+      if probes and probes[account] == true then
+        answers[i + 1], probes[account] = account .. ':probe', lease
+      end
+    else
+      answers[i + 1] = false
     end
   end
 end
-if owned[1] then
-  -- The one key not read so far.
-  local written = redis.pcall('HSET', OWNER, unpack(owned))
-  if type(written) ~= 'number' then
-    call('ZREM', LEASES, unpack(leases))
-    return written
-  end
+if leases[1] then
+  -- First to the one key that may not have been read so far.
+  call('ZADD', LEASES, unpack(leases))
+  call('HSET', OWNER, unpack(owned))
   call('HSET', USED, unpack(uses))
   for account, lease in pairs(probes or {}) do
     call('HSET', ACCOUNTS, '#probe:' .. account, lease)
   end
   for k = 1, #accounts do
     local account = accounts[k]
-    if records[account] and given[account] > 0 then
+    if given[account] then
       if pass then
         call('HINCRBY', USED, '#' .. account, format('%d', given[account]))
       end
-      settle(account, records[account], counts[k], free)
+      settle(account, got[k + 3], used[k], free)
     end
   end
   if free[1] then
     call('ZADD', FREE, unpack(free))
   end
-  for i, session in pairs(binds or {}) do
-    if chosen[i] then
-      call('SET', session, chosen[i], 'PX', ARGV[5])
+  for i = 1, sessions and count or 0 do
+    if lasts[i] then
+      call('SET', lasts[i], chosen[i], 'PX', ARGV[5])
     end
   end
 end
-for i, account in pairs(held or {}) do
-  local probing = call('HGET', ACCOUNTS, '#probe:' .. account) == ARGV[6 + step * (i - 1)]
-  answers[i + 1] = probing and account .. ':probe' or account
+for i = 1, dry and 0 or count do
+  if owners[i] then
+    local account = string.match(owners[i], '^[^:]*')
+    local probing = call('HGET', ACCOUNTS, '#probe:' .. account) == ARGV[5 + i]
+    answers[i + 1] = probing and account .. ':probe' or account
+  end
 end
 return answers

@@ -693,7 +693,7 @@ pub struct Worker {
     stuck: bool,
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
-    /// Leases of the acquires among them.
+    /// Leases of the acquires among them, beyond one for each.
     asked: usize,
     /// Acquires that wait for [`Worker::flush`], and for the pipe to be ready.
     queue: Vec<AcquireCommand>,
@@ -826,13 +826,18 @@ impl Worker {
     pub fn gauges(&self) -> Gauges {
         let ready = self.state == PipeState::Ready;
         let down = !ready && self.state != PipeState::Closed;
-        let commands = self.pending.len().saturating_add(self.queue.len());
         Gauges([
             self.breaker.is_open().into(),
             ready.into(),
             down.into(),
-            commands as u64,
+            self.commands() as u64,
         ])
+    }
+
+    /// Those that wait for Redis' reply or for the pipe, an acquire as many as it has leases.
+    fn commands(&self) -> usize {
+        let sent = self.pending.len().saturating_add(self.asked);
+        sent.saturating_add(self.queue.len())
     }
 
     /// The host's clock in µs, finer than that of the events: only for measuring.
@@ -1485,9 +1490,7 @@ impl Worker {
         if self.state != PipeState::Ready && self.failures > 0 {
             return Err(Reason::PipeDown);
         }
-        // An acquire counts by its leases: `max_pending` bounds requests that wait.
-        let commands = self.pending.len().saturating_add(self.queue.len());
-        if commands.saturating_add(self.asked) >= self.config.redis.max_pending {
+        if self.commands() >= self.config.redis.max_pending {
             return Err(Reason::QueueFull);
         }
         let settings = self.config.redis.breaker;
@@ -1552,7 +1555,7 @@ impl Worker {
     fn write(&mut self, now_ms: u64, command: Command, with_source: bool) {
         match &command {
             Command::Acquire { leases, .. } => {
-                self.asked = self.asked.saturating_add(leases.len());
+                self.asked = self.asked.saturating_add(leases.len().saturating_sub(1));
                 for acquire in leases {
                     self.tell(acquire.slot, acquire.lease);
                 }
@@ -1914,7 +1917,7 @@ impl Worker {
             return self.mismatch(now_ms);
         };
         if let Command::Acquire { leases, .. } = &command {
-            self.asked = self.asked.saturating_sub(leases.len());
+            self.asked = self.asked.saturating_sub(leases.len().saturating_sub(1));
         }
         match command {
             Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),

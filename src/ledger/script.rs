@@ -312,8 +312,10 @@ impl PoolKeys {
         push_number(out, acquire.random);
         push_bulk(out, mode.as_bytes());
         push_number(out, acquire.session_ttl_ms.saturating_mul(sessions as u64));
-        for asked in leases {
+        for asked in leases.clone() {
             push_bulk(out, asked.lease.as_bytes());
+        }
+        for asked in leases {
             if let Mode::Force(account) = asked.mode {
                 push_bulk(out, account.as_bytes());
             }

@@ -633,15 +633,16 @@ fn explains_chances_are_what_acquires_do() {
             .encode_acquire(&mut out, rig.ids.mint(), Mode::Dry, random.u32(..));
     }
     let mut chosen: BTreeMap<String, f64> = BTreeMap::new();
-    rig.pipe
-        .exchange_many(&out, DRAWS, |reply| match acquired(reply) {
-            Ok(Acquired::Granted { account, .. }) => {
+    rig.pipe.exchange_many(&out, DRAWS, |reply| {
+        match acquired(reply, 1).unwrap().1.next() {
+            Some(Acquired::Granted { account, .. }) => {
                 *chosen
                     .entry(String::from_utf8(account.to_vec()).unwrap())
                     .or_default() += 1.0 / DRAWS as f64;
             }
             other => panic!("{other:?}"),
-        });
+        }
+    });
     let answer = rig.json(&["explain"]);
     let distance: f64 = answer["accounts"]
         .as_array()

@@ -65,7 +65,7 @@ pub fn resp(data: &[u8]) {
 /// An error reply is that error to everyone who reads it, and anything else one of them can't read a mismatch.
 pub fn replies(data: &[u8]) {
     let faults = [
-        script::acquired(data).err(),
+        script::acquired(data, 2).err(),
         script::number(data).err(),
         script::renewed(data, 3).err(),
         script::synced(data).err(),
@@ -235,11 +235,11 @@ const REPLIES: [&str; 25] = [
     "*3\r\n$6\r\nwanted\r\n$1\r\n1\r\n$1\r\n9\r\n",
     "*3\r\n$5\r\nnewer\r\n$1\r\n7\r\n$1\r\n9\r\n",
     "*3\r\n$8\r\nreplaced\r\n$1\r\n1\r\n$1\r\n9\r\n",
-    "*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n",
-    "*3\r\n$7\r\ngranted\r\n$1\r\nb\r\n$1\r\n8\r\n",
-    "*4\r\n$7\r\ngranted\r\n$1\r\nb\r\n$1\r\n9\r\n$5\r\nprobe\r\n",
-    "*3\r\n$7\r\ngranted\r\n$1\r\nz\r\n$1\r\n9\r\n",
-    "*2\r\n$9\r\nsaturated\r\n$2\r\n50\r\n",
+    "*2\r\n$1\r\n9\r\n$1\r\na\r\n",
+    "*3\r\n$1\r\n8\r\n$1\r\nb\r\n:7\r\n",
+    "*2\r\n$1\r\n9\r\n$7\r\nb:probe\r\n",
+    "*3\r\n$1\r\n9\r\n$1\r\nz\r\n$-1\r\n",
+    "*2\r\n$1\r\n9\r\n:50\r\n",
     "*2\r\n$1\r\n9\r\n$1\r\nr\r\n",
     "*2\r\n$1\r\n9\r\n$1\r\nl\r\n",
     "*2\r\n$1\r\n9\r\n$2\r\nra\r\n",

@@ -6,7 +6,7 @@ use slotgate::headers::Headers;
 use slotgate::ledger::script::Script;
 use slotgate::worker::Worker;
 
-const GRANTED: &[u8] = b"*3\r\n$7\r\ngranted\r\n$3\r\na42\r\n$10\r\n1234567890\r\n";
+const GRANTED: &[u8] = b"*2\r\n$10\r\n1234567890\r\n$3\r\na42\r\n";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -65,6 +65,7 @@ fn main() {
         let (slot, verdict) = worker.on_request(1, stream, Headers::new(&headers));
         worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
         if verdict.is_none() {
+            worker.flush(1);
             // The release of the one before rides with its acquire.
             reply(&mut worker, b":1\r\n");
             reply(&mut worker, GRANTED);

@@ -25,7 +25,7 @@ fn exercise(pipe: &mut Pipe) {
         granted
     );
     pipe.cooldown_in("a", 10, Some(&scope)).unwrap();
-    for mode in [Mode::Dry, Mode::Pin("a"), Mode::Force("a")] {
+    for mode in [Mode::Dry, Mode::Force("a")] {
         let sessions = Some((&session, 1000));
         pipe.acquire_in(ids.mint(), mode, sessions, Some(&scope), 4)
             .unwrap();

@@ -6,7 +6,9 @@ use crate::support::{Clock, Ledger, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use slotgate::lease::{LeaseId, LeaseIds};
-use slotgate::ledger::script::{Fault, Heard, Mode, Reconciled, Renewed, SyncAccount, Synced};
+use slotgate::ledger::script::{
+    Asked, Fault, Heard, Mode, Reconciled, Renewed, SyncAccount, Synced,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ACCOUNTS: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -23,17 +25,25 @@ const BEHIND: u64 = 1 << 52;
 enum Way {
     Take,
     Dry,
-    Pin(usize),
-    Force(usize),
+    Force,
+}
+
+/// One lease of an acquire, by index: its session, its scope and, to be forced, its account.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    lease: usize,
+    session: usize,
+    scope: usize,
+    account: usize,
 }
 
 /// An acquire's arguments.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Ask {
-    lease: usize,
+    items: Vec<Item>,
     way: Way,
-    session: Option<usize>,
-    scope: Option<usize>,
+    sessions: bool,
+    scopes: bool,
     ttl_ms: u64,
     seed: u32,
 }
@@ -83,9 +93,25 @@ fn steps() -> impl Strategy<Value = Step> {
     let way = prop_oneof![
         8 => Just(Way::Take),
         2 => Just(Way::Dry),
-        1 => account.clone().prop_map(Way::Pin),
-        2 => account.clone().prop_map(Way::Force),
+        2 => Just(Way::Force),
     ];
+    // Mostly one lease, as when requests come one at a time.
+    let items = (
+        prop_oneof![3 => 1..2_usize, 2 => 2..7_usize],
+        Just((0..LEASES).collect::<Vec<_>>()).prop_shuffle(),
+        proptest::collection::vec((0..SESSIONS, 0..2_usize, 0..ACCOUNTS.len()), 6),
+    )
+        .prop_map(|(count, leases, rest)| {
+            let items = leases.into_iter().zip(rest).take(count);
+            items
+                .map(|(lease, (session, scope, account))| Item {
+                    lease,
+                    session,
+                    scope,
+                    account,
+                })
+                .collect::<Vec<_>>()
+        });
     let accounts = proptest::collection::vec(
         (
             prop_oneof![1 => Just(0_u32), 6 => 1_u32..4],
@@ -97,8 +123,8 @@ fn steps() -> impl Strategy<Value = Step> {
     let scope = proptest::option::weighted(0.2, 0..2_usize);
     prop_oneof![
         6 => prop_oneof![1_u64..100, 100_u64..3_000, 3_000_u64..30_000].prop_map(Step::Wait),
-        30 => (lease.clone(), way, proptest::option::weighted(0.4, 0..SESSIONS), scope.clone(), ttl.clone(), any::<u32>())
-            .prop_map(|(lease, way, session, scope, ttl_ms, seed)| Step::Acquire(Ask { lease, way, session, scope, ttl_ms, seed })),
+        30 => (items, way, proptest::bool::weighted(0.4), proptest::bool::weighted(0.2), ttl.clone(), any::<u32>())
+            .prop_map(|(items, way, sessions, scopes, ttl_ms, seed)| Step::Acquire(Ask { items, way, sessions, scopes, ttl_ms, seed })),
         16 => proptest::collection::vec(lease.clone(), 1..4).prop_map(Step::Release),
         8 => (proptest::collection::vec((lease, account.clone(), proptest::bool::weighted(0.8)), 1..6), ttl)
             .prop_map(|(leases, ttl_ms)| Step::Renew { leases, ttl_ms }),
@@ -271,107 +297,144 @@ impl Model {
             .collect()
     }
 
-    /// Checks an acquire's answer and takes it over: which of several accounts is Redis' choice.
+    /// Those that an item's choice may fall on, and whether its session is bound to what is chosen.
+    fn candidates(&self, ask: &Ask, item: Item) -> (BTreeSet<String>, bool) {
+        let shut = self.shut(ask.scopes.then_some(item.scope));
+        let open = self.open(&shut);
+        let bound = self
+            .sessions
+            .get(&item.session)
+            .filter(|(_, until)| ask.sessions && *until > self.now_ms);
+        let mut rebind = ask.sessions;
+        if let Some((bound, _)) = bound {
+            let others = open.iter().any(|id| !self.is_behind(id));
+            if open.contains(bound) && !(self.is_behind(bound) && others) {
+                return ([bound.clone()].into(), rebind);
+            }
+            let stays = |account: &Account| matches!(account.flags(), 0 | 4);
+            if self.free().contains_key(bound) || self.accounts.get(bound).is_some_and(stays) {
+                rebind = false;
+            }
+        }
+        (self.best(open), rebind)
+    }
+
+    /// Takes over the choice that an answer tells, if it may be so.
+    fn take(&mut self, lease: &str, ttl_ms: u64, answer: &Answer) -> Result<String, String> {
+        let (account, probes) = match answer {
+            Answer::Granted(account) => (account, false),
+            Answer::Probes(account) => (account, true),
+            other => return Err(format!("{other:?}")),
+        };
+        same(&probes, &self.wants_probe(account))?;
+        if probes {
+            self.probes.insert(account.clone(), lease.into());
+        }
+        let expires_ms = self.now_ms + ttl_ms;
+        self.leases
+            .insert(lease.into(), (account.clone(), expires_ms));
+        Ok(account.clone())
+    }
+
+    /// Checks an acquire's answers and takes them over: which of several accounts is Redis' choice.
     fn acquire(
         &mut self,
-        lease: &str,
-        ask: Ask,
-        answer: &Result<Answer, Fault>,
-        probes: bool,
+        leases: &[String],
+        ask: &Ask,
+        answers: &Result<Vec<Answer>, Fault>,
     ) -> Result<(), String> {
-        let Ask {
-            way,
-            session,
-            scope,
-            ttl_ms,
-            seed,
-            ..
-        } = ask;
-        let shut = self.shut(scope);
-        let bound = session
-            .and_then(|s| self.sessions.get(&s))
-            .filter(|(_, until)| *until > self.now_ms)
-            .map(|(id, _)| id.clone());
-        if way != Way::Dry && (seed >> 1).is_multiple_of(SHARED_BY) {
+        let dry = ask.way == Way::Dry;
+        if !dry && ((ask.seed >> 1) % SHARED_BY) < leases.len() as u32 {
             self.reap();
         }
-        let wanted = match way {
-            Way::Pin(account) | Way::Force(account) => Some(ACCOUNTS[account].to_string()),
-            Way::Take | Way::Dry => None,
-        };
-        let mut open = self.open(&shut);
-        let mut rebind = session;
-        if let Some(wanted) = &wanted {
-            rebind = None;
-            open.retain(|id| id == wanted);
-            if matches!(way, Way::Force(_)) {
-                open = [wanted.clone()].into();
-            }
-        } else if let Some(bound) = &bound {
-            let others = self.free().values().any(|score| *score < BEHIND);
-            if open.contains(bound) && !(self.is_behind(bound) && others) {
-                open = [bound.clone()].into();
-            } else if self.free().contains_key(bound)
-                || self
-                    .accounts
-                    .get(bound)
-                    .is_some_and(|a| a.flags() == 0 || a.flags() == 4)
-            {
-                rebind = None;
-            }
-        }
-        open = self.best(open);
-        if way == Way::Dry {
-            if open.is_empty() {
-                let mut later = self.clone();
-                later.reap();
-                later.thaw();
-                open = later.open(&shut);
-            }
-        } else {
-            self.thaw();
-            if open.is_empty() {
-                self.reap();
-                open = self.open(&shut);
-                match &wanted {
-                    Some(wanted) => open.retain(|id| id == wanted),
-                    None => open = self.best(open),
-                }
-            }
-        }
         if self.synced.is_none() {
-            return same(answer, &Err(Fault::NoPool));
+            return same(answers, &Err(Fault::NoPool));
         }
-        if let Some(wanted) = &wanted
-            && !self.accounts.contains_key(wanted)
-        {
-            return same(answer, &Err(Fault::NoAccount));
+        let Ok(answers) = answers else {
+            return Err(format!("{answers:?}"));
+        };
+        if ask.way == Way::Force {
+            self.thaw();
         }
-        if let Some((owner, _)) = self.leases.get(lease) {
-            let again = self.probes.get(owner).is_some_and(|probe| probe == lease);
-            same(&probes, &(again && way != Way::Dry))?;
-            return same(answer, &Ok(Answer::Granted(owner.clone())));
-        }
-        match answer {
-            Ok(Answer::Granted(account)) if open.contains(account) => {
-                if way != Way::Dry {
-                    let probe = self.wants_probe(account);
-                    same(&probes, &probe)?;
-                    if probe {
-                        self.probes.insert(account.clone(), lease.into());
+        let mut undecided: BTreeSet<usize> = (0..leases.len()).collect();
+        let mut held = BTreeMap::new();
+        for again in [false, true] {
+            if again {
+                if dry {
+                    break;
+                }
+                self.thaw();
+                if undecided.is_empty() {
+                    break;
+                }
+                self.reap();
+                undecided.extend(held.keys().copied());
+                held.clear();
+            }
+            let before = self.leases.clone();
+            for (i, item) in ask.items.iter().enumerate() {
+                if !undecided.contains(&i) {
+                    continue;
+                }
+                let (lease, answer) = (&leases[i], &answers[i]);
+                if let Some((owner, _)) = before.get(lease).filter(|_| !dry) {
+                    held.insert(i, owner.clone());
+                    undecided.remove(&i);
+                } else if ask.way == Way::Force {
+                    let account = ACCOUNTS[item.account];
+                    undecided.remove(&i);
+                    if !self.accounts.contains_key(account) {
+                        same(answer, &Answer::NoAccount)?;
+                    } else {
+                        let taken = self.take(lease, ask.ttl_ms, answer)?;
+                        same(&taken.as_str(), &account)?;
                     }
-                    self.leases
-                        .insert(lease.into(), (account.clone(), self.now_ms + ttl_ms));
-                    if let Some(session) = rebind {
-                        self.sessions
-                            .insert(session, (account.clone(), self.now_ms + SESSION_MS));
+                } else {
+                    let (mut open, rebind) = self.candidates(ask, *item);
+                    if dry && open.is_empty() {
+                        let mut later = self.clone();
+                        later.reap();
+                        later.thaw();
+                        open = later.open(&self.shut(ask.scopes.then_some(item.scope)));
+                    }
+                    if open.is_empty() {
+                        continue;
+                    }
+                    undecided.remove(&i);
+                    let account = if dry {
+                        let Answer::Granted(account) = answer else {
+                            return Err(format!("{answer:?}, open were {open:?}"));
+                        };
+                        account.clone()
+                    } else {
+                        self.take(lease, ask.ttl_ms, answer)
+                            .map_err(|error| format!("{i}: {error}, open were {open:?}"))?
+                    };
+                    if !open.contains(&account) {
+                        return Err(format!("{i}: {account}, open were {open:?}"));
+                    }
+                    if rebind && !dry {
+                        let until = self.now_ms + SESSION_MS;
+                        self.sessions.insert(item.session, (account, until));
                     }
                 }
-                Ok(())
             }
-            Ok(Answer::Saturated(wait)) if open.is_empty() && (1..=60_000).contains(wait) => Ok(()),
-            other => Err(format!("{other:?}, open were {open:?}")),
         }
+        for i in undecided {
+            let Answer::Saturated(1..=60_000) = answers[i] else {
+                return Err(format!("{i}: {:?}, nothing was open", answers[i]));
+            };
+        }
+        for (i, owner) in held {
+            let probes = self.probes.get(&owner) == Some(&leases[i]);
+            let answer = if probes {
+                Answer::Probes
+            } else {
+                Answer::Granted
+            };
+            same(&answers[i], &answer(owner))?;
+        }
+        Ok(())
     }
 
     fn renew(
@@ -619,22 +682,25 @@ impl Pair {
             Step::Acquire(ask) => {
                 let sessions = [[1; 16], [2; 16], [3; 16]];
                 let scopes = [[8; 16], [9; 16]];
-                let mode = match ask.way {
-                    Way::Take => Mode::Take,
-                    Way::Dry => Mode::Dry,
-                    Way::Pin(account) => Mode::Pin(ACCOUNTS[account]),
-                    Way::Force(account) => Mode::Force(ACCOUNTS[account]),
-                };
+                let asked: Vec<Asked> = ask
+                    .items
+                    .iter()
+                    .map(|item| Asked {
+                        lease: self.ids[item.lease],
+                        mode: match ask.way {
+                            Way::Take => Mode::Take,
+                            Way::Dry => Mode::Dry,
+                            Way::Force => Mode::Force(ACCOUNTS[item.account]),
+                        },
+                        session: ask.sessions.then_some(&sessions[item.session]),
+                        scope: ask.scopes.then_some(&scopes[item.scope]),
+                    })
+                    .collect();
                 self.pipe.ttl_ms = ask.ttl_ms;
-                let answer = self.pipe.acquire_in(
-                    self.ids[ask.lease],
-                    mode,
-                    ask.session.map(|session| (&sessions[session], SESSION_MS)),
-                    ask.scope.map(|scope| &scopes[scope]),
-                    ask.seed,
-                );
-                let (lease, probes) = (self.ids[ask.lease].as_str(), self.pipe.probes);
-                self.model.acquire(lease, *ask, &answer, probes)?;
+                let answers = self.pipe.acquire_all(&asked, SESSION_MS, ask.seed);
+                let leases: Vec<String> =
+                    asked.iter().map(|asked| asked.lease.to_string()).collect();
+                self.model.acquire(&leases, ask, &answers)?;
             }
             Step::Release(leases) => {
                 let ids: Vec<LeaseId> = leases.iter().map(|lease| self.ids[*lease]).collect();
@@ -1059,7 +1125,9 @@ proptest! {
                 other => prop_assert!(matches!(other, Reconciled::Working(_)), "{other:?}"),
             }
             let lease = ids[12 + step % 8];
-            pair.pipe.acquire_in(lease, Mode::Take, None, None, 2).unwrap();
+            let answer = pair.pipe.acquire_in(lease, Mode::Take, None, None, 2);
+            // What was put into `free` by hand is no account.
+            prop_assert!(matches!(answer, Ok(_) | Err(Fault::NoAccount)), "{answer:?}");
             pair.pipe.release(&[lease]).unwrap();
         }
         prop_assert!(drift.is_some(), "the pass never ended");

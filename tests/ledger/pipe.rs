@@ -7,8 +7,9 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::keys::{COMMON, key};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, By, Fault, Heard, Mode, Override, PoolKeys, Reconciled, Renewed, Script,
-    Sha, Shas, Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed, synced,
+    Acquire, Acquired, Asked, By, Fault, Heard, Mode, Override, PoolKeys, Reconciled, Renewed,
+    Script, Sha, Shas, Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed,
+    synced,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -35,7 +36,25 @@ pub fn source(script: Script) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Granted(String),
+    /// And the lease probes.
+    Probes(String),
     Saturated(u64),
+    NoAccount,
+}
+
+impl Answer {
+    pub fn of(answer: Acquired) -> Self {
+        let id = |account: &[u8]| String::from_utf8(account.to_vec()).unwrap();
+        match answer {
+            Acquired::Granted {
+                account,
+                probes: false,
+            } => Self::Granted(id(account)),
+            Acquired::Granted { account, .. } => Self::Probes(id(account)),
+            Acquired::Saturated { retry_after_ms } => Self::Saturated(retry_after_ms),
+            Acquired::NoAccount => Self::NoAccount,
+        }
+    }
 }
 
 /// A pool's scripts on one connection.
@@ -137,16 +156,30 @@ impl Pipe {
     }
 
     pub fn encode_acquire(&self, out: &mut Vec<u8>, lease: LeaseId, mode: Mode, seed: u32) {
-        let arguments = Acquire {
-            lease,
-            ttl_ms: self.ttl_ms,
-            seed,
-            random: self.random,
+        self.encode_acquires(out, &[lease], mode, seed);
+    }
+
+    /// Several leases in one command.
+    pub fn encode_acquires(&self, out: &mut Vec<u8>, leases: &[LeaseId], mode: Mode, seed: u32) {
+        let arguments = self.arguments(seed, 0);
+        let asked = leases.iter().map(|lease| Asked {
+            lease: *lease,
             mode,
             session: None,
             scope: None,
-        };
-        self.encode(out, |keys, out, by| keys.acquire(out, by, &arguments));
+        });
+        self.encode(out, |keys, out, by| {
+            keys.acquire(out, by, &arguments, asked)
+        });
+    }
+
+    fn arguments(&self, seed: u32, session_ttl_ms: u64) -> Acquire {
+        Acquire {
+            ttl_ms: self.ttl_ms,
+            seed,
+            random: self.random,
+            session_ttl_ms,
+        }
     }
 
     /// The account of each lease, as the ledger has it.
@@ -199,17 +232,32 @@ impl Pipe {
         scope: Option<&[u8; 16]>,
         seed: u32,
     ) -> Vec<u8> {
-        let (ttl_ms, random) = (self.ttl_ms, self.random);
-        let arguments = Acquire {
+        let session_ttl_ms = session.map_or(0, |(_, ttl_ms)| ttl_ms);
+        let asked = Asked {
             lease,
-            ttl_ms,
-            seed,
-            random,
             mode,
-            session,
+            session: session.map(|(hash, _)| hash),
             scope,
         };
-        self.call(|keys, out, by| keys.acquire(out, by, &arguments))
+        self.acquire_all_raw(&[asked], session_ttl_ms, seed)
+    }
+
+    pub fn acquire_all_raw(&mut self, asked: &[Asked], session_ttl_ms: u64, seed: u32) -> Vec<u8> {
+        let arguments = self.arguments(seed, session_ttl_ms);
+        self.call(|keys, out, by| keys.acquire(out, by, &arguments, asked.iter().copied()))
+    }
+
+    /// Several leases at once, all of one mode, with a session each or none, a scope each or none.
+    pub fn acquire_all(
+        &mut self,
+        asked: &[Asked],
+        session_ttl_ms: u64,
+        seed: u32,
+    ) -> Result<Vec<Answer>, Fault> {
+        let reply = self.acquire_all_raw(asked, session_ttl_ms, seed);
+        let (epoch, answers) = acquired(&reply, asked.len())?;
+        self.epoch = epoch;
+        Ok(answers.map(Answer::of).collect())
     }
 
     pub fn acquire_in(
@@ -221,19 +269,16 @@ impl Pipe {
         seed: u32,
     ) -> Result<Answer, Fault> {
         let reply = self.acquire_raw(lease, mode, session, scope, seed);
-        match acquired(&reply)? {
-            Acquired::Granted {
-                account,
-                epoch,
-                probes,
-            } => {
-                self.epoch = epoch;
-                self.probes = probes;
-                Ok(Answer::Granted(
-                    String::from_utf8(account.to_vec()).unwrap(),
-                ))
+        let (epoch, mut answers) = acquired(&reply, 1)?;
+        self.epoch = epoch;
+        self.probes = false;
+        match Answer::of(answers.next().unwrap()) {
+            Answer::Probes(account) => {
+                self.probes = true;
+                Ok(Answer::Granted(account))
             }
-            Acquired::Saturated { retry_after_ms } => Ok(Answer::Saturated(retry_after_ms)),
+            Answer::NoAccount => Err(Fault::NoAccount),
+            answer => Ok(answer),
         }
     }
 

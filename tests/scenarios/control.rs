@@ -558,7 +558,7 @@ fn rejections_are_told_with_their_reason() {
     rig.request(&[]);
     rig.worker.identify(b"full");
     rig.commands();
-    rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+    rig.reply("*2\r\n$1\r\n9\r\n:1\r\n");
     rig.request(&[]);
     rig.worker.identify(b"refused");
     rig.commands();

@@ -72,7 +72,7 @@ fn waits_are_bounded() {
     let mut rig = Rig::ready(|_| {});
     for _ in 0..20_100 {
         let (id, _) = rig.acquiring();
-        rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+        rig.reply("*2\r\n$1\r\n9\r\n:1\r\n");
         rig.worker.on_end(rig.now_ms, id);
         rig.answers();
     }

@@ -8,7 +8,7 @@ use slotgate::failing::Source;
 use slotgate::headers::Headers;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::Script;
-use slotgate::worker::{PipeOrder, Verdict, Worker};
+use slotgate::worker::{Output, PipeOrder, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
@@ -48,6 +48,8 @@ enum Event {
     Open(usize, u64),
     ToRedis(usize, u64, Vec<Vec<u8>>),
     ToWorker(usize, u64, Vec<u8>),
+    /// The worker's event loop has done all it woke up for.
+    LoopDone(usize),
     Reset(usize),
     Forget,
     Flush,
@@ -90,6 +92,8 @@ struct Host {
     connection: u64,
     /// When the last bytes of each direction arrive: nothing overtakes on one connection.
     arrives_ms: [u64; 2],
+    /// Its event loop will be done.
+    rung: bool,
     streams: HashMap<u32, Stream>,
 }
 
@@ -126,6 +130,7 @@ impl Simulation {
         let host = |n| Host {
             worker: Worker::new(settings(), seed * 10 + n),
             connection: 0,
+            rung: false,
             arrives_ms: [0; 2],
             streams: HashMap::new(),
         };
@@ -339,6 +344,7 @@ impl Simulation {
                 self.hosts[place].worker.on_pipe_closed(now_ms);
                 self.carry_out(place);
             }
+            Event::LoopDone(place) => self.flush(place),
             Event::Forget => self.ledger.scripts.clear(),
             Event::Flush => {
                 self.flushed = true;
@@ -374,9 +380,30 @@ impl Simulation {
         }
     }
 
-    /// Does what a worker wants done.
+    /// Hands out a worker's verdicts; what it wants of the pipe is done when its event loop is.
     fn carry_out(&mut self, place: usize) {
-        let output = std::mem::take(self.hosts[place].worker.output());
+        let host = &mut self.hosts[place];
+        let answers = std::mem::take(&mut host.worker.output().answers);
+        if host.worker.wants_flush() && !std::mem::replace(&mut host.rung, true) {
+            let done_ms = self.now_ms + self.random.u64(..=1);
+            self.at(done_ms, Event::LoopDone(place));
+        }
+        for (stream, verdict) in answers {
+            self.decide(place, stream, verdict)
+                .expect("one verdict for each");
+        }
+    }
+
+    fn flush(&mut self, place: usize) {
+        let host = &mut self.hosts[place];
+        host.rung = false;
+        host.worker.flush(self.now_ms);
+        let output = host.worker.output();
+        let output = Output {
+            bytes: std::mem::take(&mut output.bytes),
+            pipe: output.pipe.take(),
+            ..Output::default()
+        };
         match output.pipe {
             Some(order) => {
                 if self.hosts[place].connection != 0 {
@@ -407,10 +434,7 @@ impl Simulation {
                 assert!(rest.is_empty(), "half a command");
             }
         }
-        for (stream, verdict) in output.answers {
-            self.decide(place, stream, verdict)
-                .expect("one verdict for each");
-        }
+        self.carry_out(place);
     }
 
     fn decide(&mut self, place: usize, stream: u32, verdict: Verdict) -> Result<(), String> {
@@ -506,43 +530,42 @@ impl Simulation {
                 if !ledger.synced {
                     return Ok(nopool());
                 }
-                let lease = &arguments[0];
-                let free = (0..2)
-                    .filter(|account| used(ledger, *account) < SLOTS)
-                    .filter(|account| {
-                        now_ms >= ledger.cool_ms[*account] && !ledger.is_probed(*account)
-                    })
-                    .min_by_key(|account| used(ledger, *account));
-                let account = ledger
-                    .leases
-                    .get(lease)
-                    .map(|(account, _)| *account)
-                    .or(free);
-                let Some(account) = account else {
-                    return Ok(b"*2\r\n$9\r\nsaturated\r\n:100\r\n".to_vec());
-                };
-                let again = ledger.leases.contains_key(lease);
-                let probe = ledger.probes[account].as_ref();
-                let probes = probe.is_some_and(|probe| !again || probe == lease);
-                if probes {
-                    ledger.probes[account] = Some(lease.clone());
-                    ledger.probed.insert((lease.clone(), account));
+                let (ttl_ms, leases) = (number(&arguments[0]), &arguments[5..]);
+                let mut reply = format!("*{}\r\n$1\r\n{}\r\n", leases.len() + 1, ledger.epoch);
+                for lease in leases {
+                    let free = (0..2)
+                        .filter(|account| used(ledger, *account) < SLOTS)
+                        .filter(|account| {
+                            now_ms >= ledger.cool_ms[*account] && !ledger.is_probed(*account)
+                        })
+                        .min_by_key(|account| used(ledger, *account));
+                    let account = ledger
+                        .leases
+                        .get(lease)
+                        .map(|(account, _)| *account)
+                        .or(free);
+                    let Some(account) = account else {
+                        reply += ":100\r\n";
+                        continue;
+                    };
+                    let again = ledger.leases.contains_key(lease);
+                    let probe = ledger.probes[account].as_ref();
+                    let probes = probe.is_some_and(|probe| !again || probe == lease);
+                    if probes {
+                        ledger.probes[account] = Some(lease.clone());
+                        ledger.probed.insert((lease.clone(), account));
+                    }
+                    ledger
+                        .leases
+                        .entry(lease.clone())
+                        .or_insert((account, now_ms + ttl_ms));
+                    let id = ["a", "b"][account];
+                    reply += &match probes {
+                        true => format!("$7\r\n{id}:probe\r\n"),
+                        false => format!("$1\r\n{id}\r\n"),
+                    };
                 }
-                ledger
-                    .leases
-                    .entry(lease.clone())
-                    .or_insert((account, now_ms + number(&arguments[1])));
-                let (length, probe) = if probes {
-                    (4, "$5\r\nprobe\r\n")
-                } else {
-                    (3, "")
-                };
-                format!(
-                    "*{length}\r\n$7\r\ngranted\r\n$1\r\n{}\r\n$1\r\n{}\r\n{probe}",
-                    ["a", "b"][account],
-                    ledger.epoch
-                )
-                .into()
+                reply.into()
             }
             Script::Release => {
                 let mut ended = 0;

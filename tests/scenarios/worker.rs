@@ -75,7 +75,14 @@ impl Rig {
         }
     }
 
+    /// The only event of its moment.
     fn request(&mut self, headers: &[(&str, &str)]) -> (Id, Option<Verdict>) {
+        let request = self.request_among_others(headers);
+        self.worker.flush(self.now_ms);
+        request
+    }
+
+    fn request_among_others(&mut self, headers: &[(&str, &str)]) -> (Id, Option<Verdict>) {
         let pairs: Vec<_> = headers
             .iter()
             .map(|(n, v)| (n.as_bytes(), v.as_bytes()))
@@ -117,8 +124,7 @@ impl Rig {
     /// Granted an account that has cooled.
     fn probing(&mut self) -> (Id, String) {
         let (id, lease) = self.acquiring();
-        self.reply(&granted("a").replacen("*3", "*4", 1));
-        self.reply("$5\r\nprobe\r\n");
+        self.reply(&granted("a:probe"));
         self.answers();
         (id, lease)
     }
@@ -246,12 +252,12 @@ impl Sent {
     }
 
     fn lease(&self) -> String {
-        self.arguments()[0].clone()
+        self.arguments()[if self.is_acquire() { 5 } else { 0 }].clone()
     }
 
     fn is_acquire(&self) -> bool {
         let arguments = self.arguments();
-        arguments.len() >= 4 && arguments[0].len() == LeaseId::LEN
+        arguments.len() > 5 && ["take", "dry", "force"].contains(&arguments[3].as_str())
     }
 
     fn is_reconcile(&self) -> bool {
@@ -279,10 +285,7 @@ impl PartialEq for Sent {
 }
 
 fn granted(account: &str) -> String {
-    format!(
-        "*3\r\n$7\r\ngranted\r\n${}\r\n{account}\r\n$1\r\n9\r\n",
-        account.len()
-    )
+    format!("*2\r\n$1\r\n9\r\n${}\r\n{account}\r\n", account.len())
 }
 
 fn passed_on(reason: Reason) -> Option<Verdict> {
@@ -360,8 +363,8 @@ fn accounts_are_sent_when_wanted() {
     rig.reply(REPLACED);
     let sent = rig.commands();
     assert!(
-        sent.len() == 2 && sent.iter().all(Sent::is_acquire),
-        "{sent:?}"
+        sent.len() == 1 && sent[0].is_acquire() && sent[0].arguments().len() == 7,
+        "both in one: {sent:?}"
     );
     assert_eq!(
         rig.notices(),
@@ -535,7 +538,7 @@ fn replies_cut_at_every_byte() {
 fn saturated_rejected_or_passed_on() {
     let mut rig = Rig::ready(|_| {});
     let (id, _) = rig.acquiring();
-    rig.reply("*2\r\n$9\r\nsaturated\r\n:1500\r\n");
+    rig.reply("*2\r\n$1\r\n9\r\n:1500\r\n");
     assert_eq!(
         rig.answers(),
         [(
@@ -552,7 +555,7 @@ fn saturated_rejected_or_passed_on() {
     let mut rig =
         Rig::ready(|json| json["saturated"] = serde_json::json!({"action": "traditional"}));
     let (id, _) = rig.acquiring();
-    rig.reply("*2\r\n$9\r\nsaturated\r\n:1500\r\n");
+    rig.reply("*2\r\n$1\r\n9\r\n:1500\r\n");
     assert_eq!(
         rig.answers(),
         [(id.1, passed_on(Reason::Saturated).unwrap())]
@@ -1342,7 +1345,7 @@ fn a_probe_chosen_here_is_told_whichever_answer_comes_first() {
         rig.commands();
         (id, lease.as_str().to_owned())
     };
-    let recorded = "*4\r\n$7\r\ngranted\r\n$1\r\na\r\n$1\r\n9\r\n$5\r\nprobe\r\n";
+    let recorded = "*2\r\n$1\r\n9\r\n$7\r\na:probe\r\n";
 
     let mut rig = ready();
     let (id, lease) = probe(&mut rig);
@@ -1602,11 +1605,11 @@ fn shadow_asks_and_never_waits() {
     assert_eq!(rig.request(&[]).1, passed_on(Reason::Shadow));
     rig.reopen();
     let sent = rig.commands();
-    assert_eq!(sent[1].arguments()[4], "dry");
+    assert_eq!(sent[1].arguments()[3], "dry");
     rig.reply(&granted("a"));
     assert_eq!(rig.count(Counter::ShadowGranted), 1);
     rig.request(&[]);
-    rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+    rig.reply("*2\r\n$1\r\n9\r\n:1\r\n");
     assert_eq!(rig.count(Counter::ShadowSaturated), 1);
     rig.request(&[]);
     rig.worker.on_pipe_closed(rig.now_ms);
@@ -1644,7 +1647,7 @@ fn shadow_of(mode: &str) -> Rig {
     rig.request(&[]);
     rig.reopen();
     rig.commands();
-    rig.reply("*2\r\n$9\r\nsaturated\r\n:1\r\n");
+    rig.reply("*2\r\n$1\r\n9\r\n:1\r\n");
     rig
 }
 
@@ -1691,7 +1694,7 @@ fn a_shadow_is_compared_with_the_account_that_the_request_names() {
     ] {
         let before = shadow(&rig);
         assert_eq!(rig.request(headers).1, passed_on(Reason::Shadow));
-        assert_eq!(rig.commands()[0].arguments()[4], "dry");
+        assert_eq!(rig.commands()[0].arguments()[3], "dry");
         rig.reply(&granted(would_be));
         let now = shadow(&rig);
         let more = [0, 3, 4, 5].map(|one| now[one] - before[one]);
@@ -1713,9 +1716,9 @@ fn a_shadow_is_compared_with_the_local_choice_and_does_not_see_it() {
         let (_, verdict) = rig.request(&[]);
         assert_eq!(verdict.unwrap().path(), Some(Path::Local));
         let sent = rig.commands();
-        let modes: Vec<_> = sent.iter().map(|one| one.arguments()[4].as_str()).collect();
+        let modes: Vec<_> = sent.iter().map(|one| one.arguments()[3].as_str()).collect();
         assert_eq!(modes, ["dry", "force"], "its own lease comes after it");
-        assert_eq!(sent[1].arguments()[5], chosen);
+        assert_eq!(sent[1].arguments()[6], chosen);
         rig.reply(&granted(would_be));
         rig.reply(&granted(chosen));
     }
@@ -1748,9 +1751,13 @@ fn local_choice_is_recorded_and_released() {
     rig.reopen();
     let sent = rig.commands();
     assert_eq!(sent[1].lease(), lease.as_str());
+    let account = if account == 0 { "a" } else { "b" };
     assert_eq!(
-        sent[1].arguments()[4..],
-        ["force", if account == 0 { "a" } else { "b" }]
+        (
+            sent[1].arguments()[3].as_str(),
+            sent[1].arguments()[6].as_str()
+        ),
+        ("force", account)
     );
     rig.reply(&granted("a"));
     rig.worker.on_end(rig.now_ms, id);
@@ -1944,7 +1951,7 @@ fn passes_prove_the_counts_one_pool_after_the_other() {
 fn another_epoch_in_a_grant_asks_for_the_revision() {
     let mut rig = Rig::ready(|_| {});
     rig.acquiring();
-    rig.reply("*3\r\n$7\r\ngranted\r\n$1\r\na\r\n$2\r\n77\r\n");
+    rig.reply("*2\r\n$2\r\n77\r\n$1\r\na\r\n");
     let sent = rig.commands();
     assert_eq!(sent.len(), 1);
     assert_eq!(
