@@ -1542,12 +1542,9 @@ impl Worker {
         queue.retain(|acquire| self.is_wanted(acquire));
         while let Some(shape) = queue.iter().map(AcquireCommand::shape).min() {
             let alike = |acquire: &mut AcquireCommand| acquire.shape() == shape;
-            let mut leases: Vec<_> = queue.extract_if(.., alike).collect();
-            while !leases.is_empty() {
-                let rest = leases.split_off(leases.len().min(ACQUIRE_BATCH));
-                self.write(now_ms, Command::Acquire { leases, tries: 0 }, false);
-                leases = rest;
-            }
+            let alike = queue.extract_if(.., alike).take(ACQUIRE_BATCH);
+            let (leases, tries) = (alike.collect(), 0);
+            self.write(now_ms, Command::Acquire { leases, tries }, false);
         }
         self.queue = queue;
     }
