@@ -246,17 +246,6 @@ pub struct Counts {
     seen: u64,
 }
 
-/// How full an account is, in the whole fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Usage {
-    /// The account, by its index in the configuration.
-    pub account: u32,
-    /// Live leases.
-    pub used: u64,
-    /// Its slots.
-    pub max_concurrency: u64,
-}
-
 /// What is shown of one account, or of several together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
@@ -306,18 +295,21 @@ impl Counts {
     }
 
     /// Takes what the ledger said of all accounts; nothing: it did not.
-    pub fn see(&mut self, usage: &[Usage]) {
+    pub fn see<'a>(&mut self, uses: impl Iterator<Item = (&'a [u8], u64, u64)>) {
         self.seen = self.seen.wrapping_add(1);
-        if usage.is_empty() {
-            return;
-        }
-        for shown in &mut self.shown {
-            (shown.used, shown.max_concurrency) = (0, 0);
-        }
-        for one in usage {
-            if let Some(shown) = shown_of(&mut self.shown, one.account) {
-                shown.used = shown.used.saturating_add(one.used);
-                shown.max_concurrency = shown.max_concurrency.saturating_add(one.max_concurrency);
+        let mut first = true;
+        for (id, used, max_concurrency) in uses {
+            let Some(account) = self.by_id.get(id) else {
+                continue;
+            };
+            if std::mem::take(&mut first) {
+                for shown in &mut self.shown {
+                    (shown.used, shown.max_concurrency) = (0, 0);
+                }
+            }
+            if let Some(shown) = shown_of(&mut self.shown, account) {
+                shown.used = shown.used.saturating_add(used);
+                shown.max_concurrency = shown.max_concurrency.saturating_add(max_concurrency);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::ledger::script::{
     Renewed, Script, Shas, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
-use crate::pool::{self, Counts, Names, Shown, Usage};
+use crate::pool::{self, Counts, Names, Shown};
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -651,7 +651,6 @@ struct Control {
     drained: String,
     /// What the last look had to ignore, so that it is said once: the percentage, the drains.
     ignored: [Option<Ignored>; 2],
-    usage: Vec<Usage>,
     /// The last question, answered or not ours to answer.
     question: Vec<u8>,
 }
@@ -804,14 +803,6 @@ impl Worker {
     pub fn basis_points(&self, pool: usize) -> u16 {
         let set = self.pools.get(pool).and_then(|state| state.control.percent);
         set.unwrap_or(self.config.gray.basis_points)
-    }
-
-    /// How full a pool's accounts were at the last look; empty before it, and in a large pool.
-    #[must_use]
-    pub fn usage(&self, pool: usize) -> &[Usage] {
-        self.pools
-            .get(pool)
-            .map_or(&[], |state| &state.control.usage)
     }
 
     /// What is shown of a pool's accounts, and how often that was seen in the ledger.
@@ -2187,15 +2178,7 @@ impl Worker {
             if self.is_open() {
                 self.acquires_fail(now_ms, Reason::Refused, Some(fault));
             }
-            match acquire.kind {
-                AcquireKind::Take => {
-                    let in_doubt = fault.may_have_run();
-                    let reason = Reason::Refused;
-                    self.answer(now_ms, acquire.slot, Event::Failed { reason, in_doubt });
-                }
-                AcquireKind::Dry | AcquireKind::DryBeside(_) => self.shadow_failed(acquire.pool),
-                AcquireKind::Record(_) => {}
-            }
+            self.lose_acquire(now_ms, acquire, Reason::Refused, fault.may_have_run());
         }
     }
 
@@ -2497,17 +2480,7 @@ impl Worker {
             return;
         };
         let (counts, control) = (&mut state.counts, &mut state.control);
-        control.usage.clear();
-        control
-            .usage
-            .extend(looked.used().filter_map(|(id, used, max_concurrency)| {
-                Some(Usage {
-                    account: counts.index(id)?,
-                    used,
-                    max_concurrency,
-                })
-            }));
-        counts.see(&control.usage);
+        counts.see(looked.used());
         self.counters.touch();
         if looked.question != control.question.as_slice() {
             control.question = looked.question.to_vec();
@@ -2641,7 +2614,7 @@ impl Worker {
             match command {
                 Command::Acquire { leases, .. } => {
                     for acquire in leases {
-                        self.lose_acquire(now_ms, acquire);
+                        self.lose_acquire(now_ms, acquire, Reason::PipeLost, true);
                     }
                 }
                 Command::Release { doubts, .. } => lost.extend(doubts),
@@ -2665,35 +2638,28 @@ impl Worker {
         }
         if self.failures > 0 {
             for acquire in std::mem::take(&mut self.queue) {
-                match acquire.kind {
-                    AcquireKind::Take if self.is_wanted(&acquire) => self.answer(
-                        now_ms,
-                        acquire.slot,
-                        Event::Failed {
-                            reason: Reason::PipeDown,
-                            in_doubt: false,
-                        },
-                    ),
-                    AcquireKind::Dry | AcquireKind::DryBeside(_) => {
-                        self.shadow_failed(acquire.pool)
-                    }
-                    // A lease that could not be recorded is taken up by a renewal.
-                    AcquireKind::Take | AcquireKind::Record(_) => {}
-                }
+                self.lose_acquire(now_ms, acquire, Reason::PipeDown, false);
             }
         }
     }
 
-    /// An acquire's reply will not come. A lease recorded in vain is taken up by the next renewal.
-    fn lose_acquire(&mut self, now_ms: u64, acquire: AcquireCommand) {
+    /// An acquire has no answer, and will have none. A lease recorded in vain is taken up by the next renewal.
+    #[inline(never)]
+    fn lose_acquire(
+        &mut self,
+        now_ms: u64,
+        acquire: AcquireCommand,
+        reason: Reason,
+        in_doubt: bool,
+    ) {
         match acquire.kind {
             AcquireKind::Dry | AcquireKind::DryBeside(_) => self.shadow_failed(acquire.pool),
             AcquireKind::Take | AcquireKind::Record(_) if !self.is_wanted(&acquire) => {}
             AcquireKind::Take => {
-                let (reason, in_doubt) = (Reason::PipeLost, true);
                 self.answer(now_ms, acquire.slot, Event::Failed { reason, in_doubt });
             }
-            AcquireKind::Record(_) => self.may_probe(now_ms, acquire.slot),
+            AcquireKind::Record(_) if in_doubt => self.may_probe(now_ms, acquire.slot),
+            AcquireKind::Record(_) => {}
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::headers::Headers;
 use log::LevelFilter;
+use std::cell::Cell;
 use std::ptr::null_mut;
 
 /// The level of last words.
@@ -174,8 +175,33 @@ pub fn log_level() -> LevelFilter {
     }
 }
 
+/// `on_tick` of this plugin's root, at one time.
+#[derive(Debug, Default)]
+pub struct Ticker(Cell<Option<u64>>);
+
+impl Ticker {
+    /// It comes then, in ms, or at the time before that which it was to come at anyway: a tick that comes too early costs
+    /// less than a host call for every request.
+    pub fn arm(&self, now_ms: u64, wake_ms: u64) {
+        if self.0.get().is_none_or(|armed_ms| wake_ms < armed_ms) {
+            self.0.set(Some(wake_ms));
+            let period_ms = wake_ms.saturating_sub(now_ms).max(1);
+            set_tick_period(u32::try_from(period_ms).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// It has come; what it brings about may arm the next.
+    pub fn come(&self, act: impl FnOnce()) {
+        self.0.set(None);
+        act();
+        if self.0.get().is_none() {
+            set_tick_period(0);
+        }
+    }
+}
+
 /// Calls `on_tick` of this plugin's root every so many ms; 0: never.
-pub fn set_tick_period(period_ms: u32) {
+fn set_tick_period(period_ms: u32) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_set_tick_period_milliseconds(period_ms) };
 }

@@ -1,6 +1,6 @@
 //! Role `console`: host callbacks → events of the console, and its effects → host calls.
 
-use super::calls::{self, Buffer, Map, Metric};
+use super::calls::{self, Buffer, Map, Metric, Ticker};
 use super::root::grpc_service;
 use crate::config;
 use crate::console::api::{MAX_BODY, Response, too_long};
@@ -22,9 +22,9 @@ pub struct Shared {
     metrics: Vec<(String, u32)>,
     /// The open gRPC stream.
     token: Cell<Option<u32>>,
-    /// When the next tick comes, in ms.
-    armed_ms: Cell<Option<u64>>,
-    /// As the scheduler's: nothing is sent while Envoy works on what it read.
+    ticker: Ticker,
+    /// Envoy still works on what it read from the pipe. A send that fails then, or a cancel, would free that under its hands,
+    /// so they wait until an event of another kind shows that Envoy is done, a tick at the latest.
     reading: Cell<bool>,
 }
 
@@ -45,7 +45,7 @@ impl Shared {
             console: RefCell::new(Console::new(config)),
             metrics,
             token: Cell::new(None),
-            armed_ms: Cell::new(None),
+            ticker: Ticker::default(),
             reading: Cell::new(false),
         }
     }
@@ -157,24 +157,17 @@ impl Shared {
                 console.next_wake_ms()
             }
         });
-        let armed_ms = self.armed_ms.get();
-        if let Some(wake_ms) = wake_ms
-            && armed_ms.is_none_or(|armed_ms| wake_ms < armed_ms)
-        {
-            self.armed_ms.set(Some(wake_ms));
-            let period_ms = wake_ms.saturating_sub(now_ms).max(1);
-            calls::set_tick_period(u32::try_from(period_ms).unwrap_or(u32::MAX));
+        if let Some(wake_ms) = wake_ms {
+            self.ticker.arm(now_ms, wake_ms);
         }
     }
 
     /// The time asked for has passed.
     pub fn tick(&self) {
-        self.armed_ms.set(None);
-        self.reading.set(false);
-        self.with(self.root_id, Console::on_tick);
-        if self.armed_ms.get().is_none() {
-            calls::set_tick_period(0);
-        }
+        self.ticker.come(|| {
+            self.reading.set(false);
+            self.with(self.root_id, Console::on_tick);
+        });
     }
 
     /// Bytes from Redis.

@@ -1,6 +1,6 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
-use super::calls::{self, Buffer, Map};
+use super::calls::{self, Buffer, Map, Ticker};
 use super::console;
 use super::logger;
 use super::metrics::Metrics;
@@ -26,8 +26,7 @@ pub struct Shared {
     metrics: RefCell<Metrics>,
     /// The open gRPC stream.
     token: Cell<Option<u32>>,
-    /// When the next tick comes, in ms.
-    armed_ms: Cell<Option<u64>>,
+    ticker: Ticker,
     /// The host wants this root gone as soon as nothing is under way.
     leaving: Cell<bool>,
     /// The queue that calls back when Envoy's event loop has done all it woke up for. All that is done to the pipe is done
@@ -47,9 +46,9 @@ impl Shared {
             let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
             worker.recall_look(pool, &look.unwrap_or_default());
         }
-        let queue = calls::open_queue(&format!("slotgate {seed:016x}"));
-        if let Err(error) = queue {
-            log::warn!("no queue, so that requests wait for a tick: {error:?}");
+        let queue = calls::open_queue(&seed.to_string());
+        if queue.is_err() {
+            log::warn!("no shared queue: every acquire waits for a tick");
         }
         Self {
             root_id,
@@ -57,7 +56,7 @@ impl Shared {
             metrics: RefCell::new(Metrics::define(&worker)),
             worker: RefCell::new(worker),
             token: Cell::new(None),
-            armed_ms: Cell::new(None),
+            ticker: Ticker::default(),
             leaving: Cell::new(false),
             queue: queue.ok(),
             rung: Cell::new(false),
@@ -84,15 +83,21 @@ impl Shared {
         let mut worker = self.worker()?;
         worker.set_clock_us(now_us);
         let result = event(&mut worker, now_ms);
-        self.answer(context, &mut worker);
-        if (worker.wants_flush() || self.may_leave(&worker))
+        self.carry_out(context, now_ms, &mut worker);
+        Some(result)
+    }
+
+    /// Does what the worker wants done, or sees to it that it is done.
+    #[inline(never)]
+    fn carry_out(&self, context: u32, now_ms: u64, worker: &mut Worker) {
+        self.answer(context, worker);
+        if (worker.wants_flush() || self.may_leave(worker))
             && !self.rung.get()
             && let Some(queue) = self.queue
         {
             self.rung.set(calls::enqueue(queue).is_ok());
         }
-        self.arm(now_ms, &mut worker);
-        Some(result)
+        self.arm(now_ms, worker);
     }
 
     /// Nothing is under way in Envoy: does what waited for that.
@@ -103,15 +108,16 @@ impl Shared {
         }
         self.reset();
         self.send(now_ms);
-        // What a send that failed has brought about.
-        self.with(self.root_id, |_, _| ());
-        if let Some(mut worker) = self.worker()
-            && self.may_leave(&worker)
-        {
+        let Some(mut worker) = self.worker() else {
+            return;
+        };
+        if self.may_leave(&worker) {
             self.leaving.set(false);
             self.end_metrics(&mut worker);
             calls::done();
         }
+        // What a send that failed has brought about.
+        self.carry_out(self.root_id, now_ms, &mut worker);
     }
 
     /// Whether the host waits for this root to be done, and it is.
@@ -247,38 +253,24 @@ impl Shared {
         let metrics = self.metrics.try_borrow();
         let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker));
         let metrics_ms = behind.then(|| now_ms.saturating_add(METRICS_MS));
-        let Some(wake_ms) = [worker.next_wake_ms(), metrics_ms, kept_ms]
-            .into_iter()
-            .flatten()
-            .min()
-        else {
-            return;
-        };
-        // A tick that comes too early costs less than a host call for every request.
-        if self
-            .armed_ms
-            .get()
-            .is_none_or(|armed_ms| wake_ms < armed_ms)
-        {
-            self.armed_ms.set(Some(wake_ms));
-            let period_ms = wake_ms.saturating_sub(now_ms).max(1);
-            calls::set_tick_period(u32::try_from(period_ms).unwrap_or(u32::MAX));
+        let wakes = [worker.next_wake_ms(), metrics_ms, kept_ms];
+        if let Some(wake_ms) = wakes.into_iter().flatten().min() {
+            self.ticker.arm(now_ms, wake_ms);
         }
     }
 
     fn tick(&self) {
-        self.armed_ms.set(None);
-        if let (Ok(mut metrics), Some(mut worker)) = (self.metrics.try_borrow_mut(), self.worker())
-        {
-            metrics.send(&mut worker);
-        }
-        self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
-        if !self.rung.get() {
-            self.flush();
-        }
-        if self.armed_ms.get().is_none() {
-            calls::set_tick_period(0);
-        }
+        self.ticker.come(|| {
+            if let (Ok(mut metrics), Some(mut worker)) =
+                (self.metrics.try_borrow_mut(), self.worker())
+            {
+                metrics.send(&mut worker);
+            }
+            self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
+            if !self.rung.get() {
+                self.flush();
+            }
+        });
     }
 }
 

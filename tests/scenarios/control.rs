@@ -1,7 +1,6 @@
 //! What an operator sets in Redis reaches the worker by its looks, and nothing else does.
 
 use super::*;
-use slotgate::pool::Usage;
 use slotgate::worker::Ignored;
 
 const POLL_MS: u64 = 1_000;
@@ -431,17 +430,22 @@ fn many_drained_accounts_are_said_in_one_line() {
 }
 
 #[test]
-fn the_use_of_accounts_is_known_by_index() {
-    let mut rig = looking(|_| {}, &seen("", "", "b 5 4 zz 1 1 a 0 2"));
-    let usage = |account, used, max_concurrency| Usage {
-        account,
-        used,
-        max_concurrency,
+fn the_use_of_accounts_is_shown_as_last_seen() {
+    let mut rig = looking(|_| {}, &seen("", "", "b 5 4 zz 1 1 a 0 3"));
+    let shown = |rig: &Rig| {
+        let (shown, seen) = rig.worker.accounts(0);
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|one| (one.used, one.max_concurrency))
+            .collect();
+        (shown, seen)
     };
-    assert_eq!(rig.worker.usage(0), [usage(1, 5, 4), usage(0, 0, 2)]);
+    assert_eq!(shown(&rig), (vec![(0, 3), (5, 4)], 1));
+    look(&mut rig, &seen("", "", "b 1 4"));
+    assert_eq!(shown(&rig), (vec![(0, 0), (1, 4)], 2), "a is gone");
     look(&mut rig, &seen("", "", ""));
-    assert_eq!(rig.worker.usage(0), []);
-    assert_eq!(rig.worker.usage(7), []);
+    assert_eq!(shown(&rig), (vec![(0, 0), (1, 4)], 3));
+    assert_eq!(rig.worker.accounts(7), (&[][..], 0));
 }
 
 /// What the worker answers to a question at its next look; `None`: nothing.

@@ -1,7 +1,7 @@
 //! What is measured of requests, shown of accounts, and told to the access log.
 
 use super::*;
-use slotgate::pool::{Counts, Usage};
+use slotgate::pool::Counts;
 use slotgate::worker::Gauges;
 
 fn logged(json: &mut serde_json::Value) {
@@ -130,20 +130,15 @@ fn accounts_beyond_the_bound_are_shown_as_one() {
         shown(&counts),
         (vec![(1, 1, 0, 1), (0, 0, 0, 2), (3, 2, 0, 7)], 0)
     );
-    let usage = |account, used, max_concurrency| Usage {
-        account,
-        used,
-        max_concurrency,
-    };
-    counts.see(&[usage(1, 5, 6), usage(2, 7, 8), usage(3, 9, 10)]);
+    counts.see([(&b"a1"[..], 5, 6), (b"a2", 7, 8), (b"a3", 9, 10)].into_iter());
     // The ledger has no account 0 any more.
     assert_eq!(
         shown(&counts),
         (vec![(1, 1, 0, 0), (0, 0, 5, 6), (3, 2, 16, 18)], 1)
     );
-    counts.see(&[]);
+    counts.see(std::iter::empty());
     assert_eq!(shown(&counts).0[1], (0, 0, 5, 6), "what was known stays");
-    counts.see(&[usage(0, 1, 2)]);
+    counts.see([(&b"a0"[..], 1, 2)].into_iter());
     assert_eq!(
         shown(&counts),
         (vec![(1, 1, 1, 2), (0, 0, 0, 0), (3, 2, 0, 0)], 3)
