@@ -2174,10 +2174,10 @@ impl Worker {
         if self.recover(now_ms, fault, pool, retry) {
             return;
         }
+        if self.is_open() {
+            self.acquires_fail(now_ms, Reason::Refused, Some(fault));
+        }
         for acquire in leases {
-            if self.is_open() {
-                self.acquires_fail(now_ms, Reason::Refused, Some(fault));
-            }
             self.lose_acquire(now_ms, acquire, Reason::Refused, fault.may_have_run());
         }
     }

@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, VecDeque};
 mod control;
 #[path = "metrics.rs"]
 mod metrics;
+#[path = "together.rs"]
+mod together;
 
 const CURRENT: &str = "*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n";
 const SHA: &str = "$40\r\n0123456789012345678901234567890123456789\r\n";
