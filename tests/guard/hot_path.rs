@@ -1,5 +1,5 @@
-//! So many requests through the pure core: in by its bucket, granted, released; or out of the percentage.
-//! `guard acquire 1000`, `guard out 1000`.
+//! So many requests through the pure core: in by its bucket, granted, released, each alone or eight together; or out of the
+//! percentage. `guard acquire 1000`, `guard together 1000`, `guard out 1000`.
 
 use slotgate::config::{Role, parse};
 use slotgate::headers::Headers;
@@ -10,10 +10,15 @@ const GRANTED: &[u8] = b"*2\r\n$10\r\n1234567890\r\n$3\r\na42\r\n";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let (percent, requests) = match arguments.get(1..) {
-        Some([way, count]) if way == "acquire" => (100, count.parse().expect("a number")),
-        Some([way, count]) if way == "out" => (0, count.parse().expect("a number")),
-        _ => panic!("guard acquire|out REQUESTS"),
+    let Some([way, requests]) = arguments.get(1..) else {
+        panic!("guard acquire|together|out REQUESTS")
+    };
+    let requests: u32 = requests.parse().expect("a number");
+    let (percent, at_once) = match way.as_str() {
+        "acquire" => (100, 1),
+        "together" => (100, 8),
+        "out" => (0, 1),
+        _ => panic!("acquire, together or out, not {way}"),
     };
     let accounts: Vec<String> = (0..100)
         .map(|n| format!(r#"{{"id": "a{n}", "max_concurrency": 10, "set_headers": {{"x-upstream": "u{n}"}}}}"#))
@@ -61,19 +66,31 @@ fn main() {
         reply(&mut worker, GRANTED);
     }
     worker.on_end(0, (slot, 0));
-    for stream in 1..=requests {
-        let (slot, verdict) = worker.on_request(1, stream, Headers::new(&headers));
-        worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
-        if verdict.is_none() {
-            worker.flush(1);
-            // The release of the one before rides with its acquire.
-            reply(&mut worker, b":1\r\n");
-            reply(&mut worker, GRANTED);
+    let granted = format!(
+        "*{}\r\n$10\r\n1234567890\r\n{}",
+        at_once + 1,
+        "$3\r\na42\r\n".repeat(at_once)
+    );
+    let streams: Vec<u32> = (1..=requests).collect();
+    for streams in streams.chunks(at_once) {
+        let mut slots = [0; 8];
+        for (slot, stream) in slots.iter_mut().zip(streams) {
+            *slot = worker.on_request(1, *stream, Headers::new(&headers)).0;
+            worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
+            std::hint::black_box(worker.next_wake_ms());
         }
-        worker.on_end(1, (slot, stream));
+        if percent > 0 {
+            worker.flush(1);
+            // The releases of those before ride with their acquires.
+            reply(&mut worker, b":1\r\n");
+            reply(&mut worker, granted.as_bytes());
+        }
+        for (slot, stream) in slots.iter().zip(streams) {
+            worker.on_end(1, (*slot, *stream));
+            std::hint::black_box(worker.next_wake_ms());
+        }
         worker.output().answers.clear();
         worker.output().bytes.clear();
-        std::hint::black_box(worker.next_wake_ms());
     }
     assert_eq!(worker.counters().total() >= u64::from(requests), true);
 }
