@@ -21,9 +21,11 @@ use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::resp::{push_array, push_bulk};
 use slotgate::ledger::script::{By, Mode, SyncAccount};
 use std::time::Instant;
-use support::Redis;
+use support::{HASHED, Redis};
 
 const PIPELINE: usize = 16;
+/// Leases in one command, about what a busy worker asks for at once.
+const TOGETHER: usize = 8;
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
 /// What stands for others' work, written from its description; see the comments.
 const OTHERS: [usize; 3] = [10, 100, 1_000];
@@ -152,6 +154,20 @@ impl Bench {
             })
             .collect();
         self.measure(&format!("acquire {accounts}"), 1, &acquires);
+        let more: Vec<LeaseId> = (0..calls).map(|_| self.ids.mint()).collect();
+        let (mut together, mut releases) = (Vec::new(), Vec::new());
+        for leases in more.chunks(TOGETHER) {
+            let (mut out, mut release) = (Vec::new(), Vec::new());
+            pipe.encode_acquires(&mut out, leases, Mode::Take, self.random.u32(..));
+            together.push(out);
+            pipe.encode(&mut release, |keys, out, by: By| {
+                keys.release(out, by, leases.iter().copied())
+            });
+            releases.push(release);
+        }
+        let name = |verb: &str| format!("{verb} {accounts}, {TOGETHER} together");
+        self.measure(&name("acquire"), TOGETHER, &together);
+        self.measure(&name("release"), TOGETHER, &releases);
         let owners = pipe.owners(&leases);
         let epoch = pipe.meta_epoch();
         let renews: Vec<Vec<u8>> = leases
@@ -283,7 +299,7 @@ fn main() {
     let (rounds, calls) = (number("ROUNDS", 5), number("CALLS", 8_000));
     let largest = number("ACCOUNTS", 100_000);
     let sizes: Vec<usize> = SIZES.into_iter().filter(|size| *size <= largest).collect();
-    let redis = Redis::start();
+    let redis = Redis::start_with(&HASHED);
     let pipe = Pipe::open(&redis, "none");
     let mut bench = Bench {
         redis,
@@ -296,7 +312,7 @@ fn main() {
     for size in &sizes {
         let ids: Vec<String> = (0..*size).map(|n| format!("acct-{n}")).collect();
         // Enough slots for every call of a round, three tenths of them in use.
-        let slots = u32::try_from((calls * 2 / size).max(10)).unwrap();
+        let slots = u32::try_from((calls * 4 / size).max(10)).unwrap();
         let accounts: Vec<SyncAccount> = ids
             .iter()
             .map(|id| SyncAccount {

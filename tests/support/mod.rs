@@ -47,7 +47,7 @@ pub use port::Port;
 pub use process::Process;
 pub use readme::{acl_rules, rules_in};
 pub use redis_cluster::RedisCluster;
-pub use redis_server::{Redis, redis_program};
+pub use redis_server::{HASHED, Redis, redis_program};
 pub use upstream::{AccountCount, Snapshot, Upstream};
 pub use usage::Usage;
 

@@ -18,6 +18,14 @@ pub struct Redis {
     dir: Dir,
 }
 
+/// As the README says for a Redis of its own: small collections in no list, which is searched from its beginning.
+pub const HASHED: [&str; 4] = [
+    "--hash-max-listpack-entries",
+    "0",
+    "--zset-max-listpack-entries",
+    "0",
+];
+
 impl Redis {
     pub fn start() -> Redis {
         Redis::start_with(&[])

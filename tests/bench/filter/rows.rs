@@ -174,7 +174,7 @@ pub fn start(rows: &[&Row]) -> Vec<Rc<Running>> {
 
 impl Running {
     fn start(setup: Setup) -> Running {
-        let redis = Redis::start();
+        let redis = Redis::start_with(&HASHED);
         let upstream = setup.upstream.then(Upstream::start);
         let mut webdis = None;
         let mut config = EnvoyConfig::from_example()
