@@ -181,7 +181,7 @@ for try = 1, 2 do
           shut = shuts[scope]
           if not shut then
             shut = {}
-            for _, cooling in ipairs(call('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
+            for _, cooling in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
               shut[cooling] = true
             end
             shuts[scope] = shut
@@ -189,7 +189,9 @@ for try = 1, 2 do
         end
         if sessions then
           bind = KEYS[sessions + i]
-          local last = lasts[bind] or call('GET', bind)
+          local last = lasts[bind] or redis.pcall('GET', bind)
+          -- Someone's own key under this name is none.
+          last = type(last) == 'string' and last
           local score = last and call('ZSCORE', FREE, last)
           score = score and score_now(last, score)
           if score and shut and shut[last] then
@@ -301,7 +303,7 @@ for i = 1, count do
   end
 end
 if leases[1] then
-  -- First to the one key that may not have been read so far.
+  -- First to a key that may not have been read so far.
   call('ZADD', LEASES, unpack(leases))
   call('HSET', OWNER, unpack(owned))
   call('HSET', USED, unpack(uses))
@@ -322,7 +324,7 @@ if leases[1] then
   end
   for i = 1, sessions and count or 0 do
     if lasts[i] then
-      call('SET', lasts[i], chosen[i], 'PX', ARGV[5])
+      call('SET', lasts[i], chosen[i], 'PX', format('%d', session_ttl))
     end
   end
 end

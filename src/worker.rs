@@ -1533,9 +1533,11 @@ impl Worker {
         queue.retain(|acquire| self.is_wanted(acquire));
         while let Some(shape) = queue.iter().map(AcquireCommand::shape).min() {
             let alike = |acquire: &mut AcquireCommand| acquire.shape() == shape;
-            let alike = queue.extract_if(.., alike).take(ACQUIRE_BATCH);
-            let (leases, tries) = (alike.collect(), 0);
-            self.write(now_ms, Command::Acquire { leases, tries }, false);
+            let alike: Vec<_> = queue.extract_if(.., alike).collect();
+            for leases in alike.chunks(ACQUIRE_BATCH) {
+                let (leases, tries) = (leases.to_vec(), 0);
+                self.write(now_ms, Command::Acquire { leases, tries }, false);
+            }
         }
         self.queue = queue;
     }
@@ -1682,8 +1684,7 @@ impl Worker {
     /// Redis may know of the lease from now on.
     fn tell(&mut self, slot: usize, lease: LeaseId) {
         if let Some(request) = self.requests.get_mut(slot)
-            && (request.phase == Phase::Idle
-                || request.phase == Phase::Acquiring { lease }
+            && (request.phase == Phase::Acquiring { lease }
                 || request.phase.holds().is_some_and(|(held, _)| held == lease))
         {
             request.told = true;
@@ -1764,7 +1765,7 @@ impl Worker {
             self.waiting.pop_front();
             if self.awaits(slot, lease) {
                 // One that never left the queue took nothing.
-                let in_doubt = self.state == PipeState::Ready;
+                let in_doubt = self.requests.get(slot).is_some_and(|one| one.told);
                 if in_doubt {
                     self.acquires_fail(now_ms, Reason::TimedOut, None);
                 }

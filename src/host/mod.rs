@@ -2,6 +2,7 @@
 //! and decides nothing.
 
 mod abi;
+mod bell;
 mod bridge;
 mod calls;
 mod console;

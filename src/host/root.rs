@@ -1,5 +1,6 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
+use super::bell::Bell;
 use super::calls::{self, Buffer, Map, Ticker};
 use super::console;
 use super::logger;
@@ -29,12 +30,10 @@ pub struct Shared {
     ticker: Ticker,
     /// The host wants this root gone as soon as nothing is under way.
     leaving: Cell<bool>,
-    /// The queue that calls back when Envoy's event loop has done all it woke up for. All that is done to the pipe is done
-    /// then: requests that came together go out together, and Envoy does not work on what it read from the pipe any more,
-    /// which a send that fails, a cancel, or the root's end would free under its hands.
-    queue: Option<u32>,
-    /// It will call back.
-    rung: Cell<bool>,
+    /// All that is done to the pipe is done when it calls back: requests that came together go out together, and Envoy does
+    /// not work on what it read from the pipe any more, which a send that fails, a cancel, or the root's end would free under
+    /// its hands.
+    bell: Bell,
 }
 
 impl Shared {
@@ -46,10 +45,6 @@ impl Shared {
             let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
             worker.recall_look(pool, &look.unwrap_or_default());
         }
-        let queue = calls::open_queue(&seed.to_string());
-        if queue.is_err() {
-            log::warn!("no shared queue: every acquire waits for a tick");
-        }
         Self {
             root_id,
             started: Instant::now(),
@@ -58,8 +53,7 @@ impl Shared {
             token: Cell::new(None),
             ticker: Ticker::default(),
             leaving: Cell::new(false),
-            queue: queue.ok(),
-            rung: Cell::new(false),
+            bell: Bell::new(seed.to_string()),
         }
     }
 
@@ -91,11 +85,8 @@ impl Shared {
     #[inline(never)]
     fn carry_out(&self, context: u32, now_ms: u64, worker: &mut Worker) {
         self.answer(context, worker);
-        if (worker.wants_flush() || self.may_leave(worker))
-            && !self.rung.get()
-            && let Some(queue) = self.queue
-        {
-            self.rung.set(calls::enqueue(queue).is_ok());
+        if worker.wants_flush() || self.may_leave(worker) {
+            self.bell.ring();
         }
         self.arm(now_ms, worker);
     }
@@ -248,7 +239,7 @@ impl Shared {
 
     /// Sees to it that a tick comes when the worker wants one.
     fn arm(&self, now_ms: u64, worker: &mut Worker) {
-        let kept = (worker.wants_flush() || self.may_leave(worker)) && !self.rung.get();
+        let kept = (worker.wants_flush() || self.may_leave(worker)) && !self.bell.is_rung();
         let kept_ms = kept.then_some(now_ms);
         let metrics = self.metrics.try_borrow();
         let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker));
@@ -261,13 +252,16 @@ impl Shared {
 
     fn tick(&self) {
         self.ticker.come(|| {
+            self.bell.on_tick();
+            // Before the worker can want another pipe.
+            self.reset();
             if let (Ok(mut metrics), Some(mut worker)) =
                 (self.metrics.try_borrow_mut(), self.worker())
             {
                 metrics.send(&mut worker);
             }
             self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
-            if !self.rung.get() {
+            if !self.bell.is_rung() {
                 self.flush();
             }
         });
@@ -504,9 +498,8 @@ impl Root {
 
     /// Envoy's event loop has done all it woke up for.
     pub fn on_queue_ready(&self, queue: u32) {
-        calls::dequeue(queue);
         if let Some(shared) = self.shared() {
-            shared.rung.set(false);
+            shared.bell.answered(queue);
             shared.flush();
         }
     }

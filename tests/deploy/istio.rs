@@ -285,19 +285,39 @@ fn the_listed_capabilities_suffice() {
     eventually(SOON, || ledger.is_empty());
     crate::world::assert_sound(&envoy);
 
-    let less = config().edit(|document| {
-        let listeners = list(document, "listeners");
-        let manager = &mut listeners[0]["filter_chains"][0]["filters"][0]["typed_config"];
-        let filters = manager["http_filters"].as_array_mut().expect("filters");
-        let slotgate = filters
-            .iter_mut()
-            .find(|filter| filter["name"] == "slotgate");
-        let config = &mut slotgate.expect("it")["typed_config"]["config"];
-        let allowed = &mut config["capability_restriction_config"]["allowed_capabilities"];
-        let allowed = allowed.as_object_mut().expect("a map");
-        allowed.remove("proxy_grpc_stream").expect("it was listed");
-    });
-    let envoy = start(less, &redis, &upstream);
+    let without = |capability: &str| {
+        config().edit(|document| {
+            let listeners = list(document, "listeners");
+            let manager = &mut listeners[0]["filter_chains"][0]["filters"][0]["typed_config"];
+            let filters = manager["http_filters"].as_array_mut().expect("filters");
+            let slotgate = filters
+                .iter_mut()
+                .find(|filter| filter["name"] == "slotgate");
+            let config = &mut slotgate.expect("it")["typed_config"]["config"];
+            let allowed = &mut config["capability_restriction_config"]["allowed_capabilities"];
+            let allowed = allowed.as_object_mut().expect("a map");
+            allowed.remove(capability).expect("it was listed");
+        })
+    };
+    // Those of an older list: acquires wait for ticks then.
+    for capability in ["proxy_register_shared_queue", "proxy_on_queue_ready"] {
+        let envoy = start(without(capability), &redis, &upstream);
+        let get = || way(&envoy.client().get("/", &[])).0;
+        eventually(SOON, || {
+            get() == 200 && upstream.last_headers()["x-slotgate-path"] == "atomic"
+        });
+        let warnings = envoy
+            .log()
+            .matches("no callback from Envoy's shared queue")
+            .count();
+        assert_eq!(warnings, 1, "{capability}");
+        for _ in 0..20 {
+            assert_eq!(get(), 200);
+            assert_eq!(upstream.last_headers()["x-slotgate-path"], "atomic");
+        }
+        eventually(SOON, || ledger.is_empty());
+    }
+    let envoy = start(without("proxy_grpc_stream"), &redis, &upstream);
     assert_eq!(way(&envoy.client().get("/", &[])).0, 200);
     assert_eq!(upstream.last_headers()["x-slotgate-path"], "traditional");
 }

@@ -698,6 +698,31 @@ fn a_wrong_type_at_a_key_is_an_error_and_writes_nothing() {
 }
 
 #[test]
+fn someones_own_key_in_place_of_a_session_or_a_scope_refuses_nobody() {
+    let mut rig = Rig::new();
+    let hashes = [[1; 16], [2; 16], [3; 16]];
+    for name in ["session", "cooldown"] {
+        let key = rig.ledger.key(&format!("{name}:{}", "02".repeat(16)));
+        rig.redis.run::<i64>("RPUSH", &[&key, "mine"]);
+        let asked: Vec<_> = hashes
+            .iter()
+            .map(|hash| Asked {
+                session: (name == "session").then_some(hash),
+                scope: (name == "cooldown").then_some(hash),
+                ..plain(rig.mint())
+            })
+            .collect();
+        let answers = rig.pipe.acquire_all(&asked, 60_000, 1).unwrap();
+        assert!(
+            answers.iter().all(|one| matches!(one, Answer::Granted(_))),
+            "{name}: {answers:?}"
+        );
+        let leases: Vec<_> = asked.iter().map(|one| one.lease).collect();
+        assert_eq!(rig.pipe.release(&leases), Ok(3));
+    }
+}
+
+#[test]
 fn a_wrong_type_at_a_key_loses_no_lease_that_is_to_be_freed_or_renewed() {
     for name in ["leases", "owner", "used", "accounts"] {
         let mut rig = Rig::new();

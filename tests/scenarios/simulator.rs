@@ -204,6 +204,8 @@ impl Simulation {
                 Some((tick_ms, place)) if tick_ms < event_ms => {
                     let late_ms = self.random.u64(..LATE_MS);
                     self.now_ms = self.now_ms.max((tick_ms + late_ms).min(event_ms));
+                    // It may come before the event loop is done.
+                    self.reset(place);
                     self.hosts[place].worker.on_tick(self.now_ms);
                     self.carry_out(place);
                 }
@@ -394,10 +396,22 @@ impl Simulation {
         }
     }
 
+    fn reset(&mut self, place: usize) {
+        let host = &mut self.hosts[place];
+        if host.worker.output().pipe == Some(PipeOrder::Reset) {
+            host.worker.output().pipe = None;
+            if host.connection != 0 {
+                self.drop_connection(place);
+            }
+        }
+    }
+
     fn flush(&mut self, place: usize) {
         let host = &mut self.hosts[place];
         host.rung = false;
         host.worker.flush(self.now_ms);
+        self.reset(place);
+        let host = &mut self.hosts[place];
         let output = host.worker.output();
         let output = Output {
             bytes: std::mem::take(&mut output.bytes),
@@ -405,19 +419,15 @@ impl Simulation {
             ..Output::default()
         };
         match output.pipe {
-            Some(order) => {
-                if self.hosts[place].connection != 0 {
-                    self.drop_connection(place);
-                }
-                if order == PipeOrder::Open {
-                    self.connections += 1;
-                    let connection = self.connections;
-                    self.hosts[place].connection = connection;
-                    let open_ms = self.now_ms + self.delay();
-                    self.at(open_ms, Event::Open(place, connection));
-                }
+            Some(PipeOrder::Open) => {
+                assert_eq!(self.hosts[place].connection, 0, "one is still open");
+                self.connections += 1;
+                let connection = self.connections;
+                self.hosts[place].connection = connection;
+                let open_ms = self.now_ms + self.delay();
+                self.at(open_ms, Event::Open(place, connection));
             }
-            None => {
+            Some(PipeOrder::Reset) | None => {
                 let (mut rest, connection) =
                     (output.bytes.as_slice(), self.hosts[place].connection);
                 while let Some(length) = reply_length(rest).unwrap() {

@@ -160,6 +160,21 @@ fn who_leaves_before_it_is_asked_for_took_nothing() {
     assert!(rig.commands_soon().is_empty());
 }
 
+/// The event loop stood still.
+#[test]
+fn what_never_left_says_nothing_of_redis() {
+    let mut rig = Rig::ready(|json| {
+        json["redis"] = serde_json::json!({"breaker": {"failures": 1}});
+    });
+    rig.request_among_others(&[]);
+    rig.now_ms += 60;
+    rig.worker.on_tick(rig.now_ms);
+    assert_eq!(rig.count(Counter::Traditional(Reason::TimedOut)), 1);
+    assert_eq!(rig.count(Counter::InDoubt), 0);
+    assert_eq!(rig.request(&[]).1, None, "the breaker is closed");
+    assert_eq!(leases(&rig.commands()[0]).len(), 1, "only this one's");
+}
+
 #[test]
 fn who_leaves_before_the_answer_is_released_alone() {
     let mut rig = Rig::ready(|_| {});
