@@ -132,10 +132,12 @@ pub const ROWS: &[Row] = &[
         "slotgate, shadow",
         Way::Slotgate(r#"{"gray": {"percent": 100, "mode": "shadow"}}"#),
     ),
+    // Not answered by Envoy itself: a request that is over in the same moment is never recorded.
     row(
-        "slotgate, traditional.mode local",
+        "slotgate, traditional.mode local, real upstream",
         Way::Slotgate(r#"{"gray": {"percent": 0}, "traditional": {"mode": "local"}}"#),
-    ),
+    )
+    .upstream(),
     row("slotgate, Redis frozen, breaker open", Way::Frozen),
     row("slotgate through redis_proxy", Way::RedisProxy),
     row("HTTP calls to webdis", Way::HttpCalls(Calls::Webdis)),
