@@ -29,9 +29,10 @@ local headers = {[':method'] = 'POST', [':path'] = '/', [':authority'] = 'redis'
 function envoy_on_request(handle)
   local lease = handle:headers():get('x-request-id')
   local seed = tostring(math.random(0, 2147483647))
-  local body = evalsha('ACQUIRE_SHA', lease, 'HOW' == 'webdis' and '15000' or '1000', seed, '200000')
+  local ttl = 'HOW' == 'webdis' and '15000' or '1000'
+  local body = evalsha('ACQUIRE_SHA', ttl, seed, '200000', 'take', '0', lease)
   local _, reply = handle:httpCall('calls', headers, body, 5000)
-  local account = string.match(reply or '', 'granted.-(a%d+)')
+  local account = string.match(reply or '', 'a%d+')
   if not account then
     handle:respond({[':status'] = '500'}, 'no account')
     return
