@@ -333,6 +333,10 @@ pub fn worker(data: &[u8]) {
                 }
             }
         };
+        // Half of the events are not the last of their moment.
+        if step < 128 {
+            worker.flush(now_ms);
+        }
         settle(&mut worker, &mut requests);
         if step % 10 == 5 {
             for (stream, (slot, since_ms, answered)) in &requests {
