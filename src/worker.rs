@@ -2070,36 +2070,48 @@ impl Worker {
             self.acquires_work();
         }
         for (acquire, answer) in leases.into_iter().zip(answers) {
+            let (pool, slot) = (acquire.pool, acquire.slot);
+            let wanted = self.is_wanted(&acquire);
             match acquire.kind {
-                AcquireKind::Take => self.on_taken(now_ms, sent_ms, acquire, epoch, answer),
-                AcquireKind::Dry => self.on_shadowed(acquire.pool, None, answer),
-                AcquireKind::DryBeside(account) => {
-                    self.on_shadowed(acquire.pool, Some(account), answer)
+                AcquireKind::Dry => self.on_shadowed(pool, None, answer),
+                AcquireKind::DryBeside(account) => self.on_shadowed(pool, Some(account), answer),
+                AcquireKind::Take if !wanted => {
+                    if matches!(answer, Acquired::Granted { .. }) {
+                        self.count_in(pool, Counter::LateGrant);
+                    }
                 }
-                AcquireKind::Record(_) => {
-                    self.on_recorded(now_ms, sent_ms, acquire, epoch, answer);
+                AcquireKind::Take | AcquireKind::Record(_) => {
+                    match answer {
+                        Acquired::Granted { probes, .. } => {
+                            if let Some(request) = self.requests.get_mut(slot).filter(|_| wanted) {
+                                request.epoch = epoch;
+                                request.renewed_ms = sent_ms;
+                                if probes {
+                                    self.count_in(pool, Counter::Probe);
+                                    self.may_probe(now_ms, slot);
+                                }
+                            }
+                            self.see_epoch(now_ms, pool, epoch);
+                        }
+                        Acquired::NoAccount => {
+                            self.counters.add(Counter::RedisError(Fault::NoAccount));
+                        }
+                        Acquired::Saturated { .. } => {}
+                    }
+                    if acquire.kind == AcquireKind::Take {
+                        let event = self.outcome(pool, answer);
+                        self.answer(now_ms, slot, event);
+                    }
                 }
             }
         }
     }
 
-    fn on_taken(
-        &mut self,
-        now_ms: u64,
-        sent_ms: u64,
-        acquire: AcquireCommand,
-        epoch: u64,
-        answer: Acquired,
-    ) {
-        let wanted = self.is_wanted(&acquire);
-        let event = match answer {
-            Acquired::Granted { .. } if !wanted => {
-                return self.count_in(acquire.pool, Counter::LateGrant);
-            }
-            Acquired::Saturated { .. } | Acquired::NoAccount if !wanted => return,
+    /// What an acquire's answer is to the request that waits for it.
+    fn outcome(&self, pool: usize, answer: Acquired) -> Event {
+        match answer {
             Acquired::Granted { account, .. } => {
-                self.on_recorded(now_ms, sent_ms, acquire, epoch, answer);
-                let state = self.pools.get(acquire.pool);
+                let state = self.pools.get(pool);
                 match state.and_then(|state| state.counts.index(account)) {
                     Some(account) => Event::Granted { account },
                     None => Event::Failed {
@@ -2109,39 +2121,11 @@ impl Worker {
                 }
             }
             Acquired::Saturated { retry_after_ms } => Event::Saturated { retry_after_ms },
-            Acquired::NoAccount => {
-                self.counters.add(Counter::RedisError(Fault::NoAccount));
-                Event::Failed {
-                    reason: Reason::Refused,
-                    in_doubt: false,
-                }
-            }
-        };
-        self.answer(now_ms, acquire.slot, event);
-    }
-
-    /// What the ledger says of a lease that stands in it now.
-    fn on_recorded(
-        &mut self,
-        now_ms: u64,
-        sent_ms: u64,
-        acquire: AcquireCommand,
-        epoch: u64,
-        answer: Acquired,
-    ) {
-        let Acquired::Granted { probes, .. } = answer else {
-            return self.counters.add(Counter::RedisError(Fault::NoAccount));
-        };
-        let wanted = self.is_wanted(&acquire);
-        if let Some(request) = self.requests.get_mut(acquire.slot).filter(|_| wanted) {
-            request.epoch = epoch;
-            request.renewed_ms = sent_ms;
-            if probes {
-                self.count_in(acquire.pool, Counter::Probe);
-                self.may_probe(now_ms, acquire.slot);
-            }
+            Acquired::NoAccount => Event::Failed {
+                reason: Reason::Refused,
+                in_doubt: false,
+            },
         }
-        self.see_epoch(now_ms, acquire.pool, epoch);
     }
 
     fn on_shadowed(&mut self, pool: usize, traditional: Option<u32>, answer: Acquired) {

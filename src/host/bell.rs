@@ -27,7 +27,7 @@ enum State {
 /// One root's.
 #[derive(Debug)]
 pub struct Bell {
-    name: RefCell<String>,
+    name: String,
     state: Cell<State>,
 }
 
@@ -36,7 +36,7 @@ impl Bell {
     pub fn new(name: String) -> Self {
         let freed = NAMES.try_with(|names| names.try_borrow_mut().ok()?.pop());
         Self {
-            name: RefCell::new(freed.ok().flatten().unwrap_or(name)),
+            name: freed.ok().flatten().unwrap_or(name),
             state: Cell::new(State::New),
         }
     }
@@ -44,11 +44,7 @@ impl Bell {
     /// Asks for a callback, once.
     pub fn ring(&self) {
         let queue = match self.state.get() {
-            State::New => self
-                .name
-                .try_borrow()
-                .ok()
-                .and_then(|name| calls::open_queue(&name).ok()),
+            State::New => calls::open_queue(&self.name).ok(),
             State::Silent(queue) => Some(queue),
             State::Rung | State::Late | State::Broken => return,
         };
@@ -91,7 +87,7 @@ impl Bell {
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        let name = std::mem::take(self.name.get_mut());
+        let name = std::mem::take(&mut self.name);
         let _ = NAMES.try_with(|names| {
             if let Ok(mut names) = names.try_borrow_mut() {
                 names.push(name);

@@ -85,10 +85,11 @@ impl Shared {
     #[inline(never)]
     fn carry_out(&self, context: u32, now_ms: u64, worker: &mut Worker) {
         self.answer(context, worker);
-        if worker.wants_flush() || self.may_leave(worker) {
+        let waits = worker.wants_flush() || self.may_leave(worker);
+        if waits {
             self.bell.ring();
         }
-        self.arm(now_ms, worker);
+        self.arm(now_ms, worker, waits && !self.bell.is_rung());
     }
 
     /// Nothing is under way in Envoy: does what waited for that.
@@ -237,9 +238,8 @@ impl Shared {
         }
     }
 
-    /// Sees to it that a tick comes when the worker wants one.
-    fn arm(&self, now_ms: u64, worker: &mut Worker) {
-        let kept = (worker.wants_flush() || self.may_leave(worker)) && !self.bell.is_rung();
+    /// Sees to it that a tick comes when the worker wants one, or at once for what the bell does not see to.
+    fn arm(&self, now_ms: u64, worker: &mut Worker, kept: bool) {
         let kept_ms = kept.then_some(now_ms);
         let metrics = self.metrics.try_borrow();
         let behind = metrics.is_ok_and(|metrics| metrics.is_behind(worker));
