@@ -57,6 +57,11 @@ const LOOK: (u64, u64) = (1000, 64);
 const LOOKS: usize = 8;
 /// Names of accounts in one notice.
 const NAMED: usize = 10;
+/// How many paused requests go on, or are refused, in one round of Envoy's event loop. Envoy settles them nested in one
+/// another when it answers them itself, and some 400 overflow the VM's stack.
+pub const SETTLED_PER_ROUND: usize = 64;
+/// How many acquires fail, and how many releases are sent again, in one event.
+const PORTION: usize = 1024;
 /// So many waits are kept until the host takes them: far more than a worker can have in that time.
 const MOST_WAITS: usize = 20_000;
 /// How often a command is sent again when Redis lacked the script or the pool.
@@ -67,8 +72,6 @@ const RETRIES: u8 = 2;
 pub struct Output {
     /// Bytes for the pipe.
     pub bytes: Vec<u8>,
-    /// Paused requests that go on: stream and verdict.
-    pub answers: Vec<(u32, Verdict)>,
     /// What to do with the pipe itself, before `bytes` are sent.
     pub pipe: Option<PipeOrder>,
     /// Looks that changed something, by pool: for [`Worker::recall_look`] of the next configuration.
@@ -77,8 +80,19 @@ pub struct Output {
     pub notices: Vec<Notice>,
     /// How long requests waited for their acquire's outcome: pool and µs.
     pub waited_us: Vec<(usize, u64)>,
-    /// What the access log is to say, with `access_log` only; of each request before its verdict.
-    pub log: Vec<(u32, Logged)>,
+    /// What the access log is to say of the request whose verdict was returned, with `access_log` only.
+    pub log: Option<Logged>,
+}
+
+/// A paused request's verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's stream.
+    pub stream: u32,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// What the access log is to say of it, with `access_log` only.
+    pub log: Option<Logged>,
 }
 
 /// What to do with the pipe.
@@ -90,11 +104,9 @@ pub enum PipeOrder {
     Reset,
 }
 
-/// What the access log says of a request.
+/// What the access log says of a request beside its verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Logged {
-    /// What became of it.
-    pub verdict: Verdict,
     /// Its bucket; `None` when that did not decide: it fits no pool, or an override was given.
     pub bucket: Option<u16>,
     /// How long it waited for its acquire's outcome, in µs; `None` when it did not.
@@ -550,6 +562,15 @@ impl AcquireCommand {
     }
 }
 
+/// An acquire that a lost pipe took along.
+#[derive(Debug)]
+struct LostAcquire {
+    acquire: AcquireCommand,
+    reason: Reason,
+    /// Whether Redis may have taken the lease.
+    in_doubt: bool,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcquireKind {
     Take,
@@ -701,6 +722,14 @@ pub struct Worker {
     /// No longer than until then, in ms.
     ride_ms: u64,
     doubts: VecDeque<Doubt>,
+    /// How many of them, from the front, are due in any order: they were put there while the pipe was away.
+    unordered_doubts: usize,
+    /// Acquires that a lost pipe took along, until their requests are told.
+    lost: VecDeque<LostAcquire>,
+    /// Verdicts that were not handed out yet, oldest first.
+    answers: VecDeque<(usize, Answer)>,
+    /// How many may still be handed out in this round of the event loop.
+    may_settle: usize,
     inbox: Vec<u8>,
     shas: Shas,
     sweep_due_ms: u64,
@@ -770,6 +799,10 @@ impl Worker {
             riding: Vec::new(),
             ride_ms: 0,
             doubts: VecDeque::new(),
+            unordered_doubts: 0,
+            lost: VecDeque::new(),
+            answers: VecDeque::new(),
+            may_settle: SETTLED_PER_ROUND,
             inbox: Vec::new(),
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
             sweep_due_ms: 0,
@@ -869,7 +902,10 @@ impl Worker {
         let doubt = self
             .doubts
             .front()
-            .map(|doubt| doubt.due_ms)
+            .map(|doubt| match self.unordered_doubts {
+                0 => doubt.due_ms,
+                _ => 0,
+            })
             .filter(|_| ready);
         let ride = (!self.riding.is_empty()).then_some(self.ride_ms);
         let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
@@ -886,7 +922,7 @@ impl Worker {
     // ---- requests ----
 
     /// Request headers arrived. The slot number is the request's name in later events; without a verdict it is paused,
-    /// and its verdict comes with [`Output::answers`].
+    /// and its verdict comes with [`Worker::next_answer`].
     pub fn on_request(
         &mut self,
         now_ms: u64,
@@ -965,9 +1001,7 @@ impl Worker {
             let named = names.and_then(|names| names.named(headers));
             self.ask_shadow(now_ms, pool, slot, named);
         }
-        if let Some(verdict) = verdict {
-            self.log(slot, verdict, None);
-        }
+        self.output.log = verdict.and_then(|_| self.logged(slot, None));
         if verdict.is_some_and(|verdict| verdict.holds().is_none()) {
             // Nothing can happen to it any more.
             self.requests.try_remove(slot);
@@ -1312,20 +1346,36 @@ impl Worker {
             if self.output.waited_us.len() < MOST_WAITS {
                 self.output.waited_us.push((pool, waited_us));
             }
-            self.log(slot, verdict, Some(waited_us));
-            self.output.answers.push((stream, verdict));
+            let log = self.logged(slot, Some(waited_us));
+            let answer = Answer {
+                stream,
+                verdict,
+                log,
+            };
+            self.answers.push_back((slot, answer));
         }
     }
 
-    fn log(&mut self, slot: usize, verdict: Verdict, acquire_us: Option<u64>) {
-        if let Some(request) = self.requests.get(slot).filter(|_| self.config.access_log) {
-            let logged = Logged {
-                verdict,
-                bucket: request.bucket,
-                acquire_us,
-            };
-            self.output.log.push((request.stream, logged));
+    /// The next verdict to be handed out to its paused request; `None` when there is none, or no more may be handed out
+    /// before [`Worker::flush`].
+    pub fn next_answer(&mut self) -> Option<Answer> {
+        let may_settle = self.may_settle.checked_sub(1)?;
+        loop {
+            let (slot, answer) = self.answers.pop_front()?;
+            // Its client may have left meanwhile.
+            if self.request(slot, answer.stream).is_some() {
+                self.may_settle = may_settle;
+                return Some(answer);
+            }
         }
+    }
+
+    fn logged(&self, slot: usize, acquire_us: Option<u64>) -> Option<Logged> {
+        let request = self.requests.get(slot).filter(|_| self.config.access_log)?;
+        Some(Logged {
+            bucket: request.bucket,
+            acquire_us,
+        })
     }
 
     fn count(&mut self, pool: usize, change: impl FnOnce(&mut Counts)) {
@@ -1518,11 +1568,19 @@ impl Worker {
     #[must_use]
     pub fn wants_flush(&self) -> bool {
         let asks = self.state == PipeState::Ready && !self.queue.is_empty();
-        asks || !self.output.bytes.is_empty() || self.output.pipe.is_some()
+        let tells = !self.answers.is_empty() || !self.lost.is_empty();
+        asks || tells || !self.output.bytes.is_empty() || self.output.pipe.is_some()
     }
 
-    /// All events that came at once have been told: what they ask goes out, in as few commands as it can.
+    /// All events that came at once have been told: what they ask goes out, in as few commands as it can, and more verdicts
+    /// may be handed out.
     pub fn flush(&mut self, now_ms: u64) {
+        self.may_settle = SETTLED_PER_ROUND;
+        self.fail_lost(now_ms);
+        self.send_queue(now_ms);
+    }
+
+    fn send_queue(&mut self, now_ms: u64) {
         if self.state != PipeState::Ready || self.queue.is_empty() {
             return;
         }
@@ -1758,10 +1816,13 @@ impl Worker {
 
     /// Deadlines: acquires, the pipe, releases in doubt, renewals.
     pub fn on_tick(&mut self, now_ms: u64) {
-        while let Some((deadline_ms, slot, lease)) = self.waiting.front().copied() {
-            if deadline_ms > now_ms {
+        self.fail_lost(now_ms);
+        for _ in 0..PORTION {
+            let front = self.waiting.front().copied();
+            let Some((_, slot, lease)) = front.filter(|(deadline_ms, ..)| *deadline_ms <= now_ms)
+            else {
                 break;
-            }
+            };
             self.waiting.pop_front();
             if self.awaits(slot, lease) {
                 // One that never left the queue took nothing.
@@ -1794,7 +1855,7 @@ impl Worker {
                 self.output.pipe = Some(PipeOrder::Open);
             }
             PipeState::Ready => {
-                self.send_doubts(now_ms, false);
+                self.send_doubts(now_ms);
                 self.send_riding(now_ms);
                 // Ticks come late on a busy machine: as many steps as are due, or every round would be longer.
                 for _ in 0..SWEEP_STEPS {
@@ -1819,23 +1880,25 @@ impl Worker {
             .is_some_and(|request| request.phase == Phase::Acquiring { lease })
     }
 
-    /// Sends the releases that are due. While the pipe is ready they are due in order; `all` looks behind those too that
-    /// were put in front before it broke.
-    fn send_doubts(&mut self, now_ms: u64, all: bool) {
-        for _ in 0..self.doubts.len() {
+    /// Sends a portion of the releases that are due. They are due in order, but for those that were put in front before the
+    /// pipe broke.
+    fn send_doubts(&mut self, now_ms: u64) {
+        for _ in 0..self.doubts.len().min(PORTION) {
             let Some(doubt) = self.doubts.pop_front() else {
                 break;
             };
+            let unordered = self.unordered_doubts > 0;
+            self.unordered_doubts = self.unordered_doubts.saturating_sub(1);
             if doubt.over_ms <= now_ms {
                 continue;
             }
-            if doubt.due_ms > now_ms {
-                if !all {
-                    self.doubts.push_front(doubt);
-                    break;
-                }
+            if doubt.due_ms > now_ms && unordered {
                 self.doubts.push_back(doubt);
                 continue;
+            }
+            if doubt.due_ms > now_ms {
+                self.doubts.push_front(doubt);
+                break;
             }
             self.send_doubt(now_ms, doubt, true);
         }
@@ -2006,7 +2069,8 @@ impl Worker {
         if self.down.take().is_some() {
             self.output.notices.push(Notice::PipeReady);
         }
-        self.send_doubts(now_ms, true);
+        self.unordered_doubts = self.doubts.len();
+        self.send_doubts(now_ms);
         self.send_riding(now_ms);
         self.sweep_due_ms = now_ms;
         self.sweep_step = 0;
@@ -2021,7 +2085,7 @@ impl Worker {
         self.look = (now_ms, 0);
         // Ahead of what waits, so that the next request goes by it already.
         self.look(now_ms);
-        self.flush(now_ms);
+        self.send_queue(now_ms);
     }
 
     /// Whether an acquire's request still is where it was when it was sent.
@@ -2598,9 +2662,12 @@ impl Worker {
         for (_, command) in std::mem::take(&mut self.pending) {
             match command {
                 Command::Acquire { leases, .. } => {
-                    for acquire in leases {
-                        self.lose_acquire(now_ms, acquire, Reason::PipeLost, true);
-                    }
+                    self.lost
+                        .extend(leases.into_iter().map(|acquire| LostAcquire {
+                            acquire,
+                            reason: Reason::PipeLost,
+                            in_doubt: true,
+                        }));
                 }
                 Command::Release { doubts, .. } => lost.extend(doubts),
                 // A lease renewed in vain is taken up by the next renewal; one whose request left has its release in this
@@ -2622,9 +2689,24 @@ impl Worker {
             self.doubt(Doubt { due_ms, ..doubt });
         }
         if self.failures > 0 {
-            for acquire in std::mem::take(&mut self.queue) {
-                self.lose_acquire(now_ms, acquire, Reason::PipeDown, false);
-            }
+            let queue = std::mem::take(&mut self.queue);
+            self.lost
+                .extend(queue.into_iter().map(|acquire| LostAcquire {
+                    acquire,
+                    reason: Reason::PipeDown,
+                    in_doubt: false,
+                }));
+        }
+        self.fail_lost(now_ms);
+    }
+
+    /// Tells a portion of the requests whose acquires a lost pipe took along.
+    fn fail_lost(&mut self, now_ms: u64) {
+        for _ in 0..PORTION {
+            let Some(lost) = self.lost.pop_front() else {
+                break;
+            };
+            self.lose_acquire(now_ms, lost.acquire, lost.reason, lost.in_doubt);
         }
     }
 

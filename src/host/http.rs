@@ -1,7 +1,7 @@
 //! Role `scheduler`, one request: host callbacks → events of the worker.
 
 use super::calls::{self, Map};
-use super::root::{Shared, apply, unix_time};
+use super::root::{Shared, apply, tell_log, unix_time};
 use crate::admission::Path;
 use crate::failing::Source;
 use crate::headers::Headers;
@@ -57,6 +57,10 @@ impl Http {
             match verdict {
                 Some(verdict) if verdict.holds().is_none() => self.path.set(verdict.path()),
                 Some(_) | None => self.slot.set(Some(slot)),
+            }
+            let logged = worker.output().log.take();
+            if let (Some(verdict), Some(logged)) = (&verdict, &logged) {
+                tell_log(worker.config(), verdict, logged);
             }
             verdict.is_some_and(|verdict| apply(worker.config(), id, &verdict))
         });

@@ -201,40 +201,36 @@ impl Shared {
         }
     }
 
-    /// Hands verdicts to their paused requests, and notices to the log.
+    /// Hands verdicts to their paused requests, as many as may be settled now, and notices to the log.
     fn answer(&self, context: u32, worker: &mut Worker) {
         let output = worker.output();
-        if output.answers.is_empty() && output.notices.is_empty() && output.log.is_empty() {
-            return;
-        }
-        let log = std::mem::take(&mut output.log);
-        let mut answers = std::mem::take(&mut output.answers);
-        let looks = std::mem::take(&mut output.looks);
-        for notice in std::mem::take(&mut output.notices) {
-            say(&notice);
-        }
-        for (pool, look) in looks {
-            if let Some(key) = look_key(worker.config(), pool) {
-                calls::share(&key, &look);
+        if !output.notices.is_empty() || !output.looks.is_empty() {
+            let looks = std::mem::take(&mut output.looks);
+            for notice in std::mem::take(&mut output.notices) {
+                say(&notice);
+            }
+            for (pool, look) in looks {
+                if let Some(key) = look_key(worker.config(), pool) {
+                    calls::share(&key, &look);
+                }
             }
         }
-        // Ahead of the verdicts: an answer of our own ends the stream.
-        for (stream, logged) in &log {
-            if calls::set_effective_context(*stream).is_ok() {
-                tell_log(worker.config(), logged);
+        let mut elsewhere = false;
+        while let Some(answer) = worker.next_answer() {
+            elsewhere = true;
+            if calls::set_effective_context(answer.stream).is_err() {
+                continue;
             }
-        }
-        for (stream, verdict) in &answers {
-            if calls::set_effective_context(*stream).is_ok()
-                && apply(worker.config(), *stream, verdict)
-            {
+            // Ahead of the verdict: an answer of our own ends the stream.
+            if let Some(logged) = &answer.log {
+                tell_log(worker.config(), &answer.verdict, logged);
+            }
+            if apply(worker.config(), answer.stream, &answer.verdict) {
                 let _ = calls::resume_request();
             }
         }
-        if !answers.is_empty() || !log.is_empty() {
+        if elsewhere {
             let _ = calls::set_effective_context(context);
-            answers.clear();
-            worker.output().answers = answers;
         }
     }
 
@@ -332,8 +328,8 @@ pub fn apply(config: &Config, stream: u32, verdict: &Verdict) -> bool {
 }
 
 /// Sets the filter state that access logs read, on the effective context.
-fn tell_log(config: &Config, logged: &Logged) {
-    let (path, reason, pool) = match logged.verdict {
+pub fn tell_log(config: &Config, verdict: &Verdict, logged: &Logged) {
+    let (path, reason, pool) = match *verdict {
         Verdict::Forward {
             path, reason, pool, ..
         } => (path.as_str(), reason, pool),
@@ -348,7 +344,7 @@ fn tell_log(config: &Config, logged: &Logged) {
     if let Some(pool) = pool {
         calls::set_property("slotgate.pool", pool.name.as_bytes());
     }
-    if let Some((lease, index)) = logged.verdict.holds() {
+    if let Some((lease, index)) = verdict.holds() {
         let account = pool.and_then(|pool| pool.accounts.get(index as usize));
         let account = account.map_or("", |account| &account.id);
         calls::set_property("slotgate.account", account.as_bytes());

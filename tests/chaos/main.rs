@@ -56,22 +56,3 @@ fn run(wanted: impl Fn(&str) -> bool) {
     println!("{}", Row::FOOT);
     assert!(broken.is_empty(), "{broken:#?}");
 }
-
-/// Ten thousand clients and the upstream's side of them are in this process. As many as a superuser or the limit allows.
-fn allow_open_files() {
-    const WANTED: libc::rlim_t = 40_000;
-    for hard in [WANTED, 0] {
-        let mut limit = libc::rlimit {
-            rlim_cur: 0,
-            rlim_max: 0,
-        };
-        // SAFETY: the structure is ours.
-        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
-        limit.rlim_max = limit.rlim_max.max(hard);
-        limit.rlim_cur = limit.rlim_max.min(WANTED);
-        // SAFETY: as above.
-        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0 {
-            break;
-        }
-    }
-}

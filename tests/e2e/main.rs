@@ -32,5 +32,6 @@ mod limits;
 mod metrics;
 mod redis_faults;
 mod restarts;
+mod storm;
 mod streams;
 mod upstream_faults;

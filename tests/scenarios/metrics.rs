@@ -2,7 +2,7 @@
 
 use super::*;
 use slotgate::pool::Counts;
-use slotgate::worker::Gauges;
+use slotgate::worker::{Gauges, Logged};
 
 fn logged(json: &mut serde_json::Value) {
     json["access_log"] = true.into();
@@ -15,36 +15,42 @@ fn gauges(rig: &Rig) -> [u64; Gauges::NAMES.len()] {
 #[test]
 fn a_wait_is_measured_from_the_headers_to_the_verdict() {
     let mut rig = Rig::ready(logged);
-    let output = rig.worker.output();
-    output.waited_us.clear();
-    output.log.clear();
+    rig.worker.output().waited_us.clear();
     rig.worker.set_clock_us(7_000_000);
     let (id, _) = rig.acquiring();
-    assert!(rig.worker.output().log.is_empty(), "not before the verdict");
+    assert_eq!(rig.worker.output().log, None, "not before the verdict");
     rig.worker.set_clock_us(7_001_250);
     rig.reply(&granted("a"));
-    let output = rig.worker.output();
-    assert_eq!(output.waited_us, [(0, 1_250)]);
-    let (stream, logged) = output.log[0];
-    assert_eq!((stream, logged.acquire_us), (id.1, Some(1_250)));
+    assert_eq!(rig.worker.output().waited_us, [(0, 1_250)]);
+    let answer = rig.worker.next_answer().unwrap();
+    let logged = answer.log.unwrap();
+    assert_eq!((answer.stream, logged.acquire_us), (id.1, Some(1_250)));
     assert_eq!(logged.acquire_ms().as_deref(), Some("1.250"));
     assert!(logged.bucket.is_some());
-    assert_eq!(output.answers, [(id.1, logged.verdict)], "the same verdict");
 
     // Whose client left is in neither.
-    output.waited_us.clear();
-    output.log.clear();
+    rig.worker.output().waited_us.clear();
     let (id, _) = rig.acquiring();
     rig.worker.on_end(rig.now_ms, id);
     rig.reply(&granted("a"));
-    let output = rig.worker.output();
-    assert!(output.waited_us.is_empty() && output.log.is_empty());
+    assert!(rig.worker.output().waited_us.is_empty() && rig.worker.next_answer().is_none());
+
+    // Of a request that does not wait.
+    let mut rig = Rig::new(|json| {
+        self::logged(json);
+        json["gray"]["percent"] = 0.into();
+    });
+    assert!(rig.request(&[]).1.is_some());
+    let logged = rig.worker.output().log.unwrap();
+    assert!(logged.bucket.is_some() && logged.acquire_us.is_none());
 }
 
 #[test]
 fn milliseconds_have_three_decimals() {
-    let mut rig = Rig::ready(logged);
-    let mut logged = rig.worker.output().log.remove(0).1;
+    let mut logged = Logged {
+        bucket: None,
+        acquire_us: None,
+    };
     for (us, text) in [
         (0, "0.000"),
         (7, "0.007"),
@@ -62,8 +68,9 @@ fn milliseconds_have_three_decimals() {
 #[test]
 fn without_the_setting_the_log_is_told_nothing() {
     let mut rig = Rig::ready(|_| {});
-    rig.holding();
-    assert!(rig.worker.output().log.is_empty());
+    rig.acquiring();
+    rig.reply(&granted("a"));
+    assert_eq!(rig.worker.next_answer().unwrap().log, None);
 }
 
 /// Nobody takes the waits of a host that never ticks: they must not pile up.

@@ -385,13 +385,13 @@ impl Simulation {
     /// Hands out a worker's verdicts; what it wants of the pipe is done when its event loop is.
     fn carry_out(&mut self, place: usize) {
         let host = &mut self.hosts[place];
-        let answers = std::mem::take(&mut host.worker.output().answers);
+        let answers: Vec<_> = std::iter::from_fn(|| host.worker.next_answer()).collect();
         if host.worker.wants_flush() && !std::mem::replace(&mut host.rung, true) {
             let done_ms = self.now_ms + self.random.u64(..=1);
             self.at(done_ms, Event::LoopDone(place));
         }
-        for (stream, verdict) in answers {
-            self.decide(place, stream, verdict)
+        for answer in answers {
+            self.decide(place, answer.stream, answer.verdict)
                 .expect("one verdict for each");
         }
     }

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Response;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{HOST, HeaderMap, HeaderValue};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -138,13 +138,7 @@ impl Client {
         async move {
             let whole = async {
                 let (response, _connection) = exchange(addr, request).await?;
-                let (head, body) = response.into_parts();
-                let body = body.collect().await?.to_bytes();
-                Ok(Reply {
-                    status: head.status.as_u16(),
-                    headers: head.headers,
-                    body,
-                })
+                whole(response).await
             };
             tokio::time::timeout(PATIENCE, whole)
                 .await
@@ -184,6 +178,48 @@ impl Client {
         });
         replies.sort_by_key(|(number, _)| *number);
         replies.into_iter().map(|(_, reply)| reply).collect()
+    }
+
+    /// Sends `total` requests at the same moment, over connections that were opened before, and waits for all of them.
+    pub fn burst(
+        &self,
+        protocol: Protocol,
+        total: usize,
+        path: &'static str,
+    ) -> Vec<Result<Reply, Error>> {
+        let addr = self.addr;
+        wait(async move {
+            let mut senders = Vec::new();
+            match protocol {
+                Protocol::Http1 => {
+                    for _ in 0..total {
+                        senders.push(Sender::Http1(open_http1(addr).await?));
+                    }
+                }
+                Protocol::Http2 { streams } => {
+                    for first in (0..total).step_by(streams) {
+                        let sender = open_http2(addr).await?;
+                        let here = streams.min(total - first);
+                        senders.extend((0..here).map(|_| Sender::Http2(sender.clone())));
+                    }
+                }
+            }
+            let requests = senders.into_iter().map(|sender| {
+                let reply = tokio::time::timeout(PATIENCE, sender.send(path));
+                spawn(async {
+                    reply
+                        .await
+                        .unwrap_or_else(|_| Err("no whole response in time".into()))
+                })
+            });
+            let requests: Vec<_> = requests.collect();
+            let mut replies = Vec::with_capacity(total);
+            for request in requests {
+                replies.push(request.await.expect("a request panicked"));
+            }
+            Ok::<_, Error>(replies)
+        })
+        .unwrap_or_else(|error| panic!("the connections can't be opened: {error}"))
     }
 
     /// Waits for the response's headers and leaves the body to be read event by event.
@@ -264,18 +300,88 @@ impl Drop for Connection {
     }
 }
 
-async fn exchange(
-    addr: SocketAddr,
-    mut request: Request,
-) -> Result<(Response<Incoming>, Connection), Error> {
+/// How a burst's requests are spread over connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Each request has a connection of its own.
+    Http1,
+    /// Each connection carries this many requests.
+    Http2 { streams: usize },
+}
+
+type Http1 = (
+    hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    Connection,
+);
+type Http2 = (
+    hyper::client::conn::http2::SendRequest<Full<Bytes>>,
+    Arc<Connection>,
+);
+
+/// One request's share of an open connection.
+enum Sender {
+    Http1(Http1),
+    Http2(Http2),
+}
+
+impl Sender {
+    async fn send(self, path: &'static str) -> Result<Reply, Error> {
+        let (response, _connection) = match self {
+            Sender::Http1((mut sender, connection)) => {
+                let mut request = Request::get(path).0;
+                let headers = request.headers_mut();
+                headers.insert(HOST, HeaderValue::from_static("test"));
+                (sender.send_request(request).await?, Arc::new(connection))
+            }
+            Sender::Http2((mut sender, connection)) => {
+                let request = Request::get(&format!("http://test{path}")).0;
+                (sender.send_request(request).await?, connection)
+            }
+        };
+        whole(response).await
+    }
+}
+
+async fn open_http1(addr: SocketAddr) -> Result<Http1, Error> {
     let stream = TcpStream::connect(addr).await?;
     stream.set_nodelay(true)?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = Connection(spawn(async move {
         // What goes wrong is told to the request as well.
         let _ = connection.await;
     }));
+    Ok((sender, connection))
+}
+
+async fn open_http2(addr: SocketAddr) -> Result<Http2, Error> {
+    let stream = TcpStream::connect(addr).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        // Or the first requests wait for the server's own number of streams.
+        .initial_max_send_streams(100_000)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    let connection = Connection(spawn(async move {
+        let _ = connection.await;
+    }));
+    Ok((sender, Arc::new(connection)))
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Reply, Error> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Reply {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body,
+    })
+}
+
+async fn exchange(
+    addr: SocketAddr,
+    mut request: Request,
+) -> Result<(Response<Incoming>, Connection), Error> {
+    let (mut sender, connection) = open_http1(addr).await?;
     request
         .0
         .headers_mut()

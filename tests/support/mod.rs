@@ -35,7 +35,7 @@ mod upstream_io;
 mod usage;
 
 pub use certificate::Certificate;
-pub use client::{Client, EventStream, RawConnection, Reply, Request, count_statuses};
+pub use client::{Client, EventStream, Protocol, RawConnection, Reply, Request, count_statuses};
 pub use clock::Clock;
 pub use dir::Dir;
 pub use envoy::Envoy;
@@ -122,4 +122,23 @@ pub fn wait<T: Send + 'static>(task: impl Future<Output = T> + Send + 'static) -
         let _ = send.send(task.await);
     });
     receive.recv().expect("the task panicked")
+}
+
+/// Ten thousand clients and the upstream's side of them are in this process. As many as a superuser or the limit allows.
+pub fn allow_open_files() {
+    const WANTED: libc::rlim_t = 40_000;
+    for hard in [WANTED, 0] {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the structure is ours.
+        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+        limit.rlim_max = limit.rlim_max.max(hard);
+        limit.rlim_cur = limit.rlim_max.min(WANTED);
+        // SAFETY: as above.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } == 0 {
+            break;
+        }
+    }
 }

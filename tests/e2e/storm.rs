@@ -1,0 +1,260 @@
+//! Hundreds and thousands of requests at the same moment: everyone is answered, no VM traps, and those who hold a slot keep it.
+//!
+//! Envoy carries out what a callback settles after the callback, nested in it. Settled without a bound, some 400 requests
+//! that Envoy answers in place overflow the VM's stack (proxy-wasm-cpp-host#326).
+
+use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::*;
+use crate::world::{World, config};
+
+const HOLDERS: usize = 20;
+const TTL_MS: u64 = 2_000;
+/// More slots than any storm has requests.
+const ROOM: u32 = 50_000;
+
+const ONE_CONNECTION: Protocol = Protocol::Http2 { streams: 1_000 };
+
+struct Storm {
+    workers: u32,
+    /// Slots beyond those that the holders have.
+    free: u32,
+    protocol: Protocol,
+    requests: usize,
+    /// Redis stands still while they arrive, and goes on then.
+    frozen: bool,
+}
+
+/// On a full pool, over one connection, on one worker.
+const FULL: Storm = Storm {
+    workers: 1,
+    free: 0,
+    protocol: ONE_CONNECTION,
+    requests: 600,
+    frozen: false,
+};
+
+/// Envoy's own bounds on requests under way are not what is tested.
+fn unbounded(config: EnvoyConfig) -> EnvoyConfig {
+    config.edit(|document| {
+        let most = 1_000_000;
+        let threshold =
+            json!({"max_connections": most, "max_pending_requests": most, "max_requests": most});
+        let clusters = document["static_resources"]["clusters"].as_array_mut();
+        for cluster in clusters.expect("clusters") {
+            cluster["circuit_breakers"] = json!({"thresholds": [threshold]});
+        }
+    })
+}
+
+impl Storm {
+    /// How many of each status there were. The holders have kept their slots meanwhile, for longer than a lease lives.
+    #[track_caller]
+    fn statuses(self, change: impl FnOnce(EnvoyConfig) -> EnvoyConfig) -> BTreeMap<u16, usize> {
+        allow_open_files();
+        let limit = HOLDERS as u32 + self.free;
+        let base = config(&[("a", limit)])
+            .plugin(|plugin| {
+                plugin["lease"] = json!({"ttl_ms": TTL_MS, "renew_interval_ms": TTL_MS / 4});
+                plugin["redis"]["max_pending"] = json!(100_000);
+            })
+            .workers(self.workers)
+            .log_levels("warning", "wasm:info");
+        let mut world = World::start(change(unbounded(base)));
+        let held: Vec<_> = (0..HOLDERS)
+            .map(|_| world.client().start("/hang", &[]))
+            .collect();
+        eventually(PATIENCE, || {
+            world.ledger.live() == HOLDERS && world.upstream.snapshot().now == HOLDERS
+        });
+        let leases = world.ledger.owner();
+
+        let client = world.client();
+        if self.frozen {
+            world.redis.sigstop();
+        }
+        let storm =
+            std::thread::spawn(move || client.burst(self.protocol, self.requests, "/status/200"));
+        if self.frozen {
+            sleep(Duration::from_millis(1_000));
+            world.redis.sigcont();
+        }
+        let replies = storm.join().expect("the storm passes");
+
+        sleep(Duration::from_millis(TTL_MS + TTL_MS / 2));
+        let now = world.ledger.state();
+        now.assert_consistent();
+        let kept = leases.keys().filter(|lease| {
+            now.leases
+                .get(*lease)
+                .is_some_and(|expiry| *expiry > now.now_ms)
+        });
+        assert_eq!(kept.count(), HOLDERS, "the holders keep their leases");
+        assert_eq!(now.live(), HOLDERS, "and nobody else has one");
+        let seen = world.upstream.snapshot();
+        assert!(seen.account("a").most <= limit as usize, "{seen:?}");
+        drop(held);
+        world.assert_all_free();
+        world.upstream.forget();
+        let mut hung = replies.iter().filter_map(|reply| reply.as_ref().err());
+        if let Some(error) = hung.next() {
+            panic!(
+                "{} of {} without an answer: {error}",
+                hung.count() + 1,
+                self.requests
+            );
+        }
+        count_statuses(&replies)
+    }
+}
+
+fn rejecting(config: EnvoyConfig) -> EnvoyConfig {
+    config.plugin(|plugin| plugin["saturated"] = json!({"action": "reject"}))
+}
+
+/// Envoy answers `/status` itself, whoever has a slot.
+fn answered_by_envoy(config: EnvoyConfig) -> EnvoyConfig {
+    config.manager(|manager| {
+        let direct = json!({"match": {"prefix": "/status"}, "direct_response": {"status": 418}});
+        let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+        routes.as_array_mut().expect("routes").insert(0, direct);
+    })
+}
+
+/// `/status` goes to a cluster without a healthy host.
+fn without_a_host(config: EnvoyConfig) -> EnvoyConfig {
+    config
+        .edit(|document| {
+            let clusters = document["static_resources"]["clusters"].as_array_mut();
+            clusters.expect("clusters").push(json!({
+                "name": "nobody",
+                "load_assignment": {"cluster_name": "nobody"},
+                "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+                // The upstream knows no such path.
+                "health_checks": [{
+                    "timeout": "1s",
+                    "interval": "60s",
+                    "unhealthy_threshold": 1,
+                    "healthy_threshold": 1,
+                    "http_health_check": {"path": "/healthy"},
+                }],
+            }));
+        })
+        .manager(|manager| {
+            let nobody = json!({"match": {"prefix": "/status"}, "route": {"cluster": "nobody"}});
+            let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+            routes.as_array_mut().expect("routes").insert(0, nobody);
+        })
+}
+
+#[test]
+fn refused_by_a_full_pool() {
+    assert_eq!(FULL.statuses(rejecting), BTreeMap::from([(429, 600)]));
+}
+
+#[test]
+fn refused_over_connections_of_their_own() {
+    let storm = Storm {
+        protocol: Protocol::Http1,
+        requests: 1_000,
+        ..FULL
+    };
+    assert_eq!(storm.statuses(rejecting), BTreeMap::from([(429, 1_000)]));
+}
+
+#[test]
+fn refused_by_many_workers() {
+    for workers in [2, 4] {
+        let protocol = Protocol::Http2 { streams: 500 };
+        let storm = Storm {
+            workers,
+            protocol,
+            requests: 2_000,
+            ..FULL
+        };
+        assert_eq!(storm.statuses(rejecting), BTreeMap::from([(429, 2_000)]));
+    }
+}
+
+#[test]
+fn sent_on_by_a_full_pool() {
+    let traditional = |config: EnvoyConfig| {
+        config.plugin(|plugin| plugin["saturated"] = json!({"action": "traditional"}))
+    };
+    let statuses = FULL.statuses(|config| answered_by_envoy(traditional(config)));
+    assert_eq!(statuses, BTreeMap::from([(418, 600)]));
+    let statuses = FULL.statuses(|config| without_a_host(traditional(config)));
+    assert_eq!(statuses, BTreeMap::from([(503, 600)]));
+}
+
+#[test]
+fn granted_and_answered_by_envoy() {
+    let storm = Storm { free: ROOM, ..FULL };
+    assert_eq!(
+        storm.statuses(answered_by_envoy),
+        BTreeMap::from([(418, 600)])
+    );
+}
+
+#[test]
+fn granted_without_a_healthy_host() {
+    let storm = Storm { free: ROOM, ..FULL };
+    assert_eq!(storm.statuses(without_a_host), BTreeMap::from([(503, 600)]));
+}
+
+#[test]
+fn granted_and_served() {
+    let storm = Storm { free: ROOM, ..FULL };
+    assert_eq!(
+        storm.statuses(|config| config),
+        BTreeMap::from([(200, 600)])
+    );
+}
+
+#[test]
+fn settled_together_when_redis_goes_on() {
+    let protocol = Protocol::Http2 { streams: 1_000 };
+    let storm = || Storm {
+        protocol,
+        requests: 3_000,
+        frozen: true,
+        ..FULL
+    };
+    assert_eq!(storm().statuses(rejecting), BTreeMap::from([(429, 3_000)]));
+    let granted = Storm {
+        free: ROOM,
+        ..storm()
+    };
+    assert_eq!(
+        granted.statuses(answered_by_envoy),
+        BTreeMap::from([(418, 3_000)])
+    );
+}
+
+#[test]
+fn refused_together_while_redis_stands_still() {
+    let impatient = |config: EnvoyConfig| {
+        config.plugin(|plugin| {
+            plugin["redis"]["acquire_timeout_ms"] = json!(400);
+            plugin["failure"] = json!({"action": "reject"});
+            plugin["saturated"] = json!({"action": "reject"});
+        })
+    };
+    let storm = Storm {
+        requests: 3_000,
+        frozen: true,
+        ..FULL
+    };
+    let statuses = storm.statuses(impatient);
+    let refused = statuses.get(&503).copied().unwrap_or_default();
+    assert!(refused >= 1_000, "{statuses:?}");
+    assert_eq!(
+        refused + statuses.get(&429).copied().unwrap_or_default(),
+        3_000,
+        "{statuses:?}"
+    );
+}
