@@ -22,6 +22,7 @@ mod world;
 
 use faults::FAULTS;
 use row::Row;
+use support::allow_open_files;
 
 /// Those that break most in the shortest time.
 const SHORT: [&str; 5] = [
