@@ -64,7 +64,7 @@ impl Storm {
             })
             .workers(self.workers)
             .log_levels("warning", "wasm:info");
-        let mut world = World::start(change(unbounded(base)));
+        let world = World::start(change(unbounded(base)));
         let held: Vec<_> = (0..HOLDERS)
             .map(|_| world.client().start("/hang", &[]))
             .collect();
@@ -178,6 +178,30 @@ fn refused_by_many_workers() {
         };
         assert_eq!(storm.statuses(rejecting), BTreeMap::from([(429, 2_000)]));
     }
+}
+
+/// Each filter of its own takes some of the stack that the answers are nested on.
+#[test]
+fn refused_ahead_of_many_filters() {
+    let many_filters = |config: EnvoyConfig| {
+        config.manager(|manager| {
+            let script =
+                "function envoy_on_response(handle) handle:headers():add('x-lua', '1') end";
+            let lua = |place: usize| {
+                json!({
+                    "name": format!("lua-{place}"),
+                    "typed_config": {
+                        "@type": "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua",
+                        "default_source_code": {"inline_string": script},
+                    },
+                })
+            };
+            let filters = manager["http_filters"].as_array_mut().expect("filters");
+            filters.splice(0..0, (0..12).map(lua));
+        })
+    };
+    let statuses = FULL.statuses(|config| many_filters(rejecting(config)));
+    assert_eq!(statuses, BTreeMap::from([(429, 600)]));
 }
 
 #[test]

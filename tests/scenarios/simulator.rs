@@ -8,7 +8,7 @@ use slotgate::failing::Source;
 use slotgate::headers::Headers;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::Script;
-use slotgate::worker::{Output, PipeOrder, Verdict, Worker};
+use slotgate::worker::{Output, PipeOrder, SETTLED_PER_ROUND, Verdict, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
@@ -18,6 +18,8 @@ const SLOTS: usize = 3;
 const ACQUIRE_TIMEOUT_MS: u64 = 50;
 /// A tick comes this late at most, in ms.
 const LATE_MS: u64 = 4;
+/// The rounds of the event loop that a burst takes, in ms.
+const ROUNDS_MS: u64 = 8;
 /// So long a connection's bytes may still arrive after it was reset, in ms.
 const STRAY_MS: u64 = 800;
 const TTL_MS: u64 = 20_000;
@@ -94,6 +96,8 @@ struct Host {
     arrives_ms: [u64; 2],
     /// Its event loop will be done.
     rung: bool,
+    /// How many requests were told in this round of the event loop.
+    settled: usize,
     streams: HashMap<u32, Stream>,
 }
 
@@ -131,6 +135,7 @@ impl Simulation {
             worker: Worker::new(settings(), seed * 10 + n),
             connection: 0,
             rung: false,
+            settled: 0,
             arrives_ms: [0; 2],
             streams: HashMap::new(),
         };
@@ -157,6 +162,13 @@ impl Simulation {
                 random.u64(..TRAFFIC_MS),
                 Event::Arrive(random.usize(..WORKERS)),
             );
+        }
+        // Now and then so many at once that they are not all told in one round of the event loop.
+        if random.u8(..4) == 0 {
+            let (at_ms, place) = (random.u64(..TRAFFIC_MS), random.usize(..WORKERS));
+            for _ in 0..random.usize(..3 * SETTLED_PER_ROUND) {
+                simulation.at(at_ms, Event::Arrive(place));
+            }
         }
         for _ in 0..random.u64(..12) {
             simulation.at(
@@ -256,7 +268,7 @@ impl Simulation {
                     },
                 );
                 self.at(
-                    now_ms + ACQUIRE_TIMEOUT_MS + LATE_MS,
+                    now_ms + ACQUIRE_TIMEOUT_MS + LATE_MS + ROUNDS_MS,
                     Event::Overdue(place, stream),
                 );
                 // Some clients leave while their acquire is on its way.
@@ -386,6 +398,8 @@ impl Simulation {
     fn carry_out(&mut self, place: usize) {
         let host = &mut self.hosts[place];
         let answers: Vec<_> = std::iter::from_fn(|| host.worker.next_answer()).collect();
+        host.settled += answers.len();
+        assert!(host.settled <= SETTLED_PER_ROUND, "too deep a stack");
         if host.worker.wants_flush() && !std::mem::replace(&mut host.rung, true) {
             let done_ms = self.now_ms + self.random.u64(..=1);
             self.at(done_ms, Event::LoopDone(place));
@@ -409,6 +423,7 @@ impl Simulation {
     fn flush(&mut self, place: usize) {
         let host = &mut self.hosts[place];
         host.rung = false;
+        host.settled = 0;
         host.worker.flush(self.now_ms);
         self.reset(place);
         let host = &mut self.hosts[place];
