@@ -251,6 +251,16 @@ pub const FAULTS: &[Fault] = &[
             crowd,
         )
     },
+    fault("ten thousand requests at once", &[], storm),
+    fault(
+        "the same while Redis stands still",
+        &["requests;outcome=traditional;reason=timed_out"],
+        |world| {
+            world.redis.sigstop();
+            storm(world);
+            world.redis.sigcont();
+        },
+    ),
 ];
 
 fn killed(world: &mut World) {
@@ -342,4 +352,25 @@ fn crowd(world: &mut World) {
         connections.push(Client::new(addrs[number % addrs.len()]).start("/hang", &[]));
     }
     connections.into_iter().for_each(RawConnection::reset);
+}
+
+/// Everyone is answered, over a few connections to each Envoy: by a 429, or by Envoy itself, for so many connections at
+/// once would be too many for the upstream.
+fn storm(world: &mut World) {
+    let each = CROWD / ENVOYS;
+    let storms: Vec<_> = world
+        .addrs()
+        .into_iter()
+        .map(|addr| {
+            std::thread::spawn(move || {
+                let protocol = Protocol::Http2 { streams: 1_000 };
+                Client::new(addr).burst(protocol, each, "/storm")
+            })
+        })
+        .collect();
+    for storm in storms {
+        let statuses = count_statuses(&storm.join().expect("the storm passes"));
+        let answered = |status: &u16| statuses.get(status).copied().unwrap_or_default();
+        assert_eq!(answered(&204) + answered(&429), each, "{statuses:?}");
+    }
 }

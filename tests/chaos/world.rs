@@ -75,6 +75,11 @@ impl World {
                     cluster["circuit_breakers"] = json!({"thresholds": [threshold]});
                 }
             })
+            .manager(|manager| {
+                let storm = json!({"match": {"prefix": "/storm"}, "direct_response": {"status": 204}});
+                let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut();
+                routes.expect("routes").insert(0, storm);
+            })
             .redis(self.proxy.addr())
             .upstream(self.upstream.addr())
             .log_levels("warning", "wasm:info")
