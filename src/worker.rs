@@ -191,7 +191,7 @@ pub enum Notice {
     PipeReady,
     /// The pipe is down, and why.
     PipeDown(Down),
-    /// The same, because the server refused a part of the greeting.
+    /// The same, because the server refused a part of the greeting, or can't serve us now.
     PipeRefused(Down, Refusal),
     /// Envoy opens no stream through this cluster.
     PipeUnopened {
@@ -701,7 +701,7 @@ pub struct Worker {
     failures: u32,
     /// Why the pipe is down, as far as it was said: when it was seen last, in ms, the reason, the gist of the server's words.
     said: Vec<(u64, Down, String)>,
-    /// What the server last said against the greeting.
+    /// What the server last said against the greeting, or against this connection.
     refusal: Option<Refusal>,
     breaker: Breaker,
     /// How often in a row the pipe was closed soon after it became ready.
@@ -1930,7 +1930,7 @@ impl Worker {
         if let Command::Acquire { leases, .. } = &command {
             self.asked = self.asked.saturating_sub(leases.len().saturating_sub(1));
         }
-        if self.state == PipeState::Opening {
+        if self.state == PipeState::Opening || reply.first() == Some(&b'-') {
             self.hear_refusal(&command, reply);
         }
         let refusal = self.refusal.as_ref();
@@ -2035,10 +2035,12 @@ impl Worker {
             | Command::Reconcile { .. }
             | Command::Look { .. }
             | Command::Answer { .. }
-            | Command::Cooldown { .. } => "a script",
+            | Command::Cooldown { .. } => "a command",
         };
+        let opening = self.state == PipeState::Opening;
         self.refusal = match Values::new(reply).value() {
-            Some(Value::Error(error)) => {
+            // Any other is an error of the moment.
+            Some(Value::Error(error)) if opening || Fault::of(error).is_wrong_server() => {
                 Some(Refusal::new(asked, error, &self.config.redis.password.0))
             }
             Some(_) | None => None,
@@ -2630,12 +2632,13 @@ impl Worker {
 
     /// The reason in the light of what the server last said, and its words where they are the reason.
     fn refusal_for(&mut self, why: Down) -> (Down, Option<Refusal>) {
+        let opening = self.state == PipeState::Opening;
         match (why, self.refusal.take()) {
             // It did not say its version.
             (Down::Closed | Down::Stuck, Some(refusal)) if refusal.is_too_old() => {
                 (Down::Load, Some(refusal))
             }
-            (Down::Closed, Some(mut refusal)) => {
+            (Down::Closed, Some(mut refusal)) if opening => {
                 refusal.set_closed();
                 (Down::Refused, Some(refusal))
             }

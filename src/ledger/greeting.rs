@@ -175,11 +175,13 @@ fn hint(asked: &str, error: &[u8]) -> &'static str {
 /// An error's first line, bounded, in printable ASCII, without arguments that the server repeats and without the password.
 #[must_use]
 pub fn said(error: &[u8], password: &str) -> String {
-    const ARGUMENTS: &[u8] = b"with args beginning with";
+    // Behind these words an unknown command's arguments are repeated, or it is said where in a script it was.
+    const ENDS: [&[u8]; 2] = [b"with args beginning with", b" script: "];
     let line = error.split(|byte| *byte == b'\n').next();
     let line = line.unwrap_or_default();
-    let end = find(line, ARGUMENTS).unwrap_or(line.len());
-    let line = line.get(..end).unwrap_or_default();
+    let ends = ENDS.iter().filter_map(|end| find(line, end));
+    let line = line.get(..ends.min().unwrap_or(line.len()));
+    let line = line.unwrap_or_default();
     let line = line.trim_ascii_end();
     let line = line.strip_suffix(b",").unwrap_or(line);
     if !password.is_empty() && find(line, password.as_bytes()).is_some() {
@@ -289,6 +291,10 @@ mod tests {
             r"ERR \x1b[2J\x07\x7f\x00\xff \xe2\x80\xae\ttab"
         );
         assert_eq!(said(b"", "x"), "");
+        assert_eq!(
+            said(b"NOPERM no 'hget' script: 4cab, on @user_script:12.", ""),
+            "NOPERM no 'hget'"
+        );
         assert_eq!(said(&[b'a'; 200], ""), "a".repeat(200));
         assert_eq!(said(&[b'a'; 201], ""), "a".repeat(200) + "...");
         assert_eq!(said(&[0; 100_000], ""), r"\x00".repeat(50) + "...");

@@ -173,7 +173,7 @@ fn a_user_without_rights() {
     // One right more, and the next one is missing.
     rules(&[&least[..], &["+script|load"]].concat());
     says(
-        r#"pipe to Redis is down: a script was refused with "NOPERM this user has no permissions to run the 'evalsha' command": see the rights of this user"#,
+        r#"pipe to Redis is down: a command was refused with "NOPERM this user has no permissions to run the 'evalsha' command": see the rights of this user"#,
     );
     rules(&[&least[..], &["+script|load", "+evalsha"]].concat());
     eventually(SOON, || {

@@ -166,7 +166,7 @@ fn the_servers_words_are_kept() {
             8,
             "-NOPERM this user has no permissions to run the 'evalsha' command",
             Down::WrongServer(Fault::Denied),
-            r#"a script was refused with "NOPERM this user has no permissions to run the 'evalsha' command": see the rights of this user"#,
+            r#"a command was refused with "NOPERM this user has no permissions to run the 'evalsha' command": see the rights of this user"#,
         ),
     ] {
         let mut rig = opened(password);
@@ -296,6 +296,41 @@ fn said_once_for_each_change() {
     rig.reply(&SHA.repeat(Script::FILTER.len()));
     rig.reply(CURRENT);
     assert_eq!(rig.notices(), [Notice::PipeReady]);
+}
+
+/// A server that stops serving says the same of an acquire and of the next greeting. Errors that are none of that, and a
+/// denied look, have nothing to do with the end of a connection.
+#[test]
+fn a_server_that_stops_serving_is_said_once() {
+    const READONLY: &str = "-READONLY You can't write against a read only replica.\r\n";
+    let mut rig = Rig::ready(|_| {});
+    rig.wait(2_000);
+    rig.commands();
+    rig.acquiring();
+    rig.reply(&READONLY.replace("\r\n", " script: 4cab, on @user_script:7.\r\n"));
+    let text = "pipe to Redis is down: a command was refused with \"READONLY You can't write against a read only replica.\"";
+    let readonly = Down::WrongServer(Fault::ReadOnly);
+    assert_eq!(said(&mut rig), [(readonly, text.into())]);
+    rig.worker.output().pipe = None;
+    for _ in 0..20 {
+        rig.open();
+        rig.commands();
+        rig.reply(READONLY);
+        rig.worker.output().pipe = None;
+        assert_eq!(rig.notices(), []);
+    }
+
+    for error in ["-OOM no\r\n", "-ERR no\r\n"] {
+        let mut rig = Rig::ready(|_| {});
+        rig.wait(2_000);
+        rig.commands();
+        rig.acquiring();
+        rig.reply(error);
+        rig.worker.on_pipe_closed(rig.now_ms);
+        open_again(&mut rig);
+        rig.worker.on_pipe_closed(rig.now_ms);
+        assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)], "{error}");
+    }
 }
 
 /// A server that says something else each time does not fill the log.
