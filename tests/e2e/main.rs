@@ -34,4 +34,5 @@ mod metrics;
 mod redis_faults;
 mod restarts;
 mod streams;
+mod trap;
 mod upstream_faults;
