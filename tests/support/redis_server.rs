@@ -138,6 +138,12 @@ impl Redis {
             launch(&self.program, &self.dir, &self.port, &self.args, &self.env);
     }
 
+    /// Whether it is a Valkey. Among other things, that takes all of 127.0.0.0/8 for its own host.
+    pub fn is_valkey(&self) -> bool {
+        self.run::<String>("INFO", &["server"])
+            .contains("server_name:valkey")
+    }
+
     pub fn is_running(&self) -> bool {
         self.process.lock().unwrap().exited().is_none()
     }
