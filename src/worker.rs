@@ -12,7 +12,7 @@ use crate::failing::{Source, Windows};
 use crate::gray::{self, Choice, Gate};
 use crate::headers::Headers;
 use crate::lease::{LeaseId, LeaseIds};
-use crate::ledger::greeting;
+use crate::ledger::greeting::{self, Refusal};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
     self, Acquire, Acquired, Asked, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
@@ -32,6 +32,11 @@ const QUICK_STEP_MS: u64 = 10;
 const RENEW_BATCH: usize = 100;
 /// First and longest wait before the pipe is opened again, in ms.
 const BACKOFF_MS: (u64, u64) = (25, 1000);
+/// A reason why the pipe is down is said again when it was not seen for this long, in ms. A server that turns us away may
+/// be seen to do so or only to close the connection, by turns.
+const SAID_MS: u64 = 10_000;
+/// Reasons that are remembered as said. Others are not said meanwhile.
+const MOST_SAID: usize = 8;
 /// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
 const AGAIN_MS: u64 = 1000;
 /// So many times in a row a pipe may close soon after it became ready and be opened again at once.
@@ -199,6 +204,8 @@ pub enum Notice {
     PipeReady,
     /// The pipe is down, and why.
     PipeDown(Down),
+    /// The same, because the server refused a part of the greeting, or can't serve us now.
+    PipeRefused(Down, Refusal),
     /// Envoy opens no stream through this cluster.
     PipeUnopened {
         /// Its name.
@@ -311,11 +318,13 @@ pub enum Down {
     Load,
     /// This Redis can't serve us now.
     WrongServer(Fault),
+    /// Redis wanted no connection at all.
+    Refused,
 }
 
 impl Down {
     /// As they stand in metrics.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "closed",
         "unopened",
         "stuck",
@@ -324,6 +333,7 @@ impl Down {
         "select",
         "load",
         "wrong_server",
+        "refused",
     ];
 
     /// Its place among the names.
@@ -338,6 +348,7 @@ impl Down {
             Self::Select => 5,
             Self::Load => 6,
             Self::WrongServer(_) => 7,
+            Self::Refused => 8,
         }
     }
 }
@@ -353,6 +364,7 @@ impl Notice {
             | Self::Percent { .. }
             | Self::Drained { .. } => false,
             Self::PipeDown(_)
+            | Self::PipeRefused(..)
             | Self::PipeUnopened { .. }
             | Self::BreakerOpened(..)
             | Self::Newer { .. }
@@ -376,14 +388,16 @@ impl fmt::Display for Notice {
                     Down::Unopened => "Envoy opened no stream",
                     Down::Stuck => "no reply within redis.command_timeout_ms",
                     Down::Mismatch => "a reply was not the answer to what was asked",
-                    Down::Auth => "AUTH was refused: see redis.username and redis.password_env",
-                    Down::Select => "SELECT was refused: see redis.database",
-                    Down::Load => "SCRIPT LOAD was refused",
+                    Down::Auth => "AUTH was not answered with OK",
+                    Down::Select => "SELECT was not answered with OK",
+                    Down::Load => "SCRIPT LOAD was not answered with a digest",
+                    Down::Refused => "the connection was refused",
                     Down::WrongServer(fault) => {
                         return write!(f, "this Redis can't serve us ({})", fault.as_str());
                     }
                 })
             }
+            Self::PipeRefused(_, refusal) => write!(f, "pipe to Redis is down: {refusal}"),
             Self::PipeUnopened { cluster } => write!(
                 f,
                 "pipe to Redis is down: Envoy opens no stream through cluster {cluster} (redis.pipe_cluster); is there such a cluster, with an endpoint?"
@@ -495,6 +509,7 @@ enum Command {
     Select,
     SetName,
     Load(Script),
+    Version,
     /// Leases of one shape.
     Acquire {
         leases: Vec<AcquireCommand>,
@@ -706,7 +721,10 @@ pub struct Worker {
     state: PipeState,
     /// Failed attempts to open the pipe since it last served.
     failures: u32,
-    down: Option<Down>,
+    /// Why the pipe is down, as far as it was said: when it was seen last, in ms, the reason, the gist of the server's words.
+    said: Vec<(u64, Down, String)>,
+    /// What the server last said against the greeting, or against this connection.
+    refusal: Option<Refusal>,
     breaker: Breaker,
     /// How often in a row the pipe was closed soon after it became ready.
     short_lived: u32,
@@ -790,7 +808,8 @@ impl Worker {
             waiting: VecDeque::new(),
             state: PipeState::Closed,
             failures: 0,
-            down: None,
+            said: Vec::new(),
+            refusal: None,
             breaker: Breaker::default(),
             short_lived: 0,
             stuck: false,
@@ -1618,6 +1637,7 @@ impl Worker {
             | Command::Select
             | Command::SetName
             | Command::Load(_)
+            | Command::Version
             | Command::Release { .. }
             | Command::Sync { .. }
             | Command::Reconcile { .. }
@@ -1637,6 +1657,7 @@ impl Worker {
             Command::Select => greeting::select(out, &config.redis),
             Command::SetName => greeting::set_name(out),
             Command::Load(script) => greeting::load(out, *script),
+            Command::Version => greeting::version(out),
             Command::Acquire { leases, .. } => {
                 let pool = leases.first().map(|acquire| acquire.pool);
                 let Some(state) = pool.and_then(|pool| self.pools.get(pool)) else {
@@ -1753,6 +1774,7 @@ impl Worker {
     /// The host opened the pipe.
     pub fn on_pipe_open(&mut self, now_ms: u64) {
         self.state = PipeState::Opening;
+        self.refusal = None;
         if !self.config.redis.password.0.is_empty() {
             self.write(now_ms, Command::Auth, false);
         }
@@ -1972,11 +1994,31 @@ impl Worker {
         if let Command::Acquire { leases, .. } = &command {
             self.asked = self.asked.saturating_sub(leases.len().saturating_sub(1));
         }
+        if self.state == PipeState::Opening || reply.first() == Some(&b'-') {
+            self.hear_refusal(&command, reply);
+        }
+        let refusal = self.refusal.as_ref();
         match command {
             Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),
             Command::Select => self.hello(now_ms, is_ok(reply), Down::Select),
             // Only a name: what stands between us and Redis may not know the command.
-            Command::SetName => {}
+            Command::SetName => self.hello(
+                now_ms,
+                !refusal.is_some_and(Refusal::turned_away),
+                Down::Refused,
+            ),
+            Command::Load(_) if refusal.is_some_and(Refusal::is_too_old) => {
+                let asked = |(_, command): &(u64, Command)| matches!(command, Command::Version);
+                if !self.pending.iter().any(asked) {
+                    self.write(now_ms, Command::Version, false);
+                }
+            }
+            Command::Version => {
+                if let Some(refusal) = &mut self.refusal {
+                    refusal.set_version(reply);
+                }
+                self.lose_pipe(now_ms, Down::Load);
+            }
             Command::Load(script) => {
                 let sha = Values::new(reply)
                     .bulk()
@@ -1989,7 +2031,6 @@ impl Worker {
                     *place = sha;
                 }
                 let down = match Values::new(reply).value() {
-                    Some(Value::Error(error)) if error.starts_with(b"NOAUTH") => Down::Auth,
                     Some(Value::Error(error)) if Fault::of(error).is_wrong_server() => {
                         Down::WrongServer(Fault::of(error))
                     }
@@ -2041,10 +2082,47 @@ impl Worker {
         }
     }
 
+    /// Keeps the server's words until its next reply.
+    #[inline(never)]
+    fn hear_refusal(&mut self, command: &Command, reply: &[u8]) {
+        let asked = match command {
+            Command::Auth => greeting::AUTH,
+            Command::Select => greeting::SELECT,
+            Command::SetName => greeting::SET_NAME,
+            Command::Load(_) => greeting::LOAD,
+            // It belongs to the refusal before it.
+            Command::Version => return,
+            Command::Acquire { .. }
+            | Command::Release { .. }
+            | Command::Renew { .. }
+            | Command::Sync { .. }
+            | Command::Reconcile { .. }
+            | Command::Look { .. }
+            | Command::Answer { .. }
+            | Command::Cooldown { .. } => "a command",
+        };
+        let opening = self.state == PipeState::Opening;
+        self.refusal = match Values::new(reply).value() {
+            // Any other is an error of the moment.
+            Some(Value::Error(error)) if opening || Fault::of(error).is_wrong_server() => {
+                Some(Refusal::new(asked, error, &self.config.redis.password.0))
+            }
+            Some(_) | None => None,
+        };
+    }
+
     /// One reply of the greeting. Behind the last one every pool is synced: no acquire goes ahead of its own accounts.
     fn hello(&mut self, now_ms: u64, ok: bool, else_down: Down) {
         if !ok {
-            return self.lose_pipe(now_ms, else_down);
+            let refusal = self.refusal.as_ref();
+            let down = if refusal.is_some_and(Refusal::turned_away) {
+                Down::Refused
+            } else if refusal.is_some_and(Refusal::wants_login) {
+                Down::Auth
+            } else {
+                else_down
+            };
+            return self.lose_pipe(now_ms, down);
         }
         if self.pending.is_empty() {
             for pool in 0..self.pools.len() {
@@ -2067,7 +2145,8 @@ impl Worker {
         self.ready_ms = now_ms;
         self.counters.add(Counter::PipeReady);
         self.acquires_work();
-        if self.down.take().is_some() {
+        self.refusal = None;
+        if !std::mem::take(&mut self.said).is_empty() {
             self.output.notices.push(Notice::PipeReady);
         }
         self.unordered_doubts = self.doubts.len();
@@ -2616,6 +2695,46 @@ impl Worker {
         self.lose_pipe(now_ms, Down::Mismatch);
     }
 
+    /// The reason in the light of what the server last said, and its words where they are the reason.
+    fn refusal_for(&mut self, why: Down) -> (Down, Option<Refusal>) {
+        let opening = self.state == PipeState::Opening;
+        match (why, self.refusal.take()) {
+            // It did not say its version.
+            (Down::Closed | Down::Stuck, Some(refusal)) if refusal.is_too_old() => {
+                (Down::Load, Some(refusal))
+            }
+            (Down::Closed, Some(mut refusal)) if opening => {
+                refusal.set_closed();
+                (Down::Refused, Some(refusal))
+            }
+            (Down::Closed | Down::Unopened | Down::Stuck | Down::Mismatch, _) => (why, None),
+            (
+                Down::Auth | Down::Select | Down::Load | Down::WrongServer(_) | Down::Refused,
+                refusal,
+            ) => (why, refusal),
+        }
+    }
+
+    /// Whether this reason has not been said lately.
+    fn is_news(&mut self, now_ms: u64, why: Down, refusal: Option<&Refusal>) -> bool {
+        self.said
+            .retain(|(seen_ms, ..)| now_ms.saturating_sub(*seen_ms) < SAID_MS);
+        let gist = refusal.map(Refusal::gist).unwrap_or_default();
+        let known = self
+            .said
+            .iter_mut()
+            .find(|(_, said, words)| *said == why && *words == gist);
+        if let Some((seen_ms, ..)) = known {
+            *seen_ms = now_ms;
+            return false;
+        }
+        let room = self.said.len() < MOST_SAID;
+        if room {
+            self.said.push((now_ms, why, gist));
+        }
+        room
+    }
+
     /// Everything under way is answered or put in doubt; the pipe opens again after a while.
     fn lose_pipe(&mut self, now_ms: u64, why: Down) {
         let gone = matches!(why, Down::Closed | Down::Unopened);
@@ -2624,6 +2743,7 @@ impl Worker {
         }
         let (first_ms, longest_ms) = BACKOFF_MS;
         let served = self.state == PipeState::Ready;
+        let (why, refusal) = self.refusal_for(why);
         // One that a reply took down as soon as it served has not recovered.
         let lasted = now_ms.saturating_sub(self.ready_ms) >= longest_ms;
         if served && lasted {
@@ -2642,14 +2762,14 @@ impl Worker {
         let until_ms = now_ms.saturating_add(self.random.u64(wait_ms / 2..=wait_ms));
         self.state = PipeState::Waiting { until_ms };
         self.counters.add(Counter::PipeLost(why));
-        if self.down != Some(why) && !(served && why == Down::Closed) {
-            self.output.notices.push(match why {
-                Down::Unopened => Notice::PipeUnopened {
+        if !(served && why == Down::Closed) && self.is_news(now_ms, why, refusal.as_ref()) {
+            self.output.notices.push(match (why, refusal) {
+                (Down::Unopened, _) => Notice::PipeUnopened {
                     cluster: self.config.redis.pipe_cluster.clone(),
                 },
-                why => Notice::PipeDown(why),
+                (why, Some(refusal)) => Notice::PipeRefused(why, refusal),
+                (why, None) => Notice::PipeDown(why),
             });
-            self.down = Some(why);
         }
         self.inbox.clear();
         self.output.bytes.clear();
@@ -2677,6 +2797,7 @@ impl Worker {
                 | Command::Select
                 | Command::SetName
                 | Command::Load(_)
+                | Command::Version
                 | Command::Renew { .. }
                 | Command::Sync { .. }
                 | Command::Reconcile { .. }

@@ -10,7 +10,7 @@ use crate::gray::hash128;
 use crate::headers::Headers;
 use crate::json::Json;
 use crate::lease::hex;
-use crate::ledger::greeting;
+use crate::ledger::greeting::{self, Refusal};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
 use crate::ledger::view::{Pool, Question, explain, text};
@@ -77,6 +77,7 @@ enum Sent {
     Login(&'static str),
     SetName,
     Load(Script),
+    Version,
     /// A request's, by its stream.
     Job(u32),
 }
@@ -145,6 +146,8 @@ pub struct Console {
     pipe: Pipe,
     /// Why it was lost last.
     lost: String,
+    /// What the server last said against the greeting.
+    refusal: Option<Refusal>,
     /// Under way, in order.
     pending: Vec<Sent>,
     inbox: Vec<u8>,
@@ -167,6 +170,7 @@ impl Console {
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
             pipe: Pipe::Closed { until_ms: 0 },
             lost: String::new(),
+            refusal: None,
             pending: Vec::new(),
             inbox: Vec::new(),
             jobs: Vec::new(),
@@ -352,11 +356,11 @@ impl Console {
         let out = &mut self.output.bytes;
         if !redis.password.0.is_empty() {
             greeting::auth(out, redis);
-            self.pending.push(Sent::Login("AUTH"));
+            self.pending.push(Sent::Login(greeting::AUTH));
         }
         if redis.database != 0 {
             greeting::select(out, redis);
-            self.pending.push(Sent::Login("SELECT"));
+            self.pending.push(Sent::Login(greeting::SELECT));
         }
         greeting::set_name(out);
         self.pending.push(Sent::SetName);
@@ -364,6 +368,7 @@ impl Console {
             greeting::load(out, script);
             self.pending.push(Sent::Load(script));
         }
+        self.refusal = None;
         self.pipe = Pipe::Opening {
             replies: self.pending.len(),
         };
@@ -380,7 +385,14 @@ impl Console {
                 self.pipe = Pipe::Closed { until_ms: now_ms };
             }
             Pipe::Ordered | Pipe::Opening { .. } | Pipe::Ready => {
-                self.lose(now_ms, "Redis can't be reached, or closed the connection");
+                let why = match self.refusal.take() {
+                    Some(mut refusal) => {
+                        refusal.set_closed();
+                        refusal.to_string()
+                    }
+                    None => "Redis can't be reached, or closed the connection".to_owned(),
+                };
+                self.lose(now_ms, &why);
             }
         }
     }
@@ -414,14 +426,41 @@ impl Console {
         let sent = pending.next();
         self.pending = pending.collect();
         let value = Values::new(reply).value();
-        match (sent, value) {
-            (Some(Sent::Job(stream)), _) => return self.on_answer(now_ms, stream, reply),
-            // Without the right to it there is no name, no more.
-            (Some(Sent::SetName) | None, _) => {}
-            (Some(Sent::Login(_)), Some(Value::Simple(b"OK"))) => {}
-            (Some(Sent::Login(command)), _) => {
-                return self.drop_pipe(now_ms, &["Redis refused ", command].concat());
+        let asked = match sent {
+            Some(Sent::Job(stream)) => return self.on_answer(now_ms, stream, reply),
+            Some(Sent::Version) => {
+                if let Some(refusal) = &mut self.refusal {
+                    refusal.set_version(reply);
+                }
+                return self.drop_refused(now_ms, "");
             }
+            Some(Sent::Login(command)) => command,
+            Some(Sent::SetName) | None => greeting::SET_NAME,
+            Some(Sent::Load(_)) => greeting::LOAD,
+        };
+        self.refusal = match value {
+            Some(Value::Error(error)) => {
+                Some(Refusal::new(asked, error, &self.config.redis.password.0))
+            }
+            Some(_) | None => None,
+        };
+        let refusal = self.refusal.as_ref();
+        match (sent, value) {
+            _ if refusal.is_some_and(Refusal::turned_away) => {
+                return self.drop_refused(now_ms, asked);
+            }
+            _ if refusal.is_some_and(Refusal::is_too_old) => {
+                let version = |sent: &Sent| matches!(sent, Sent::Version);
+                if !self.pending.iter().any(version) {
+                    greeting::version(&mut self.output.bytes);
+                    self.pending.push(Sent::Version);
+                }
+                return;
+            }
+            // Without the right to it there is no name, no more.
+            (Some(Sent::SetName | Sent::Version | Sent::Job(_)) | None, _) => {}
+            (Some(Sent::Login(_)), Some(Value::Simple(b"OK"))) => {}
+            (Some(Sent::Login(command)), _) => return self.drop_refused(now_ms, command),
             (Some(Sent::Load(script)), Some(Value::Bulk(sha))) => {
                 for (other, place) in Script::ALL.iter().zip(&mut self.shas.0) {
                     if *other == script {
@@ -429,15 +468,13 @@ impl Console {
                     }
                 }
             }
-            (Some(Sent::Load(_)), value) => {
-                let fault = Fault::in_place_of(value).as_str();
-                return self.drop_pipe(now_ms, &["Redis refused SCRIPT LOAD: ", fault].concat());
-            }
+            (Some(Sent::Load(_)), _) => return self.drop_refused(now_ms, asked),
         }
         if let Pipe::Opening { replies } = &mut self.pipe {
             *replies = replies.saturating_sub(1);
             if *replies == 0 {
                 self.pipe = Pipe::Ready;
+                self.refusal = None;
                 let waiting: Vec<u32> = self.jobs.iter().map(|job| job.stream).collect();
                 for stream in waiting {
                     self.write(now_ms, stream);
@@ -553,6 +590,15 @@ impl Console {
         self.drop_pipe(now_ms, "Redis did not answer what was asked");
     }
 
+    /// The server refused a part of the greeting; without words of its own it answered something else.
+    fn drop_refused(&mut self, now_ms: u64, asked: &str) {
+        let why = match self.refusal.take() {
+            Some(refusal) => refusal.to_string(),
+            None => ["Redis did not answer ", asked, " as expected"].concat(),
+        };
+        self.drop_pipe(now_ms, &why);
+    }
+
     fn drop_pipe(&mut self, now_ms: u64, why: &str) {
         self.output.pipe = Some(PipeOrder::Reset);
         self.lose(now_ms, why);
@@ -564,6 +610,7 @@ impl Console {
             until_ms: now_ms.saturating_add(REST_MS),
         };
         why.clone_into(&mut self.lost);
+        self.refusal = None;
         self.pending.clear();
         self.inbox.clear();
         self.output.bytes.clear();

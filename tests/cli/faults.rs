@@ -104,9 +104,11 @@ fn a_password() {
         finish(command, "")
     };
     let wrong = with("SLOTGATE_REDIS_PASSWORD", "5ecret-wrong", &["status"]).failed(3);
-    assert!(
-        wrong.starts_with(&format!("error: Redis at {addr} refused: ")) && wrong.ends_with(login),
-        "{wrong}"
+    assert_eq!(
+        wrong,
+        format!(
+            "error: Redis at {addr} refused: WRONGPASS invalid username-password pair or user is disabled.\n{login}"
+        )
     );
     assert!(
         with("SLOTGATE_REDIS_PASSWORD", SECRET, &["status"])
@@ -264,4 +266,120 @@ fn what_is_not_the_ledgers() {
     rig.redis
         .run::<()>("HSET", &["slotgate:{p}:accounts", "a", "nonsense"]);
     rig.run(&["status"]).failed(3);
+}
+
+/// Words that are no answer to AUTH: the password is not blamed for them, nor repeated.
+#[test]
+fn a_login_that_is_refused_for_another_reason() {
+    let with_password = |addr: &str, arguments: &[&str]| {
+        let mut command = program();
+        command
+            .env("SLOTGATE_REDIS_PASSWORD", SECRET)
+            .args(arguments)
+            .args(["--redis", addr]);
+        finish(command, "")
+    };
+    let redis = Redis::start_with(&["--maxclients", "1"]);
+    let taken = redis.connect();
+    let addr = redis.addr().to_string();
+    let full = format!(
+        "error: Redis at {addr} refused: ERR max number of clients reached\n  \
+        try: fewer clients, or a higher maxclients of Redis\n"
+    );
+    assert_eq!(with_password(&addr, &["status"]).failed(3), full);
+    assert_eq!(run(&["status", "--redis", &addr]).failed(3), full);
+    drop(taken);
+
+    let redis = Redis::start_with(&["--protected-mode", "yes"]);
+    if !redis.is_valkey() {
+        let elsewhere = elsewhere(redis.addr());
+        for told in [
+            with_password(&elsewhere, &["status"]).failed(3),
+            run(&["status", "--redis", &elsewhere]).failed(3),
+        ] {
+            assert!(
+                told.starts_with(&format!("error: Redis at {elsewhere} refused: DENIED "))
+                    && told.contains("unning in protected mode because")
+                    && told.ends_with(
+                        "...\n  try: a password for Redis, or its settings protected-mode and bind\n"
+                    ),
+                "{told}"
+            );
+        }
+    }
+
+    // No password is wanted, no such database, and no AUTH at all.
+    let redis = Redis::start_with(&["--databases", "1"]);
+    let addr = redis.addr().to_string();
+    let told = with_password(&addr, &["status"]).failed(3);
+    assert!(
+        told.contains(" refused: ERR AUTH <password> called without any password configured "),
+        "{told}"
+    );
+    let told = run(&["status", "--redis", &format!("redis://{addr}/1")]).failed(3);
+    assert_eq!(
+        told,
+        format!("error: Redis at {addr} refused: ERR DB index is out of range\n")
+    );
+    let redis = Redis::start_with(&["--rename-command", "AUTH", "\"\""]);
+    let addr = redis.addr().to_string();
+    for url in [addr.clone(), format!("redis://someone@{addr}")] {
+        let told = with_password(&url, &["status"]).failed(3);
+        assert_eq!(
+            told,
+            format!("error: Redis at {addr} refused: ERR unknown command 'AUTH'\n")
+        );
+    }
+}
+
+#[test]
+fn a_redis_below_7() {
+    let redis = Redis::start_old();
+    redis.run::<()>("SET", &["key", "value"]);
+    let addr = redis.addr().to_string();
+    let version: String = redis.run("INFO", &["server"]);
+    let (_, version) = version.split_once("redis_version:").unwrap();
+    let version = version.lines().next().unwrap();
+    assert!(version.starts_with("6.2."), "{version}");
+    for arguments in [
+        &["status"][..],
+        &["status", "--pool", "p"],
+        &["explain"],
+        &["drain", "a", "--pool", "p"],
+    ] {
+        assert_eq!(
+            run(&[arguments, &["--redis", &addr]].concat()).failed(3),
+            format!(
+                "error: Redis 7 or later is needed, this server is {version} ({addr})\n  \
+                try: --redis URL with a newer server\n"
+            )
+        );
+    }
+    let told = run(&["status", "--json", "--redis", &addr]).failed(3);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["error"]["kind"], "version");
+    assert_eq!(redis.run::<u64>("DBSIZE", &[]), 1);
+}
+
+/// A way to a server that does not begin at 127.0.0.1, as if from another host.
+fn elsewhere(to: std::net::SocketAddr) -> String {
+    use socket2::{Domain, Socket, Type};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let server = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            let from: std::net::SocketAddr = "127.0.0.2:0".parse().unwrap();
+            server.bind(&from.into()).unwrap();
+            server.connect(&to.into()).unwrap();
+            let mut server: std::net::TcpStream = server.into();
+            let (mut sent, mut to_server) =
+                (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut sent, &mut to_server));
+            let _ = std::io::copy(&mut server, &mut client);
+            let _ = client.shutdown(std::net::Shutdown::Write);
+        }
+    });
+    addr.to_string()
 }

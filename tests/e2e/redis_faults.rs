@@ -396,7 +396,11 @@ fn a_password_from_the_environment() {
             assert_eq!(way(&world.get("/")), (200, "traditional"));
         }
         let log = world.envoy.log();
-        let warning = "AUTH was refused: see redis.username and redis.password_env";
+        let warning = if password.is_empty() {
+            "SCRIPT LOAD was refused with \"NOAUTH Authentication required.\": see redis.username and redis.password_env"
+        } else {
+            "AUTH was refused with \"WRONGPASS invalid username-password pair or user is disabled.\": see redis.username and redis.password_env"
+        };
         assert_eq!(log.matches(warning).count(), 1, "{log}");
         assert_eq!(log.matches("[warning][wasm]").count(), 1, "{log}");
         assert!(!log.contains("wr0ng"));

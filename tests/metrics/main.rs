@@ -99,7 +99,7 @@ fn every_query_has_data_under_load() {
     let firing = || {
         let rules = run.prometheus.get("/api/v1/rules");
         let rules = rules["data"]["groups"][0]["rules"].as_array().cloned();
-        let rules = rules.filter(|rules| rules.len() == 5)?;
+        let rules = rules.filter(|rules| rules.len() == 6)?;
         let state = |name: &str| {
             let rule = rules.iter().find(|rule| rule["name"] == name);
             rule.map(|rule| rule["state"].as_str().unwrap_or_default().to_owned())

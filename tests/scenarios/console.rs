@@ -245,11 +245,35 @@ fn whoever_left_gets_no_answer_and_moves_no_other() {
 #[test]
 fn a_refused_greeting_is_told() {
     for (reply, said) in [
-        ("-WRONGPASS invalid\r\n", "Redis refused AUTH"),
-        ("+OK\r\n-ERR index\r\n", "Redis refused SELECT"),
+        (
+            "-WRONGPASS invalid\r\n",
+            "AUTH was refused with \"WRONGPASS invalid\": see redis.username and redis.password_env",
+        ),
+        (
+            "-ERR max number of clients reached\r\n",
+            "the connection was refused with \"ERR max number of clients reached\": see maxclients of Redis",
+        ),
+        (
+            "-ERR unknown command 'AUTH', with args beginning with: 't0k'\r\n",
+            "AUTH was refused with \"ERR unknown command 'AUTH'\"",
+        ),
+        ("+OK\r\n:1\r\n", "Redis did not answer SELECT as expected"),
+        (
+            "+OK\r\n-ERR index\r\n",
+            "SELECT was refused with \"ERR index\": see redis.database",
+        ),
         (
             "+OK\r\n+OK\r\n+OK\r\n-NOPERM no\r\n",
-            "Redis refused SCRIPT LOAD: denied",
+            "SCRIPT LOAD was refused with \"NOPERM no\": see the rights of this user",
+        ),
+        (
+            concat!(
+                "+OK\r\n+OK\r\n+OK\r\n",
+                "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'\r\n",
+                "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'\r\n",
+                "*2\r\n$7\r\nversion\r\n$5\r\n6.2.5\r\n",
+            ),
+            "Redis 7 or later is needed, this server is 6.2.5",
         ),
         ("?", "Redis did not answer what was asked"),
     ] {
@@ -262,6 +286,16 @@ fn a_refused_greeting_is_told() {
         assert_eq!(console.output().pipe, Some(PipeOrder::Reset));
         assert_eq!(sent(&mut console), "");
     }
+    // A server that is full says so, and closes.
+    let mut console = console();
+    status(&mut console, 0, 1);
+    console.on_tick(0);
+    console.on_pipe_open();
+    console.on_pipe_bytes(1, b"-ERR no room\r\n");
+    assert_eq!(
+        only(&mut console).2["error"]["message"],
+        "AUTH was refused with \"ERR no room\""
+    );
 }
 
 #[test]

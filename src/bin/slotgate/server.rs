@@ -3,9 +3,10 @@
 use crate::problem::{Exit, Problem};
 use crate::words;
 use redis::{
-    Cmd, ConnectionLike, ErrorKind, FromRedisValue, IntoConnectionInfo, ProtocolVersion,
+    Cmd, ConnectionLike, FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
     RedisError, RedisResult, Value,
 };
+use slotgate::ledger::greeting::{self, Refusal};
 use slotgate::ledger::keys;
 use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas};
 use slotgate::ledger::view::{Account, Pool, State};
@@ -22,6 +23,8 @@ pub struct Server {
     /// Host and port, without what may be secret.
     pub name: String,
     pub prefix: String,
+    /// Never shown.
+    password: String,
     shas: Shas,
     loaded: Vec<Script>,
 }
@@ -61,24 +64,24 @@ impl Server {
             Problem::usage("--redis (or SLOTGATE_REDIS) is not a URL of Redis")
                 .hint("redis://host:6379, redis://user@host:6379/1 or host:6379")
         })?;
-        let mut settings = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
-        if settings.password().is_none()
-            && let Ok(password) = std::env::var(password_env)
-            && !password.is_empty()
-        {
-            settings = settings.set_password(password);
-        }
-        if settings.username().is_some() && settings.password().is_none() {
+        let login = info.redis_settings();
+        let username = login.username().map(str::to_owned);
+        let password = match login.password() {
+            Some(password) => password.to_owned(),
+            None => std::env::var(password_env).unwrap_or_default(),
+        };
+        if username.is_some() && password.is_empty() {
             return Err(
                 Problem::usage("--redis names a user, but there is no password")
                     .hint(format!("put it into the variable {password_env}")),
             );
         }
+        let database = login.db();
         let name = info.addr().to_string();
+        // The library would keep what Redis says against a login to itself: AUTH and SELECT are sent below.
+        let settings = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
         let open = || -> RedisResult<redis::Connection> {
             let client = redis::Client::open(info.set_redis_settings(settings))?;
             let connection = client.get_connection_with_timeout(PATIENCE)?;
@@ -86,21 +89,73 @@ impl Server {
             connection.set_write_timeout(Some(PATIENCE))?;
             Ok(connection)
         };
-        let connection = open().map_err(|error| refused(&name, &error))?;
-        Ok(Self {
+        let connection = open().map_err(|error| refused(&name, &password, &error))?;
+        let mut server = Self {
             connection,
             name,
             prefix: prefix.to_owned(),
+            password,
             shas: Shas([[0; 40]; Script::ALL.len()]),
             loaded: Vec::new(),
-        })
+        };
+        if !server.password.is_empty() {
+            let mut auth = redis::cmd(greeting::AUTH);
+            auth.arg(username).arg(&server.password);
+            server.ask::<()>(&auth)?;
+        }
+        if database != 0 {
+            server.ask::<()>(redis::cmd(greeting::SELECT).arg(database))?;
+        }
+        Ok(server)
     }
 
     /// One plain command.
     pub fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Problem> {
         command
             .query(&mut self.connection)
-            .map_err(|error| refused(&self.name, &error))
+            .map_err(|error| self.refused(&error))
+    }
+
+    /// What Redis says against it.
+    fn refused(&mut self, error: &RedisError) -> Problem {
+        self.too_old(error)
+            .unwrap_or_else(|| refused(&self.name, &self.password, error))
+    }
+
+    /// A Redis below 7 does not take our scripts.
+    fn too_old(&mut self, error: &RedisError) -> Option<Problem> {
+        let said = words_of(error);
+        let refusal = Refusal::new(greeting::LOAD, said.as_bytes(), &self.password);
+        if !refusal.is_too_old() {
+            return None;
+        }
+        // No more than a text if it fails.
+        let hello: Vec<Value> = redis::cmd("HELLO")
+            .query(&mut self.connection)
+            .unwrap_or_default();
+        let text = |value: &Value| String::from_redis_value_ref(value).ok();
+        let version = hello
+            .chunks_exact(2)
+            .find(|pair| pair.first().and_then(text).as_deref() == Some("version"))
+            .and_then(|pair| pair.last().and_then(text));
+        let what = match version {
+            Some(version) => {
+                let version = greeting::said(version.as_bytes(), &self.password);
+                format!("Redis 7 or later is needed, this server is {version}")
+            }
+            None => refusal.to_string(),
+        };
+        let what = format!("{what} ({})", self.name);
+        Some(Problem::new(Exit::Redis, "version", what).hint("--redis URL with a newer server"))
+    }
+
+    /// Where no pool is, there may be none because Redis takes no script.
+    fn can_have_pools(&mut self) -> Result<(), Problem> {
+        let loaded = self.load(Script::Inspect);
+        match loaded.err().and_then(|error| self.too_old(&error)) {
+            Some(problem) => Err(problem),
+            None => Ok(()),
+        }
     }
 
     /// One script. Its own errors, NOPOOL and NOACCOUNT, are the caller's to explain.
@@ -221,6 +276,9 @@ impl Server {
     }
 
     fn no_pool(&mut self, pool: &str) -> Problem {
+        if let Err(problem) = self.can_have_pools() {
+            return problem;
+        }
         let problem = Problem::new(
             Exit::Wrong,
             "no_pool",
@@ -237,7 +295,10 @@ impl Server {
         }
     }
 
-    fn no_pool_at_all(&self) -> Problem {
+    fn no_pool_at_all(&mut self) -> Problem {
+        if let Err(problem) = self.can_have_pools() {
+            return problem;
+        }
         Problem::new(
             Exit::Wrong,
             "no_pool",
@@ -266,7 +327,7 @@ impl Server {
             let (next, now_ms, revision, epoch, leases, expired, percent, rows) = match page {
                 Ok(page) => page,
                 Err(error) if error.code() == Some("NOPOOL") => return Err(self.no_pool(pool)),
-                Err(error) => return Err(refused(&self.name, &error)),
+                Err(error) => return Err(self.refused(&error)),
             };
             for row in rows {
                 let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
@@ -313,7 +374,7 @@ impl Server {
         match reply {
             Ok(values) => Ok(values),
             Err(error) if error.code() == Some("NOACCOUNT") => Err(self.no_account(pool, subject)),
-            Err(error) => Err(refused(&self.name, &error)),
+            Err(error) => Err(self.refused(&error)),
         }
     }
 
@@ -354,8 +415,18 @@ fn account(row: Value, now_ms: u64) -> Option<Account> {
     })
 }
 
+/// The words of an error reply.
+fn words_of(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        (Some(code), None) => code.to_owned(),
+        (None, Some(detail)) => detail.to_owned(),
+        (None, None) => error.category().to_owned(),
+    }
+}
+
 /// What Redis, or the way to it, says against it.
-fn refused(name: &str, error: &RedisError) -> Problem {
+fn refused(name: &str, password: &str, error: &RedisError) -> Problem {
     let problem = |kind, what: String| Problem::new(Exit::Redis, kind, what);
     if error.is_timeout() {
         return problem(
@@ -378,12 +449,8 @@ fn refused(name: &str, error: &RedisError) -> Problem {
         )
         .hint("host and port in --redis, or the variable SLOTGATE_REDIS");
     }
-    let said = match (error.code(), error.detail()) {
-        (Some(code), Some(detail)) => format!("{code} {detail}"),
-        (Some(code), None) => code.to_owned(),
-        (None, Some(detail)) => detail.to_owned(),
-        (None, None) => error.category().to_owned(),
-    };
+    let words = words_of(error);
+    let said = greeting::said(words.as_bytes(), password);
     let hint = match error.code().unwrap_or_default() {
         "NOPERM" => Some(
             "a user who may do what the README's ACL allows, and SCAN, unless --pool names the pool",
@@ -395,7 +462,13 @@ fn refused(name: &str, error: &RedisError) -> Problem {
             Some("the same again in a moment")
         }
         "WRONGTYPE" => Some("another --prefix: keys of this one belong to something else"),
-        _ if error.kind() == ErrorKind::AuthenticationFailed => Some(LOGIN),
+        "DENIED" => Some("a password for Redis, or its settings protected-mode and bind"),
+        _ if words.starts_with("ERR max number of clients") => {
+            Some("fewer clients, or a higher maxclients of Redis")
+        }
+        _ if words.starts_with("ERR AUTH") || words.starts_with("ERR Client sent AUTH") => {
+            Some(LOGIN)
+        }
         _ => None,
     };
     let kind = match hint {
