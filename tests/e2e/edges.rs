@@ -26,7 +26,7 @@ fn routed(config: EnvoyConfig, fields: Value) -> EnvoyConfig {
 }
 
 /// What every cluster that leads to an upstream speaks.
-fn speaking(config: EnvoyConfig, protocol: &str, options: Value) -> EnvoyConfig {
+pub fn speaking(config: EnvoyConfig, protocol: &str, options: Value) -> EnvoyConfig {
     config.edit(|document| {
         let clusters = document["static_resources"]["clusters"].as_array_mut();
         for cluster in clusters.expect("clusters") {

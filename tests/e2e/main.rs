@@ -27,6 +27,7 @@ mod console;
 mod control;
 mod edges;
 mod gray;
+mod grpc;
 mod headers;
 mod limits;
 mod metrics;
