@@ -64,7 +64,10 @@ fn no_shipped_connection_manager_cuts_a_silent_stream() {
             let hosts = manager["route_config"]["virtual_hosts"].as_array();
             let routes = hosts.expect("virtual hosts").iter();
             for route in routes.flat_map(|host| host["routes"].as_array().expect("routes")) {
-                let route = &route["route"];
+                // A direct response takes no time.
+                let Some(route) = route.get("route") else {
+                    continue;
+                };
                 assert_eq!(route["idle_timeout"], Value::Null, "{name}: {route}");
                 assert_eq!(route["timeout"], "0s", "{name}: {route}");
             }

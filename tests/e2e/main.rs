@@ -31,6 +31,7 @@ mod grpc;
 mod headers;
 mod limits;
 mod metrics;
+mod no_answer;
 mod redis_faults;
 mod restarts;
 mod streams;
