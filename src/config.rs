@@ -233,6 +233,63 @@ pub struct Cooldown {
     pub probe: bool,
     /// The request header, lower case, for whose value alone an account cools; `None`: it cools for all.
     pub scope: Option<String>,
+    /// What is asked how long, in this order, at least one; the first that says anything wins.
+    pub headers: Vec<WaitStep>,
+}
+
+/// One entry of `cooldown.headers`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WaitStep {
+    /// Statuses it is asked for; empty: for all.
+    pub only: Vec<u16>,
+    /// The headers; of several the one that says the longest counts.
+    pub headers: Vec<WaitHeader>,
+}
+
+/// A response header that says how long an account should rest.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WaitHeader {
+    /// Its name, lower case.
+    pub name: String,
+    /// How it says so.
+    pub form: WaitForm,
+    /// It counts only for a response whose headers fit this.
+    pub when: Option<Match>,
+}
+
+/// `cooldown.headers[].form`. Numbers may have decimals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitForm {
+    /// Milliseconds from now.
+    Ms,
+    /// Seconds from now.
+    Seconds,
+    /// RFC 9110, 10.2.3: seconds from now, or a date.
+    SecondsOrDate,
+    /// As Go prints one, and with days: `1d2h3m4.5s`; a bare number is seconds.
+    Duration,
+    /// Seconds since 1970, ms if it has twelve digits or more; or RFC 3339.
+    UnixS,
+    /// Milliseconds since 1970.
+    UnixMs,
+    /// RFC 3339.
+    Rfc3339,
+    /// `ratelimit` or `ratelimit-reset` of the IETF drafts.
+    Ratelimit,
+}
+
+impl WaitForm {
+    /// All of them, as they are written.
+    pub const NAMES: [(&str, Self); 8] = [
+        ("ms", Self::Ms),
+        ("seconds", Self::Seconds),
+        ("seconds_or_date", Self::SecondsOrDate),
+        ("duration", Self::Duration),
+        ("unix_s", Self::UnixS),
+        ("unix_ms", Self::UnixMs),
+        ("rfc3339", Self::Rfc3339),
+        ("ratelimit", Self::Ratelimit),
+    ];
 }
 
 /// `failing`.
@@ -272,8 +329,8 @@ pub struct Pool {
     pub accounts: Vec<Account>,
 }
 
-/// One entry of `pools[].match`.
-#[derive(Debug)]
+/// One entry of `pools[].match`, or a condition on a response's headers.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Match {
     /// Header name, lower case.
     pub header: String,
@@ -282,7 +339,7 @@ pub struct Match {
 }
 
 /// How a header's value is compared, byte by byte.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum MatchValue {
     /// The whole value.
     Exact(String),
@@ -687,13 +744,14 @@ fn cooldown(mut f: Fields<'_, '_>) -> Cooldown {
         );
     }
     let statuses = f
-        .list("statuses", 0..=500, |mut at| at.int(100..=599))
+        .list("statuses", 0..=500, status)
         .unwrap_or_else(|| vec![429, 503, 529]);
     let probe = f.flag("probe", true);
     let mut scope = f.object("scope");
     scope.needs(&["header"]);
     let header = scope.at("header").and_then(|mut at| at.header());
     scope.done();
+    let headers = wait_steps(&mut f).unwrap_or_else(default_wait_steps);
     f.done();
     Cooldown {
         statuses,
@@ -701,7 +759,106 @@ fn cooldown(mut f: Fields<'_, '_>) -> Cooldown {
         max_ms,
         probe,
         scope: header,
+        headers,
     }
+}
+
+/// `cooldown.headers` where the configuration does not say otherwise.
+fn default_wait_steps() -> Vec<WaitStep> {
+    let document = serde_json::from_slice(include_bytes!("cooldown_headers.json"));
+    let mut found = Found {
+        errors: vec![],
+        numbers_as_text: false,
+        env: &|_| None,
+    };
+    let at = At {
+        path: Path::Root,
+        value: &document.unwrap_or_default(),
+        found: &mut found,
+    };
+    wait_steps(&mut at.fields()).unwrap_or_default()
+}
+
+#[inline(never)]
+fn wait_steps(f: &mut Fields<'_, '_>) -> Option<Vec<WaitStep>> {
+    let before = f.mark();
+    let steps = f.list("headers", 1..=64, wait_step)?;
+    if f.mark() > before {
+        return Some(steps);
+    }
+    let mut seen: Vec<(usize, &[u16], &WaitHeader)> = vec![];
+    for (index, step) in steps.iter().enumerate() {
+        for header in &step.headers {
+            let mut earlier = seen.iter();
+            let same = earlier.find(|(_, only, other)| *only == step.only && *other == header);
+            if let Some((first, ..)) = same {
+                let list = Path::Field(&f.path, "headers");
+                let name = quoted(&header.name);
+                let what = format!(
+                    "{name} is read the same way by {}",
+                    Path::Index(&list, *first)
+                );
+                f.found.error(&Path::Index(&list, index), what);
+            }
+            seen.push((index, &step.only, header));
+        }
+    }
+    Some(steps)
+}
+
+fn wait_step(at: At<'_, '_>) -> Option<WaitStep> {
+    let mut f = at.fields();
+    let only = f.list("only", 1..=500, status).unwrap_or_default();
+    let is_list = matches!(f.one_of(&["name", "longest_of"]), Some(("longest_of", _)));
+    let headers = if is_list {
+        f.list("longest_of", 2..=16, |at| {
+            let mut f = at.fields();
+            f.needs(&["name"]);
+            let header = wait_header(&mut f);
+            f.done();
+            header
+        })
+    } else {
+        wait_header(&mut f).map(|header| vec![header])
+    };
+    f.done();
+    Some(WaitStep {
+        only,
+        headers: headers.unwrap_or_default(),
+    })
+}
+
+fn status(mut at: At<'_, '_>) -> Option<u16> {
+    at.int(100..=599)
+}
+
+#[inline(never)]
+fn wait_header(f: &mut Fields<'_, '_>) -> Option<WaitHeader> {
+    f.needs(&["form"]);
+    let name = f.at("name").and_then(|mut at| at.header());
+    let form = f.at("form").and_then(|mut at| {
+        let word = at.value.as_str();
+        let form = WaitForm::NAMES.iter().find(|(name, _)| word == Some(name));
+        form.map(|(_, form)| *form).or_else(|| {
+            let names = WaitForm::NAMES.map(|(name, _)| name).join(", ");
+            at.refuse(format!("is not one of {names}"))
+        })
+    });
+    let when = f.at("when").and_then(match_rule);
+    for (field, header) in [
+        ("name", name.as_ref()),
+        ("when", when.as_ref().map(|when| &when.header)),
+    ] {
+        // A response has none of those that a configuration may name.
+        if let Some(header) = header.filter(|header| header.starts_with(':')) {
+            f.error(field, format!("{header:?} is a pseudo header"));
+        }
+    }
+    Some(WaitHeader {
+        name: name?,
+        form: form?,
+        when,
+    })
 }
 
 fn failing(mut f: Fields<'_, '_>) -> Failing {
@@ -993,6 +1150,21 @@ impl<'a, 'd> At<'a, 'd> {
     }
 
     #[inline(never)]
+    fn array(&mut self, count: RangeInclusive<usize>) -> Option<&'d [Value]> {
+        let Some(entries) = self.value.as_array() else {
+            return self.refuse("is not an array");
+        };
+        if !count.contains(&entries.len()) {
+            let (least, most) = (count.start(), count.end());
+            self.error(format!(
+                "has {} entries, not {least}..={most}",
+                entries.len()
+            ));
+        }
+        Some(entries)
+    }
+
+    #[inline(never)]
     fn header(&mut self) -> Option<String> {
         header_name(self.string()?).map_or_else(|rule| self.refuse(rule), Some)
     }
@@ -1193,17 +1365,7 @@ impl<'d> Fields<'_, 'd> {
         mut read: impl FnMut(At<'_, 'd>) -> Option<T>,
     ) -> Option<Vec<T>> {
         let mut at = self.at(name)?;
-        let Some(entries) = at.value.as_array() else {
-            return at.refuse("is not an array");
-        };
-        if !count.contains(&entries.len()) {
-            at.error(format!(
-                "has {} entries, not {}..={}",
-                entries.len(),
-                count.start(),
-                count.end()
-            ));
-        }
+        let entries = at.array(count)?;
         let read = |(index, value)| {
             read(At {
                 path: Path::Index(&at.path, index),

@@ -1,7 +1,25 @@
 //! Upstream pushback → how long its account should rest. Pure parsing; the caller brings the clock.
+//!
+//! Which headers are read, and how, is a table of the configuration (`cooldown.headers`). Its default is
+//! `cooldown_headers.json`, beside this file. What providers send was looked up in 2026-11:
+//!
+//! | provider | headers | source |
+//! |---|---|---|
+//! | any | `retry-after` | RFC 9110, 10.2.3; with decimals from Groq and Cloudflare |
+//! | OpenAI, Azure | `retry-after-ms`, `x-ratelimit-reset-requests`, `-tokens` | OpenAI's guide *Rate limits* (durations: `1s`, `6m0s`); Azure sends plain seconds, openai/openai-dotnet#838 |
+//! | Groq | `x-ratelimit-reset-requests`, `-tokens` | Groq's docs *Rate limits* (`2m59.56s`) |
+//! | Anthropic, API | `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-reset` with `-remaining` | Claude's docs *Rate limits* (RFC 3339); anthropics/anthropic-sdk-typescript#357 |
+//! | Anthropic, subscriptions | `anthropic-ratelimit-unified-{5h,7d}-reset` with `-status`; `anthropic-ratelimit-unified-reset` | undocumented: anthropics/claude-code#12829, lidge-jun/opencodex#3809, router-for-me/CLIProxyAPI#5033 |
+//! | Codex | `x-codex-{primary,secondary}-reset-after-seconds`, `-reset-at`, with `-used-percent` | openai/codex#4060, commit 0e08dd605; Menci/Floway#458 |
+//! | Cerebras, SambaNova | `x-ratelimit-reset-tokens-minute`, `-requests-minute`, `-requests-day`, … with `-remaining-…` | Cerebras' docs *Rate limits* (`33011.382867`, seconds); SambaNova's (`4h17m`) |
+//! | Mistral | `x-ratelimit-reset-req-minute`, `-tokens-minute`; formerly `ratelimitbysize-reset` | seen in clients: tidyllm, Prism, ellmer (seconds) |
+//! | GitHub, OpenRouter | `x-ratelimit-reset` with `x-ratelimit-remaining` | GitHub's docs *Rate limits for the REST API* (seconds since 1970); OpenRouter sends ms |
+//! | IETF drafts | `ratelimit`, `ratelimit-reset` | draft-ietf-httpapi-ratelimit-headers-00 to -10 |
+//! | gRPC | `grpc-retry-pushback-ms` | gRFC A6 |
 
-use crate::config::Cooldown;
+use crate::config::{Cooldown, WaitForm, WaitHeader};
 use crate::headers::Headers;
+use crate::pool;
 
 /// How long an account should rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,41 +30,14 @@ pub struct Rest {
     pub malformed: u64,
 }
 
-/// How a header says how long.
-#[derive(Debug, Clone, Copy)]
-enum Form {
-    /// Milliseconds from now.
-    Ms,
-    /// RFC 9110, 10.2.3: seconds from now, or a date.
-    RetryAfter,
-    /// Seconds since 1970, or RFC 3339.
-    Moment,
-    /// As Go prints one: `1h2m3.5s`.
-    Duration,
-}
-
-/// An answer to this very request; it counts whatever the status is. The first that says anything wins.
-const ANSWERS: [(&str, Form); 2] = [
-    ("retry-after-ms", Form::Ms),
-    ("retry-after", Form::RetryAfter),
-];
-/// When a window of the rate limit ends. These stand on every response, so beside a 503 they say nothing about it.
-const WINDOW: [(&str, Form); 1] = [("anthropic-ratelimit-unified-reset", Form::Moment)];
-/// The same, of two limits, one of which was hit: the longer counts, for after the shorter one the next request may be
-/// refused again.
-const WINDOWS: [(&str, Form); 2] = [
-    ("x-ratelimit-reset-requests", Form::Duration),
-    ("x-ratelimit-reset-tokens", Form::Duration),
-];
-/// The status that is about a rate limit.
-const TOO_MANY_REQUESTS: u16 = 429;
 const MS: u64 = 1_000_000;
+/// Numbers from here on are no delay in seconds (31 years) but a moment since 1970 (2001 or later); in ms.
+const EPOCH_MS: u64 = 1_000_000_000_000;
 
 /// How long to cool for a response of this status; `None`: the status is no pushback.
 ///
-/// The first of these headers that says anything usable wins: `retry-after-ms`, `retry-after`; for a 429 then
-/// `anthropic-ratelimit-unified-reset`, and the longer of `x-ratelimit-reset-requests` and `-tokens`; else the default
-/// counts. One that says zero, or a time that is over, is not usable, but not malformed either.
+/// The first entry of `cooldown.headers` that says anything usable wins, else the default counts. A header that says zero,
+/// or a time that is over, is not usable, but not malformed either.
 ///
 /// Dates are compared with the response's own `date`, so that no clock of ours matters; without one with `now_unix_s`,
 /// the caller's wall clock.
@@ -64,54 +55,132 @@ pub fn rest(cooldown: &Cooldown, status: u16, headers: Headers, now_unix_s: u64)
         }
         None => now_unix_s,
     };
-    let mut read = |(name, form): &(&str, Form)| {
-        let value = headers.get(name)?.trim_ascii();
-        let ms = match form {
-            Form::Ms => decimal(value, MS).map(to_ms),
-            Form::RetryAfter => retry_after_ms(value, now_unix_s),
-            Form::Moment => instant_ms(value, now_unix_s),
-            Form::Duration => duration_ms(value),
-        };
-        malformed = malformed.saturating_add(u64::from(ms.is_none()));
-        ms.filter(|ms| *ms > 0)
-    };
-    let mut asked = ANSWERS.iter().find_map(&mut read);
-    if asked.is_none() && status == TOO_MANY_REQUESTS {
-        asked = WINDOW.iter().find_map(&mut read);
-        if asked.is_none() {
-            asked = WINDOWS.iter().filter_map(&mut read).max();
+    let mut read = |rule: &WaitHeader| {
+        let counts = rule
+            .when
+            .as_ref()
+            .is_none_or(|when| pool::fits(when, headers));
+        let mut longest = 0;
+        for line in headers.all(&rule.name).filter(|_| counts) {
+            let (ms, is_broken) = line_ms(rule.form, line, now_unix_s);
+            longest = longest.max(ms);
+            malformed = malformed.saturating_add(is_broken.into());
         }
-    }
+        longest
+    };
+    let steps = cooldown.headers.iter();
+    let asked = steps
+        .filter(|step| step.only.is_empty() || step.only.contains(&status))
+        .filter_map(|step| step.headers.iter().map(&mut read).max())
+        .find(|ms| *ms > 0);
     let ms = asked
         .unwrap_or(cooldown.default_ms)
         .clamp(1, cooldown.max_ms.max(1));
     Some(Rest { ms, malformed })
 }
 
-/// `retry-after` in ms: whole seconds, or an HTTP date; 0 for one that is over. `None`: malformed.
+/// The longest of what one line of a header says, in ms, and whether a part of it has another form. Proxies join several
+/// lines to one, with commas.
+fn line_ms(form: WaitForm, line: &[u8], now_unix_s: u64) -> (u64, bool) {
+    if form == WaitForm::Ratelimit {
+        let ms = wait_ms(form, line.trim_ascii(), now_unix_s);
+        return (ms.unwrap_or(0), ms.is_none());
+    }
+    let (mut longest, mut is_broken, mut is_empty) = (0, false, true);
+    let mut left = Some(line);
+    while let Some(text) = left {
+        let (part, after) = split_comma(text);
+        left = after;
+        if part.trim_ascii().is_empty() {
+            continue;
+        }
+        is_empty = false;
+        let mut ms = wait_ms(form, part.trim_ascii(), now_unix_s);
+        if let (None, WaitForm::SecondsOrDate, Some(after)) = (ms, form, after) {
+            // A date has a comma of its own.
+            let (second, after) = split_comma(after);
+            let length = part.len().saturating_add(second.len()).saturating_add(1);
+            let both = text.get(..length).unwrap_or_default();
+            ms = wait_ms(form, both.trim_ascii(), now_unix_s);
+            if ms.is_some() {
+                left = after;
+            }
+        }
+        longest = longest.max(ms.unwrap_or(0));
+        is_broken |= ms.is_none();
+    }
+    (longest, is_broken || is_empty)
+}
+
+/// What stands before the first comma, and what stands after it.
+fn split_comma(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let (part, rest) = split_while(text, |byte| *byte != b',');
+    (part, rest.get(1..))
+}
+
+/// What one value says, in ms from now; 0 for a time that is over. `None`: it has another form.
 #[must_use]
-pub fn retry_after_ms(value: &[u8], now_unix_s: u64) -> Option<u64> {
-    match seconds(value) {
-        Some(seconds) => Some(seconds.saturating_mul(1000)),
-        None => Some(until_ms(http_date(value, now_unix_s)?, now_unix_s)),
+pub fn wait_ms(form: WaitForm, value: &[u8], now_unix_s: u64) -> Option<u64> {
+    let until_ms = |ms: u64| ms.saturating_sub(now_unix_s.saturating_mul(1000));
+    let seconds = || decimal(value, 1000 * MS).map(to_ms);
+    match form {
+        WaitForm::Ms => decimal(value, MS).map(to_ms),
+        WaitForm::Seconds => seconds(),
+        WaitForm::SecondsOrDate => seconds().or_else(|| {
+            let date = http_date(value, now_unix_s)?;
+            Some(until_ms(date.saturating_mul(1000)))
+        }),
+        WaitForm::Duration => seconds().or_else(|| duration_ms(value)),
+        WaitForm::UnixS => unix_ms(value)
+            .or_else(|| Some(rfc3339(value)?.saturating_mul(1000)))
+            .map(until_ms),
+        WaitForm::UnixMs => decimal(value, 1).map(until_ms),
+        WaitForm::Rfc3339 => rfc3339(value).map(|at| until_ms(at.saturating_mul(1000))),
+        WaitForm::Ratelimit => match unix_ms(value) {
+            Some(ms) if ms >= EPOCH_MS => Some(until_ms(ms)),
+            Some(ms) => Some(ms),
+            None => ratelimit_ms(value),
+        },
     }
 }
 
-/// A point in time in ms from now: seconds since 1970, or RFC 3339; 0 for one that is over. `None`: malformed.
-#[must_use]
-pub fn instant_ms(value: &[u8], now_unix_s: u64) -> Option<u64> {
-    let instant = seconds(value).or_else(|| rfc3339(value))?;
-    Some(until_ms(instant, now_unix_s))
+/// Seconds as ms. A number of twelve digits or more is ms already: in seconds it would be the year 5138.
+fn unix_ms(value: &[u8]) -> Option<u64> {
+    let ms = decimal(value, 1000)?;
+    if ms < 100 * EPOCH_MS {
+        Some(ms)
+    } else {
+        decimal(value, 1)
+    }
 }
 
-fn until_ms(instant: u64, now_unix_s: u64) -> u64 {
-    instant.saturating_sub(now_unix_s).saturating_mul(1000)
+/// The header `ratelimit` of the IETF drafts, in ms: `"burst";r=0;t=30, "day";r=9;t=3600` since the eighth,
+/// `limit=100, remaining=0, reset=50` in the seventh. The longest of the limits that leave nothing, or do not say what
+/// they leave: the others were not hit.
+fn ratelimit_ms(value: &[u8]) -> Option<u64> {
+    let mut limits = vec![(None, None)];
+    for part in value.split(|byte| *byte == b',' || *byte == b';') {
+        let (key, number) = split_while(part.trim_ascii(), |byte| *byte != b'=');
+        let number = number.get(1..).map(|number| decimal(number, 1000 * MS));
+        match (key, number, limits.last_mut()) {
+            (b"r" | b"remaining", Some(number), Some(limit)) => limit.0 = number,
+            (b"t" | b"reset", Some(number), Some(limit)) => limit.1 = number,
+            // The name of the next limit.
+            (_, None, _) => limits.push((None, None)),
+            (_, Some(_), _) => {}
+        }
+    }
+    let waits = limits.into_iter().filter_map(|(remaining, reset)| {
+        let was_hit = remaining.unwrap_or(0) == 0;
+        reset.map(|reset| if was_hit { to_ms(reset) } else { 0 })
+    });
+    waits.max()
 }
 
-/// A duration as Go prints it (`time.Duration.String`), in ms, rounded up: numbers, each with its unit. `None`: malformed.
-#[must_use]
-pub fn duration_ms(value: &[u8]) -> Option<u64> {
-    const UNITS: [(&str, u64); 8] = [
+/// A duration as Go prints it (`time.Duration.String`), and with days, in ms, rounded up: numbers, each with its unit.
+/// `None`: malformed.
+fn duration_ms(value: &[u8]) -> Option<u64> {
+    const UNITS: [(&str, u64); 9] = [
         ("ns", 1),
         ("us", 1_000),
         ("\u{b5}s", 1_000),
@@ -120,6 +189,7 @@ pub fn duration_ms(value: &[u8]) -> Option<u64> {
         ("s", 1_000 * MS),
         ("m", 60_000 * MS),
         ("h", 3_600_000 * MS),
+        ("d", 86_400_000 * MS),
     ];
     let mut rest = value;
     let mut sum: u64 = 0;
@@ -312,7 +382,7 @@ mod tests {
         for (value, expected) in [
             ("3", Some(3_000)),
             ("0", Some(0)),
-            ("99999999999999999999999", Some(u64::MAX)),
+            ("99999999999999999999999", Some(u64::MAX / MS + 1)),
             ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10_000)),
             ("Sunday, 06-Nov-94 08:49:47 GMT", Some(10_000)),
             ("Sun Nov  6 08:49:47 1994", Some(10_000)),
@@ -321,7 +391,8 @@ mod tests {
             ("Sun, 06 Nov 1993 08:49:37 GMT", Some(0)),
             ("", None),
             ("-1", None),
-            ("1.5", None),
+            ("1.5", Some(1_500)),
+            ("299.997", Some(299_997)),
             ("1 ", None),
             ("soon", None),
             ("Sun, 06 Foo 1994 08:49:47 GMT", None),
@@ -341,9 +412,13 @@ mod tests {
             ("Sun, 06 Nov 1969 08:49:47 GMT", None),
             (", GMT", None),
         ] {
-            assert_eq!(retry_after_ms(value.as_bytes(), NOW), expected, "{value:?}");
+            assert_eq!(
+                wait_ms(WaitForm::SecondsOrDate, value.as_bytes(), NOW),
+                expected,
+                "{value:?}"
+            );
         }
-        assert_eq!(retry_after_ms(b"\xff\xfe", NOW), None);
+        assert_eq!(wait_ms(WaitForm::SecondsOrDate, b"\xff\xfe", NOW), None);
     }
 
     #[test]
@@ -364,10 +439,17 @@ mod tests {
             ("1994-11-06T08:49:47+0100", None),
             ("1994-11-06T08:49:47+24:00", None),
             ("1970-01-01T00:00:00+01:00", None),
-            ("784111778.5", None),
+            ("784111778.5", Some(1_500)),
+            // Twelve digits and more: ms.
+            ("784111778000", Some(1_000)),
+            ("784111778500", Some(1_500)),
             ("", None),
         ] {
-            assert_eq!(instant_ms(value.as_bytes(), NOW), expected, "{value:?}");
+            assert_eq!(
+                wait_ms(WaitForm::UnixS, value.as_bytes(), NOW),
+                expected,
+                "{value:?}"
+            );
         }
     }
 
@@ -388,9 +470,15 @@ mod tests {
             ("99999999999999999999h", Some(u64::MAX / MS + 1)),
             ("1.99999999999999999999999999s", Some(2_000)),
             ("", None),
-            ("30", None),
+            // A bare number is seconds.
+            ("30", Some(30_000)),
+            ("33011.382867", Some(33_011_383)),
+            ("0", Some(0)),
+            ("1d", Some(86_400_000)),
+            ("1d2h", Some(93_600_000)),
             ("s", None),
-            ("1d", None),
+            ("1d2", None),
+            ("1w", None),
             ("1.s", None),
             (".5s", None),
             ("1.2.3s", None),
@@ -398,7 +486,11 @@ mod tests {
             ("1 s", None),
             ("1sm", None),
         ] {
-            assert_eq!(duration_ms(value.as_bytes()), expected, "{value:?}");
+            assert_eq!(
+                wait_ms(WaitForm::Duration, value.as_bytes(), NOW),
+                expected,
+                "{value:?}"
+            );
         }
     }
 
@@ -427,88 +519,99 @@ mod tests {
         );
     }
 
-    fn cooldown() -> Cooldown {
-        Cooldown {
-            statuses: vec![429, 529],
-            default_ms: 5_000,
-            max_ms: 60_000,
-            probe: true,
-            scope: None,
-        }
-    }
-
-    fn rested(status: u16, headers: &[(&str, &str)]) -> Option<(u64, u64)> {
-        let pairs: Vec<_> = headers
-            .iter()
-            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
-            .collect();
-        let rest = rest(
-            &cooldown(),
-            status,
-            Headers::new(&Headers::serialize(&pairs)),
-            NOW,
-        )?;
-        Some((rest.ms, rest.malformed))
-    }
-
     #[test]
-    fn the_most_specific_header_that_says_anything_wins() {
-        let ms = ("retry-after-ms", "1500.2");
-        let after = ("retry-after", "3");
-        let unified = ("anthropic-ratelimit-unified-reset", "784111787");
-        let requests = ("x-ratelimit-reset-requests", "20ms");
-        let tokens = ("x-ratelimit-reset-tokens", "6.5s");
-        for (status, headers, expected) in [
-            (200, &[after][..], None),
-            (429, &[], Some((5_000, 0))),
-            (
-                429,
-                &[tokens, requests, unified, after, ms],
-                Some((1_501, 0)),
-            ),
-            (429, &[tokens, requests, unified, after], Some((3_000, 0))),
-            (429, &[tokens, requests, unified], Some((10_000, 0))),
-            (429, &[tokens, requests], Some((6_500, 0))),
-            (429, &[requests], Some((20, 0))),
-            (429, &[(after.0, "9999")], Some((60_000, 0))),
-            // Of an overload the windows say nothing.
-            (529, &[tokens, requests, unified], Some((5_000, 0))),
-            (529, &[tokens, after], Some((3_000, 0))),
-            // Zero, and what is over: nothing said, nothing wrong.
-            (429, &[(ms.0, "0"), after], Some((3_000, 0))),
-            (429, &[(after.0, "0")], Some((5_000, 0))),
-            (429, &[(unified.0, "1")], Some((5_000, 0))),
-            // Malformed: passed over and counted.
-            (429, &[(ms.0, "soon"), after], Some((3_000, 1))),
-            (
-                429,
-                &[(ms.0, "-5"), (after.0, "1.5"), unified],
-                Some((10_000, 2)),
-            ),
-            (
-                429,
-                &[(ms.0, ""), (requests.0, "30"), tokens],
-                Some((6_500, 2)),
-            ),
-            (429, &[(after.0, "soon")], Some((5_000, 1))),
-            // One that is not looked at is not judged.
-            (429, &[after, (unified.0, "soon")], Some((3_000, 0))),
+    fn ms_and_seconds() {
+        for (value, in_ms, in_seconds) in [
+            ("1500", Some(1_500), Some(1_500_000)),
+            ("1500.2", Some(1_501), Some(1_500_200)),
+            ("0", Some(0), Some(0)),
+            ("-5", None, None),
+            ("1e3", None, None),
+            ("", None, None),
         ] {
-            assert_eq!(rested(status, headers), expected, "{status} {headers:?}");
+            let read = |form| wait_ms(form, value.as_bytes(), NOW);
+            assert_eq!(
+                (read(WaitForm::Ms), read(WaitForm::Seconds)),
+                (in_ms, in_seconds),
+                "{value:?}"
+            );
         }
     }
 
     #[test]
-    fn a_date_is_compared_with_the_upstreams_own_clock() {
-        let after = ("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT");
-        let date = |text| ("date", text);
-        // A minute ahead of us; an hour behind; without a clock that can be read ours counts.
-        let ahead = date("Sun, 06 Nov 1994 08:50:27 GMT");
-        assert_eq!(rested(429, &[ahead, after]), Some((10_000, 0)));
-        let behind = date("Sun, 06 Nov 1994 07:50:17 GMT");
-        assert_eq!(rested(429, &[behind, after]), Some((60_000, 0)));
-        assert_eq!(rested(429, &[date("noon"), after]), Some((60_000, 1)));
-        let unified = ("anthropic-ratelimit-unified-reset", "784111847");
-        assert_eq!(rested(429, &[ahead, unified]), Some((20_000, 0)));
+    fn moments_that_have_one_form_only() {
+        for (value, unix_ms, rfc3339) in [
+            ("784111778500", Some(1_500), None),
+            ("784111778", Some(0), None),
+            ("1994-11-06T08:49:47Z", None, Some(10_000)),
+            ("1994-11-06T08:49:27Z", None, Some(0)),
+            ("soon", None, None),
+        ] {
+            let read = |form| wait_ms(form, value.as_bytes(), NOW);
+            assert_eq!(
+                (read(WaitForm::UnixMs), read(WaitForm::Rfc3339)),
+                (unix_ms, rfc3339),
+                "{value:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_drafts_of_the_ietf() {
+        let later = "1294111777"; // NOW and 510,000,000 s
+        for (value, expected) in [
+            // ratelimit-reset, to the sixth draft; some send a moment.
+            ("50", Some(50_000)),
+            ("0", Some(0)),
+            (later, Some(510_000_000_000)),
+            // The seventh.
+            ("limit=100, remaining=0, reset=50", Some(50_000)),
+            ("limit=100, remaining=50, reset=50", Some(0)),
+            ("limit=100,reset=7", Some(7_000)),
+            // Since the eighth.
+            (r#""default";r=0;t=30"#, Some(30_000)),
+            (r#""default";t=30;r=5"#, Some(0)),
+            (r#""default";t=30"#, Some(30_000)),
+            (r#""burst";r=0;t=5, "day";r=999;t=86400"#, Some(5_000)),
+            (r#""burst";r=0;t=5, "day";r=0;t=86400"#, Some(86_400_000)),
+            (r#""burst" ; r=0 ; t=5,"day";r=0"#, Some(5_000)),
+            (r#"default;r=0;t=30;pk=:cHJvamVjdA==:"#, Some(30_000)),
+            (r#""default";r=0"#, None),
+            (r#""default";r=0;t=soon"#, None),
+            ("soon", None),
+            ("", None),
+            (";;,,==", None),
+        ] {
+            let read = wait_ms(WaitForm::Ratelimit, value.as_bytes(), NOW);
+            assert_eq!(read, expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn of_a_joined_list_the_longest() {
+        use WaitForm::{Duration, SecondsOrDate, UnixS};
+        for (form, line, expected) in [
+            (SecondsOrDate, "3, 7", (7_000, false)),
+            (SecondsOrDate, "7,3,", (7_000, false)),
+            (SecondsOrDate, "3, soon", (3_000, true)),
+            (SecondsOrDate, "3,,7", (7_000, false)),
+            (
+                SecondsOrDate,
+                "3, Sun, 06 Nov 1994 08:49:47 GMT, 7",
+                (10_000, false),
+            ),
+            (
+                SecondsOrDate,
+                "Sun, 06 Nov 1994 08:49:47 GMT, Sun, 06 Nov 1994 08:49:57 GMT",
+                (20_000, false),
+            ),
+            (SecondsOrDate, "Sun, 3", (3_000, true)),
+            (SecondsOrDate, "", (0, true)),
+            (SecondsOrDate, " , ", (0, true)),
+            (Duration, "20ms, 6m0s", (360_000, false)),
+            (UnixS, "784111778, 1994-11-06T08:49:47Z", (10_000, false)),
+        ] {
+            assert_eq!(line_ms(form, line.as_bytes(), NOW), expected, "{line:?}");
+        }
     }
 }

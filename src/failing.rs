@@ -3,16 +3,61 @@
 
 use crate::config::Failing;
 
-/// What Envoy calls it when it answers because an account's upstream does not, where the name does not begin with
-/// `upstream_`. The cluster may be the account's own fault: its headers can choose it.
-const NO_UPSTREAM: [&[u8]; 6] = [
+/// What Envoy (1.40) calls it when it answers because an account's upstream gave no answer, where the name does not begin
+/// with `upstream_`; details in braces may follow. From `envoy/stream_info/stream_info.h`, the router, the dynamic forward
+/// proxy and `docs/…/response_code_details.rst`.
+///
+/// The cluster may be the account's own fault: its headers can choose it. So the names of clusters that are missing, shut
+/// or overloaded are here too.
+///
+/// Envoy uses the last two of the first group for a client that stalls in its request as well, but answers it with 408, which is
+/// no failure, and a silent upstream with 504. A stream that has begun to answer is cut by them without another answer,
+/// so it never comes here.
+///
+/// Not here, because it is the client's doing: `request_overall_timeout`, `request_header_timeout` (the request did not
+/// come in time), `request_payload_too_large`, `request_payload_exceeded_retry_buffer_limit`, `empty_host_header`,
+/// `downstream_…`, `http1.…`, `http2.…`. Or the operator's: `duration_timeout` (`max_connection_duration`), `overload`
+/// (the overload manager), `response_payload_too_large`, `direct_response`, `route_…`, `filter_…`, `internal_redirect`,
+/// and what other filters say.
+const NO_UPSTREAM: [&[u8]; 15] = [
     b"no_healthy_upstream",
     b"response_timeout",
+    b"max_duration_timeout",
+    b"stream_idle_timeout",
     b"cluster_not_found",
     b"no_cluster",
     b"maintenance_mode",
-    b"stream_idle_timeout",
+    b"drop_overload",
+    b"unconditional_drop_overload",
+    b"dns_resolution_failure",
+    b"dns_cache_overflow",
+    b"dynamic_forward_proxy_pending_request_overflow",
+    b"dynamic_forward_proxy_cluster_is_gone",
+    b"sub_cluster_overflow",
+    b"sub_cluster_warming_timeout",
 ];
+
+/// The status that stands for an answer which failed and is no pushback: above all that `cooldown.statuses` may name.
+const FAILED: u16 = 600;
+
+/// Whether a request of this content type is a gRPC request, as Envoy sees it.
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    let suffix = content_type.strip_prefix(b"application/grpc");
+    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(b"+"))
+}
+
+/// The HTTP status whose meaning the `grpc-status` of a trailers-only answer has; the answer itself is a 200. 8
+/// (`RESOURCE_EXHAUSTED`) is pushback. 14 (`UNAVAILABLE`) is a failure, but asks for no rest: a gRPC client tries again
+/// at once.
+#[must_use]
+pub fn status_of_grpc(grpc_status: &[u8]) -> Option<u16> {
+    match grpc_status {
+        b"8" => Some(429),
+        b"14" => Some(FAILED),
+        _ => None,
+    }
+}
 
 /// Who answered a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +74,11 @@ impl Source {
     /// From Envoy's `response.code_details`.
     #[must_use]
     pub fn of(code_details: &[u8]) -> Self {
-        if code_details == b"via_upstream" {
+        let name = code_details.split(|byte| *byte == b'{').next();
+        let name = name.unwrap_or_default();
+        if name == b"via_upstream" {
             Self::Upstream
-        } else if code_details.starts_with(b"upstream_") || NO_UPSTREAM.contains(&code_details) {
+        } else if name.starts_with(b"upstream_") || NO_UPSTREAM.contains(&name) {
             Self::NoUpstream
         } else {
             Self::Envoy
@@ -207,12 +254,71 @@ mod tests {
             ("no_cluster", Source::NoUpstream),
             ("maintenance_mode", Source::NoUpstream),
             ("stream_idle_timeout", Source::NoUpstream),
+            ("max_duration_timeout", Source::NoUpstream),
+            ("upstream_max_stream_duration_reached", Source::NoUpstream),
+            ("upstream_per_try_timeout", Source::NoUpstream),
+            ("upstream_per_try_idle_timeout", Source::NoUpstream),
+            (
+                "dns_resolution_failure{cares_norecords:Domain_name_not_found}",
+                Source::NoUpstream,
+            ),
+            ("dns_resolution_failure", Source::NoUpstream),
+            ("no_healthy_upstream{panic}", Source::NoUpstream),
+            ("dns_cache_overflow", Source::NoUpstream),
+            (
+                "dynamic_forward_proxy_pending_request_overflow",
+                Source::NoUpstream,
+            ),
+            ("sub_cluster_warming_timeout", Source::NoUpstream),
+            ("drop_overload", Source::NoUpstream),
+            ("unconditional_drop_overload", Source::NoUpstream),
+            // Only in braces, and not the beginning of another name.
+            ("no_cluster_of_mine", Source::Envoy),
+            ("{no_cluster}", Source::Envoy),
+            // The client's doing.
+            ("request_overall_timeout", Source::Envoy),
+            ("request_header_timeout", Source::Envoy),
+            ("request_payload_too_large", Source::Envoy),
+            ("request_payload_exceeded_retry_buffer_limit", Source::Envoy),
+            ("empty_host_header", Source::Envoy),
+            ("downstream_remote_disconnect", Source::Envoy),
+            ("http1.codec_error", Source::Envoy),
+            // The operator's.
+            ("duration_timeout", Source::Envoy),
+            ("overload", Source::Envoy),
+            ("response_payload_too_large", Source::Envoy),
+            ("internal_redirect", Source::Envoy),
             ("route_not_found", Source::Envoy),
             ("direct_response", Source::Envoy),
             ("rbac_access_denied_matched_policy[p]", Source::Envoy),
             ("", Source::Envoy),
         ] {
             assert_eq!(Source::of(details.as_bytes()), source, "{details}");
+        }
+    }
+
+    #[test]
+    fn what_grpc_says() {
+        for (content_type, is) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpc; charset=utf-8", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(content_type.as_bytes()), is, "{content_type}");
+        }
+        for (status, means) in [
+            ("8", Some(429)),
+            ("14", Some(FAILED)),
+            ("0", None),
+            ("08", None),
+            ("4", None),
+            ("13", None),
+            ("", None),
+        ] {
+            assert_eq!(status_of_grpc(status.as_bytes()), means, "{status}");
         }
     }
 }

@@ -57,11 +57,10 @@ impl Gate {
         if let Some(forced) = forced(gray, headers) {
             return (forced, None);
         }
-        let bucket =
-            match session.or_else(|| headers.get("x-request-id").filter(|id| !id.is_empty())) {
-                Some(key) => self.bucket(key),
-                None => of(random),
-            };
+        let bucket = match session.or_else(|| headers.filled("x-request-id")) {
+            Some(key) => self.bucket(key),
+            None => of(random),
+        };
         let choice = if bucket < basis_points {
             Choice::In
         } else {
@@ -81,18 +80,16 @@ pub fn hash128(bytes: &[u8]) -> [u8; 16] {
     sip128::SipHasher24::new().hash(bytes).as_bytes()
 }
 
-/// The request's session: the first configured source that isn't empty.
+/// The request's session: the first value that isn't empty, of the first configured source that has one. An empty value of
+/// the same name hides none that comes after it.
 #[must_use]
 pub fn session<'a>(sources: &[SessionSource], headers: Headers<'a>) -> Option<&'a [u8]> {
-    sources.iter().find_map(|source| {
-        match source {
-            SessionSource::Header(name) => headers.get(name),
-            SessionSource::Cookie(name) => cookie(headers, name.as_bytes()),
-            SessionSource::Query(name) => {
-                query(headers.get(":path").unwrap_or_default(), name.as_bytes())
-            }
+    sources.iter().find_map(|source| match source {
+        SessionSource::Header(name) => headers.filled(name),
+        SessionSource::Cookie(name) => cookie(headers, name.as_bytes()),
+        SessionSource::Query(name) => {
+            query(headers.get(":path").unwrap_or_default(), name.as_bytes())
         }
-        .filter(|value| !value.is_empty())
     })
 }
 
@@ -100,8 +97,10 @@ fn cookie<'a>(headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
     headers
         .all("cookie")
         .flat_map(|line| line.split(|byte| *byte == b';'))
-        .find_map(|pair| split_pair(pair.trim_ascii()).filter(|(key, _)| *key == name))
+        .filter_map(|pair| split_pair(pair.trim_ascii()))
+        .filter(|(key, _)| *key == name)
         .map(|(_, value)| value.trim_ascii())
+        .find(|value| !value.is_empty())
 }
 
 fn query<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
@@ -114,7 +113,8 @@ fn query<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         .split(|byte| *byte == b'#')
         .next()?
         .split(|byte| *byte == b'&')
-        .find_map(|pair| split_pair(pair).filter(|(key, _)| *key == name))
+        .filter_map(split_pair)
+        .find(|(key, value)| *key == name && !value.is_empty())
         .map(|(_, value)| value)
 }
 
@@ -123,16 +123,17 @@ fn split_pair(pair: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((key, rest.get(1..)?))
 }
 
-/// What a valid `<token>:on` or `<token>:off` asks for.
+/// What the first valid `<token>:on` or `<token>:off` asks for.
 fn forced(gray: &Gray, headers: Headers) -> Option<Choice> {
     let rule = gray.gray_override.as_ref()?;
-    let value = headers.get(&rule.header)?;
-    let (token, choice) = match (value.strip_suffix(b":on"), value.strip_suffix(b":off")) {
-        (Some(token), _) => (token, Choice::In),
-        (None, Some(token)) => (token, Choice::Out),
-        (None, None) => return None,
-    };
-    same(token, rule.token.0.as_bytes()).then_some(choice)
+    headers.all(&rule.header).find_map(|value| {
+        let (token, choice) = match (value.strip_suffix(b":on"), value.strip_suffix(b":off")) {
+            (Some(token), _) => (token, Choice::In),
+            (None, Some(token)) => (token, Choice::Out),
+            (None, None) => return None,
+        };
+        same(token, rule.token.0.as_bytes()).then_some(choice)
+    })
 }
 
 /// Compares without telling by its time how much was right.

@@ -36,6 +36,12 @@ impl<'a> Headers<'a> {
             .map(|(_, value)| value)
     }
 
+    /// The first value of a header that is not empty: the header may be there twice.
+    #[must_use]
+    pub fn filled(self, name: &str) -> Option<&'a [u8]> {
+        self.all(name).find(|value| !value.is_empty())
+    }
+
     /// Every value of a header.
     pub fn all(self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.iter()
@@ -94,6 +100,9 @@ mod tests {
         assert_eq!(headers.get("x"), Some(&b"\xff\0"[..]));
         assert_eq!(headers.get("e"), Some(&b""[..]));
         assert_eq!(headers.get("none"), None);
+        assert_eq!(headers.filled("e"), None);
+        let twice = Headers::serialize(&[(b"x", b""), (b"x", b"2"), (b"x", b"3")]);
+        assert_eq!(Headers::new(&twice).filled("x"), Some(&b"2"[..]));
         assert_eq!(headers.all("x").collect::<Vec<_>>(), [&b"\xff\0"[..], b"2"]);
     }
 

@@ -17,7 +17,9 @@ pub fn select(pools: &[Pool], headers: Headers) -> Option<usize> {
         .position(|pool| pool.rules.is_empty() || pool.rules.iter().any(|rule| fits(rule, headers)))
 }
 
-fn fits(rule: &Match, headers: Headers) -> bool {
+/// Whether one of the header's values is what the rule wants.
+#[must_use]
+pub fn fits(rule: &Match, headers: Headers) -> bool {
     let mut values = headers.all(&rule.header);
     match &rule.value {
         MatchValue::Exact(text) => values.any(|value| value == text.as_bytes()),

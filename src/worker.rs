@@ -2865,8 +2865,8 @@ impl Worker {
 /// The hash of what the request cools an account for, if not for all.
 #[inline(never)]
 fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
-    let value = headers.get(config.cooldown.scope.as_ref()?)?;
-    (!value.is_empty()).then(|| Box::new(gray::hash128(value)))
+    let value = headers.filled(config.cooldown.scope.as_ref()?)?;
+    Some(Box::new(gray::hash128(value)))
 }
 
 fn is_ok(reply: &[u8]) -> bool {

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use slotgate::config::{
-    Config, Errors, Failing, GrayMode, MatchValue, OnFailure, OnSaturated, PriorityMode, Role,
-    Score, SessionSource, Traditional, parse, parse_struct,
+    Config, Errors, Failing, GrayMode, Match, MatchValue, OnFailure, OnSaturated, PriorityMode,
+    Role, Score, SessionSource, Traditional, WaitForm, WaitHeader, WaitStep, parse, parse_struct,
 };
 
 /// Lower it only when a rule goes.
-const BAD_FILES: usize = 147;
+const BAD_FILES: usize = 170;
 
 /// Part of every variable's value that must stay hidden.
 const SECRET: &str = "5ecret";
@@ -212,6 +212,7 @@ fn minimal_has_every_default() {
     );
     assert_eq!(config.poll_ms, 1_000);
     assert!(config.cooldown.probe && config.cooldown.scope.is_none());
+    assert_eq!(config.cooldown.headers.len(), 12);
     assert_eq!(failing(config.failing), (50, 10_000, 20, 5, 30_000));
     assert!(!config.response_headers && !config.access_log);
     let shown = (config.metrics.max_pools, config.metrics.max_accounts);
@@ -302,6 +303,29 @@ fn full_has_every_value() {
     assert_eq!(config.poll_ms, 250);
     assert!(!config.cooldown.probe);
     assert_eq!(config.cooldown.scope.as_deref(), Some("x-model"));
+    let header = |name: &str, form, when| WaitHeader {
+        name: name.into(),
+        form,
+        when,
+    };
+    let when = Match {
+        header: "x-left-state".into(),
+        value: MatchValue::Exact("none".into()),
+    };
+    let steps = [
+        WaitStep {
+            only: vec![429, 500],
+            headers: vec![header("x-wait", WaitForm::UnixMs, None)],
+        },
+        WaitStep {
+            only: vec![],
+            headers: vec![
+                header("x-wait", WaitForm::Ms, None),
+                header("x-left", WaitForm::Rfc3339, Some(when)),
+            ],
+        },
+    ];
+    assert_eq!(config.cooldown.headers, steps);
     assert_eq!(failing(config.failing), (20, 5_000, 10, 3, 60_000));
     assert!(config.response_headers && config.access_log);
     let shown = (config.metrics.max_pools, config.metrics.max_accounts);

@@ -292,8 +292,9 @@ pub fn close_downstream() {
     let _ = unsafe { proxy_close_stream(2) };
 }
 
-/// Answers the request of the effective context. `headers` in the layout of [`crate::headers`].
-pub fn respond(status: u32, headers: &[u8], body: &[u8], details: &str) {
+/// Answers the request of the effective context. `headers` in the layout of [`crate::headers`]. A gRPC request gets a 200
+/// with this `grpc_status` and the body as `grpc-message` instead; −1: what Envoy makes of the status.
+pub fn respond(status: u32, headers: &[u8], body: &[u8], details: &str, grpc_status: i32) {
     // SAFETY: all pointers live across the call.
     let _ = unsafe {
         proxy_send_local_response(
@@ -304,7 +305,7 @@ pub fn respond(status: u32, headers: &[u8], body: &[u8], details: &str) {
             body.len(),
             headers.as_ptr(),
             headers.len(),
-            -1,
+            grpc_status,
         )
     };
 }

@@ -199,6 +199,7 @@ fn respond(response: &Response) {
         &response.headers(),
         response.body.as_bytes(),
         "slotgate_console",
+        -1,
     );
 }
 

@@ -3,7 +3,7 @@
 use super::calls::{self, Map};
 use super::root::{Shared, apply, tell_log, unix_time};
 use crate::admission::Path;
-use crate::failing::Source;
+use crate::failing::{self, Source};
 use crate::headers::Headers;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,6 +16,8 @@ pub struct Http {
     slot: Cell<Option<usize>>,
     /// Which way it went without one.
     path: Cell<Option<Path>>,
+    /// Whether it is a gRPC request: only for those the answer's `grpc-status` is asked for.
+    is_grpc: Cell<bool>,
 }
 
 impl Http {
@@ -26,6 +28,7 @@ impl Http {
             shared,
             slot: Cell::new(None),
             path: Cell::new(None),
+            is_grpc: Cell::new(false),
         }
     }
 
@@ -43,8 +46,11 @@ impl Http {
                 .map(|rule| rule.header.as_bytes());
             let mut request_id = None;
             for (name, value) in headers.iter() {
-                if name == b"x-request-id" {
-                    request_id = Some(value);
+                if name == b"x-request-id" && !value.is_empty() {
+                    request_id = request_id.or(Some(value));
+                }
+                if name == b"content-type" {
+                    self.is_grpc.set(failing::is_grpc(value));
                 }
                 if name.starts_with(b"x-slotgate-") || Some(name) == own {
                     calls::remove_header(Map::Request, name);
@@ -84,7 +90,12 @@ impl Http {
             }
             account?;
             let status = calls::header(Map::Response, ":status");
-            let status = std::str::from_utf8(&status).ok()?.parse().ok()?;
+            let mut status = std::str::from_utf8(&status).ok()?.parse().ok()?;
+            if status == 200 && self.is_grpc.get() {
+                // With the headers it comes only when nothing else does.
+                let grpc_status = calls::header(Map::Response, "grpc-status");
+                status = failing::status_of_grpc(&grpc_status).unwrap_or(status);
+            }
             worker.hears(request, status).then_some(status)
         });
         if let Some(status) = heard {

@@ -7,6 +7,7 @@ use super::logger;
 use super::metrics::Metrics;
 use crate::admission::Reason;
 use crate::config::{Config, Role, parse};
+use crate::failing;
 use crate::headers::Headers;
 use crate::worker::{Logged, Notice, PipeOrder, Verdict, Worker};
 use std::cell::{Cell, RefCell, RefMut};
@@ -305,7 +306,7 @@ pub fn apply(config: &Config, stream: u32, verdict: &Verdict) -> bool {
             reject(
                 config,
                 *pool,
-                429,
+                (429, 8),
                 "slotgate_saturated",
                 text,
                 Some(&seconds),
@@ -317,7 +318,7 @@ pub fn apply(config: &Config, stream: u32, verdict: &Verdict) -> bool {
             reject(
                 config,
                 *pool,
-                503,
+                (503, 14),
                 "slotgate_unavailable",
                 "no slot could be taken",
                 None,
@@ -361,19 +362,25 @@ pub fn tell_log(config: &Config, verdict: &Verdict, logged: &Logged) {
 fn reject(
     config: &Config,
     pool: usize,
-    status: u32,
+    (status, grpc_status): (u32, i32),
     kind: &str,
     message: &str,
     retry_after: Option<&str>,
 ) {
-    let pool = config.pools.get(pool).map_or("", |pool| pool.name.as_str());
-    let body =
-        serde_json::json!({"error": {"type": kind, "message": message, "pool": pool}}).to_string();
-    let mut headers: Vec<(&[u8], &[u8])> = vec![(b"content-type", b"application/json")];
+    let mut headers: Vec<(&[u8], &[u8])> = vec![];
+    let mut body = message.to_owned();
+    // Envoy makes a gRPC answer of it, and the body its message.
+    if !failing::is_grpc(&calls::header(Map::Request, "content-type")) {
+        let pool = config.pools.get(pool).map_or("", |pool| pool.name.as_str());
+        let error = serde_json::json!({"type": kind, "message": message, "pool": pool});
+        body = serde_json::json!({"error": error}).to_string();
+        headers.push((b"content-type", b"application/json"));
+    }
     if let Some(seconds) = retry_after {
         headers.push((b"retry-after", seconds.as_bytes()));
     }
-    calls::respond(status, &Headers::serialize(&headers), body.as_bytes(), kind);
+    let headers = Headers::serialize(&headers);
+    calls::respond(status, &headers, body.as_bytes(), kind, grpc_status);
 }
 
 fn say(notice: &Notice) {

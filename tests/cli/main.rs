@@ -17,6 +17,7 @@ mod recall;
 mod show;
 #[path = "../support/mod.rs"]
 mod support;
+mod warnings;
 
 use pipe::{PREFIX, Pipe, account};
 use serde_json::Value;

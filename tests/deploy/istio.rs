@@ -46,6 +46,19 @@ fn apply(document: &mut Value, resource: &Value) {
         match (kind, change["patch"]["operation"].as_str()) {
             ("CLUSTER", Some("ADD")) => list(document, "clusters").push(value),
             ("LISTENER", Some("ADD")) => list(document, "listeners").push(value),
+            ("NETWORK_FILTER", Some("MERGE")) => {
+                let filter = &change["match"]["listener"]["filterChain"]["filter"];
+                assert_eq!(filter["name"], value["name"]);
+                for listener in list(document, "listeners") {
+                    let filter = &mut listener["filter_chains"][0]["filters"][0];
+                    if filter["name"] == value["name"] {
+                        let fields = value["typed_config"].as_object().expect("a message");
+                        for (name, field) in fields {
+                            filter["typed_config"][name] = field.clone();
+                        }
+                    }
+                }
+            }
             ("HTTP_FILTER", Some("INSERT_BEFORE")) => {
                 let filter = &change["match"]["listener"]["filterChain"]["filter"];
                 assert_eq!(filter["subFilter"]["name"], "envoy.filters.http.router");

@@ -24,4 +24,5 @@ mod redis_cluster;
 mod redis_sentinel;
 mod redis_tls;
 mod sidecar;
+mod timeouts;
 mod upgrade;

@@ -26,7 +26,7 @@ fn routed(config: EnvoyConfig, fields: Value) -> EnvoyConfig {
 }
 
 /// What every cluster that leads to an upstream speaks.
-fn speaking(config: EnvoyConfig, protocol: &str, options: Value) -> EnvoyConfig {
+pub fn speaking(config: EnvoyConfig, protocol: &str, options: Value) -> EnvoyConfig {
     config.edit(|document| {
         let clusters = document["static_resources"]["clusters"].as_array_mut();
         for cluster in clusters.expect("clusters") {
@@ -116,9 +116,29 @@ fn a_mirrored_request_takes_no_slot_of_its_own() {
         world.assert_all_free();
     }
     eventually(SOON, || mirrored.snapshot().requests == 5);
+    // With the account's headers: wherever it goes, it uses the account.
+    let headers = mirrored.last_headers();
+    assert_eq!(headers["x-slotgate-account"], "a");
     assert_eq!(world.upstream.snapshot().account("a").most, 1);
     let released = || envoy.filter_stat("lease.released");
     eventually(SOON, || released() == Some(5));
+}
+
+/// Documented, and `slotgate check` warns of it: hedging uses an account beyond its slots.
+#[test]
+fn hedged_requests_share_one_slot() {
+    let policy = json!({"retry_on": "5xx", "num_retries": 2, "per_try_timeout": "0.2s"});
+    let hedge = json!({"hedge_on_per_try_timeout": true});
+    let world = World::start(routed(
+        config(&[("a", 1)]),
+        json!({"retry_policy": policy, "hedge_policy": hedge}),
+    ));
+    assert_eq!(way(&world.get("/delay?ms=1500")), (200, "atomic"));
+    let seen = world.upstream.snapshot().account("a");
+    assert!((2..=3).contains(&seen.most), "{seen:?}");
+    world.assert_all_free();
+    world.eventually_counts("lease.released", 1);
+    assert_eq!(world.counter("requests;outcome=atomic"), 1);
 }
 
 #[test]

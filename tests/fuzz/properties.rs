@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use slotgate::bridge::{Deframer, HEADER, MAX_FRAME, frame_header};
-use slotgate::config::{Config, Role, parse};
-use slotgate::cooldown::{self, duration_ms, http_date, instant_ms, retry_after_ms, rfc3339};
+use slotgate::config::{Config, MatchValue, Role, WaitForm, parse};
+use slotgate::cooldown::{self, http_date, rfc3339, wait_ms};
 use slotgate::failing::Source;
 use slotgate::gray::{self, BUCKETS, Gate};
 use slotgate::headers::Headers;
@@ -164,31 +164,42 @@ pub fn headers(data: &[u8]) {
 /// Whatever stands in whichever header: never more than allowed, never 0, and for a status that is pushback always
 /// something. What is read of a date or a duration does not depend on the clock, but for a year of two digits.
 pub fn retry_after(data: &[u8]) {
-    const NAMES: [&str; 6] = [
-        "retry-after-ms",
-        "retry-after",
-        "anthropic-ratelimit-unified-reset",
-        "x-ratelimit-reset-requests",
-        "x-ratelimit-reset-tokens",
-        "date",
-    ];
     let config = &PLAIN.cooldown;
+    // Every header of the default table, with every condition fulfilled.
+    let rules = config.headers.iter().flat_map(|step| &step.headers);
+    let mut all: Vec<(&[u8], &[u8])> = vec![(b"date", data)];
+    for rule in rules.clone() {
+        all.push((rule.name.as_bytes(), data));
+        match rule.when.as_ref().map(|when| (&when.header, &when.value)) {
+            Some((header, MatchValue::Exact(text) | MatchValue::Prefix(text))) => {
+                all.push((header.as_bytes(), text.as_bytes()));
+            }
+            Some((_, MatchValue::Suffix(_) | MatchValue::Present(_))) | None => {}
+        }
+    }
     for now_unix_s in [0, 784_111_777, u64::MAX] {
-        let now = |read: fn(&[u8], u64) -> Option<u64>| read(data, now_unix_s);
+        let now = |form| wait_ms(form, data, now_unix_s);
         // A moment that is said in two ways is the same.
-        if let Some(instant) = now(http_date) {
+        let date = http_date(data, now_unix_s);
+        if let Some(instant) = date {
             let left = instant.saturating_sub(now_unix_s).saturating_mul(1000);
-            assert_eq!(now(retry_after_ms), Some(left));
+            assert_eq!(now(WaitForm::SecondsOrDate), Some(left));
         }
         if let Some(instant) = rfc3339(data) {
             let left = instant.saturating_sub(now_unix_s).saturating_mul(1000);
-            assert_eq!(now(instant_ms), Some(left));
-            assert!(duration_ms(data).is_none() && now(http_date).is_none());
+            assert_eq!(now(WaitForm::UnixS), Some(left));
+            assert_eq!(now(WaitForm::Rfc3339), Some(left));
+            assert!(now(WaitForm::Duration).is_none() && date.is_none());
         }
-        let all = NAMES.map(|name| (name.as_bytes(), data));
-        let mut sets: Vec<&[(&[u8], &[u8])]> = all.chunks(1).collect();
-        sets.push(&all);
-        for pairs in sets {
+        // A bare number means the same to all who wait for seconds.
+        if let Some(ms) = now(WaitForm::Seconds) {
+            assert_eq!(now(WaitForm::Duration), Some(ms));
+            assert_eq!(now(WaitForm::SecondsOrDate), Some(ms));
+        }
+        // All at once, and one of them alone.
+        let one = all.iter().skip(data.len() % all.len()).take(1);
+        let one: Vec<_> = one.copied().collect();
+        for pairs in [&all, &one] {
             let bytes = Headers::serialize(pairs);
             let headers = Headers::new(&bytes);
             let rest = cooldown::rest(config, 429, headers, now_unix_s).expect("it is pushback");

@@ -12,6 +12,7 @@ mod console;
 mod gray;
 mod pool;
 mod simulator;
+mod sources;
 mod worker;
 
 /// A checked scheduler configuration from what differs from the smallest one.

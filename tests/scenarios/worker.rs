@@ -1400,6 +1400,8 @@ fn a_scope_cools_alone() {
         ask(&mut rig, &[("x-model", "haiku")]).1.as_ref(),
         Some(&scope)
     );
+    let twice = [("x-model", ""), ("x-model", "opus")];
+    assert_eq!(ask(&mut rig, &twice).1.as_ref(), Some(&scope));
     let (plain, none) = ask(&mut rig, &[("x-model", "")]);
     assert_eq!(none, None);
     rig.respond(opus, 429, &[]);

@@ -248,7 +248,9 @@ impl EnvoyConfig {
     /// Points every cluster that is neither Redis nor inside Envoy at this address.
     pub fn upstream(mut self, addr: SocketAddr) -> EnvoyConfig {
         for cluster in self.clusters() {
-            if cluster["name"] != REDIS_CLUSTER && !is_internal(cluster) {
+            // One with a type of its own finds its endpoints itself.
+            let is_plain = !is_internal(cluster) && cluster.get("cluster_type").is_none();
+            if cluster["name"] != REDIS_CLUSTER && is_plain {
                 cluster["load_assignment"]["endpoints"] = endpoints(addr);
             }
         }

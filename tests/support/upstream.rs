@@ -7,6 +7,7 @@
 //! | `/sse?events=N&interval_ms=M` | N server-sent events like a token stream, M ms apart, then `data: [DONE]` |
 //! | `/bytes?length=N` | N bytes |
 //! | `/grpc?messages=N&status=S` | N gRPC messages, then the trailer `grpc-status: S`; over HTTP/2 |
+//! | `/grpc-only?grpc-status=8` | headers and nothing else, as a gRPC server refuses; each query parameter is one; over HTTP/2 |
 //! | `/delay?ms=M` | 200 after M ms |
 //! | `/status/429?retry-after=3` | that status; each query parameter is a response header |
 //! | `/reset` | the connection is reset instead of an answer |
@@ -426,6 +427,18 @@ async fn answer(
                 },
                 _hold: Some(hold),
             })?,
+        "/grpc-only" => {
+            let mut response = Response::new(Counted {
+                kind: Kind::Whole(None),
+                _hold: Some(hold),
+            });
+            let headers = response.headers_mut();
+            headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+            for (name, value) in &query {
+                headers.insert(name.parse::<HeaderName>()?, value.parse::<HeaderValue>()?);
+            }
+            response
+        }
         "/reset-mid" => events(number("events", 3), interval, Some(line), hold)?,
         "/delay" => {
             tokio::time::sleep(Duration::from_millis(number("ms", 100))).await;

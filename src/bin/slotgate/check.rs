@@ -33,6 +33,8 @@ struct Plugin {
     /// Where the configuration stands in the file.
     at: String,
     handed: Handed,
+    /// Its role, as far as it says one.
+    role: Option<String>,
     /// What the VM sees of the environment; `None`: unknown, as for a configuration by itself.
     environment: Option<Environment>,
 }
@@ -64,9 +66,12 @@ struct Finding {
 }
 
 pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem> {
-    let plugins = plugins(file, text)?;
+    let (plugins, mut warnings) = plugins(file, text)?;
     let mut out = String::new();
     let (mut errors, mut documents) = (0_u64, Vec::new());
+    if !plugins.iter().any(Plugin::takes_slots) {
+        warnings.clear();
+    }
     for plugin in &plugins {
         let (finding, _) = look_at(plugin, require_env);
         errors = errors.saturating_add(finding.errors.len() as u64);
@@ -82,10 +87,14 @@ pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem>
             "unset_variables": finding.unset,
         }));
     }
+    for warning in &warnings {
+        out.push_str(&format!("{file}: warning: {warning}\n"));
+    }
+    let warnings: Vec<Value> = warnings.iter().map(|warning| split(warning)).collect();
     let exit = if errors == 0 { Exit::Done } else { Exit::Wrong };
     Ok(Answer {
         text: out,
-        json: json!({"file": file, "ok": errors == 0, "plugins": documents}),
+        json: json!({"file": file, "ok": errors == 0, "plugins": documents, "warnings": warnings}),
         exit,
     })
 }
@@ -113,7 +122,7 @@ fn one<T: PartialEq>(
     what: &str,
 ) -> Result<T, Problem> {
     let mut found: Option<T> = None;
-    for plugin in plugins(file, text)? {
+    for plugin in plugins(file, text)?.0 {
         let (finding, role) = look_at(&plugin, false);
         match role {
             Some(Role::Scheduler(config)) => {
@@ -242,17 +251,25 @@ fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
     (finding, parsed)
 }
 
-/// All slotgate configurations in a file, at least one.
-fn plugins(file: &str, text: &str) -> Result<Vec<Plugin>, Problem> {
+impl Plugin {
+    fn takes_slots(&self) -> bool {
+        self.filter == Some("http") && self.role.as_deref() != Some("console")
+    }
+}
+
+/// All slotgate configurations in a file, at least one, and what around them an operator may not have meant: each as
+/// `path: what`.
+fn plugins(file: &str, text: &str) -> Result<(Vec<Plugin>, Vec<String>), Problem> {
     let (document, syntax) = document(file, text)?;
     let mut found = Search {
         plugins: Vec::new(),
+        warnings: Vec::new(),
         others: 0,
         syntax,
     };
     found.walk(&document, &mut String::new());
     if !found.plugins.is_empty() {
-        return Ok(found.plugins);
+        return Ok((found.plugins, found.warnings));
     }
     let is_envoy = found.others > 0
         || [
@@ -272,13 +289,15 @@ fn plugins(file: &str, text: &str) -> Result<Vec<Plugin>, Problem> {
         .hint("slotgate is a filter of type envoy.extensions.filters.http.wasm.v3.Wasm whose configuration has a role"));
     }
     // Neither has to be an object: the filter's parser says so itself.
-    Ok(vec![Plugin {
+    let alone = Plugin {
         filter: None,
         name: String::new(),
         at: String::new(),
         handed: Handed::Text(document.to_string()),
+        role: None,
         environment: None,
-    }])
+    };
+    Ok((vec![alone], Vec::new()))
 }
 
 /// The file's one document. What isn't JSON is YAML, of which JSON is nearly a part.
@@ -310,6 +329,7 @@ fn document(file: &str, text: &str) -> Result<(Value, Syntax), Problem> {
 
 struct Search {
     plugins: Vec<Plugin>,
+    warnings: Vec<String>,
     /// Wasm filters that are not slotgate.
     others: usize,
     syntax: Syntax,
@@ -320,6 +340,7 @@ impl Search {
         let length = at.len();
         match value {
             Value::Object(map) => {
+                let plugins = self.plugins.len();
                 if let Some((filter, config, place)) = wasm_filter(value) {
                     self.filter(filter, config, &format!("{at}{place}"));
                 }
@@ -329,7 +350,16 @@ impl Search {
                     }
                     at.push_str(name);
                     self.walk(value, at);
+                    if let Some(what) = one_slot(name, value) {
+                        self.warnings.push(format!("{at}: {what}"));
+                    }
                     at.truncate(length);
+                }
+                let mut inside = self.plugins.iter().skip(plugins);
+                if cuts_silent_streams(value) && inside.any(Plugin::takes_slots) {
+                    self.warnings.push(format!(
+                        "{at}.stream_idle_timeout: not set, so Envoy cuts a stream that is silent for 5 minutes; 0s turns that off"
+                    ));
                 }
             }
             Value::Array(values) => {
@@ -387,9 +417,34 @@ impl Search {
             name: text("/name").unwrap_or_default().to_owned(),
             at: format!("{at}.configuration"),
             handed,
+            role,
             environment: Some(environment(config)),
         });
     }
+}
+
+/// What Envoy does by this field that sends more requests than slotgate counts.
+fn one_slot(name: &str, value: &Value) -> Option<&'static str> {
+    let flag = |name: &str| value.get(name).and_then(Value::as_bool) == Some(true);
+    match name {
+        "hedge_policy" | "hedgePolicy"
+            if flag("hedge_on_per_try_timeout") || flag("hedgeOnPerTryTimeout") =>
+        {
+            Some("hedging sends several requests at once with one slot's account")
+        }
+        "request_mirror_policies" | "requestMirrorPolicies" if value != &json!([]) => {
+            Some("a mirrored request carries the account's headers and has no slot of its own")
+        }
+        _ => None,
+    }
+}
+
+/// Whether this is an HTTP connection manager that ends what is silent for 5 minutes, as Envoy does by itself.
+fn cuts_silent_streams(value: &Value) -> bool {
+    let kind = value.get("@type").and_then(Value::as_str);
+    kind.is_some_and(|kind| kind.ends_with(".http_connection_manager.v3.HttpConnectionManager"))
+        && value.get("stream_idle_timeout").is_none()
+        && value.get("streamIdleTimeout").is_none()
 }
 
 /// The `config` of a wasm filter, and where it stands: in its own message, or in a TypedStruct.
