@@ -21,22 +21,22 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 setup: ## get what is missing: Envoy, Redis, Prometheus, wrk, openssl, valgrind, the wasm target, rustfmt, clippy
-	@tests/setup.sh
+	@scripts/setup.sh
 
 setup-rust:
-	@tests/setup.sh rust
+	@scripts/setup.sh rust
 
 wasm: setup-rust ## build target/slotgate.wasm
-	@tests/wasm.sh
+	@scripts/wasm.sh
 
 cli: ## build target/release/slotgate, the command line
 	$(CARGO) build --release --features cli --bin slotgate
 
 dist: setup-rust ## build twice, compare, and write what is released to target/dist
-	@tests/dist.sh
+	@scripts/dist.sh
 
 check: setup-rust ## format, lints, and the purity of everything outside src/host
-	@tests/check.sh
+	@scripts/check.sh
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
 	$(CARGO) test --features cli
@@ -50,7 +50,7 @@ dashboard: setup wasm ## draw envoy/grafana/run.svg from a real run (three minut
 	$(CARGO) test --test metrics picture -- --ignored
 
 test-console: setup wasm ## the console in a headless Chromium; screenshots go to target/console (two minutes)
-	@tests/setup.sh browser
+	@scripts/setup.sh browser
 	$(CARGO) build --example console-stage
 	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console
 
@@ -64,7 +64,7 @@ test-oldest: setup wasm ## a part of them against the oldest of these (one minut
 	@tests/matrix.sh oldest
 
 compose-images: setup ## make the images of envoy/docker-compose.yaml from Debian's packages, where none can be pulled
-	@tests/setup.sh compose
+	@scripts/setup.sh compose
 	@tests/compose-images.sh
 
 test-compose: setup wasm ## envoy/docker-compose.yaml on a Docker engine, with an Envoy cut off from Redis (two minutes)
@@ -74,7 +74,7 @@ chaos: setup wasm ## every fault under load on three Envoys, a table (three minu
 	$(CARGO) test --test chaos every_fault -- --ignored --nocapture
 
 fuzz: ## every fuzz target for FUZZ_SECONDS each (60), with what `cargo fuzz` finds
-	@tests/setup.sh fuzz
+	@scripts/setup.sh fuzz
 	@tests/fuzz.sh
 
 soak: setup ## the ledger against its model for a million random steps; every choice account by account (half an hour)
@@ -85,7 +85,7 @@ mutate: setup ## invert and take out each guard of each Lua file: the tests must
 	$(CARGO) run --example mutate
 
 bench: wasm ## what the filter costs, beside Envoy without it and other ways to Redis (six minutes); ROWS=webdis some rows
-	@tests/setup.sh bench
+	@scripts/setup.sh bench
 	$(CARGO) run --release --example bench
 
 bench-console: setup wasm ## requests/s with consoles open, beside without (two minutes)
@@ -111,10 +111,10 @@ demo: setup wasm ## run the demo in the foreground
 	$(CARGO) run --example demo -- run
 
 up: setup wasm ## start the demo in the background and wait until it answers
-	@tests/demo.sh up
+	@scripts/demo.sh up
 
 down: ## stop what `make up` started
-	@tests/demo.sh down
+	@scripts/demo.sh down
 
 clean: down ## remove target and .run
 	rm -rf target .run

@@ -8,6 +8,6 @@ if ! timeout 10 docker version >/dev/null 2>&1; then
     echo "SKIPPED: make test-compose, since no Docker engine answers here" >&2
     exit
 fi
-tests/setup.sh compose
+scripts/setup.sh compose
 [ -z "$(tests/compose-images.sh missing)" ] || tests/compose-images.sh
 "$CARGO" test --test compose -- --ignored --nocapture

@@ -16,7 +16,7 @@ fi
 # Envoy 1.38.3 was built without V8: it refuses any wasm.
 failed=0 table=
 for version in $VERSIONS; do
-    envoy=$(tests/setup.sh envoy "$version") || exit 1
+    envoy=$(scripts/setup.sh envoy "$version") || exit 1
     log=$(mktemp)
     begin=$SECONDS
     ENVOY=$envoy "$CARGO" test --no-fail-fast "${what[@]}" -- "${filters[@]}" 2>&1 | tee "$log"

@@ -14,6 +14,9 @@ home=target/previous/$revision
 if [ ! -f "$home/target/slotgate.wasm" ]; then
     rm -rf "$home" && mkdir -p "$home"
     git archive "$revision" | tar -x -C "$home"
-    (unset CARGO_TARGET_DIR; "$home/tests/wasm.sh")
+    # Before 0.2 the scripts stood among the tests.
+    build=$home/scripts/wasm.sh
+    [ -f "$build" ] || build=$home/tests/wasm.sh
+    (unset CARGO_TARGET_DIR; "$build")
 fi
 PREVIOUS_WASM=$PWD/$home/target/slotgate.wasm "$CARGO" test --test deploy upgrade -- --ignored --nocapture

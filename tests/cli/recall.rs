@@ -108,7 +108,6 @@ fn a_request_is_explained_by_whoever_decided_on_it() {
         ways.values().all(|count| *count > 1) && ways.len() == 2,
         "{ways:?}"
     );
-    assert!(slowest < Duration::from_millis(2_500), "{slowest:?}");
     let log = world.envoys.each_ref().map(Envoy::log).concat();
     assert!(!log.contains("panicked"));
 }

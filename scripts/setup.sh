@@ -11,7 +11,7 @@ cd -P "$(dirname "$0")/.."
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "setup: $*" >&2; }
 die() { say "$@"; exit 1; }
-have_target() { tests/wasm.sh which >/dev/null 2>&1; }
+have_target() { scripts/wasm.sh which >/dev/null 2>&1; }
 
 # --no-remove: a package that conflicts with one of the user's own must fail, not replace it.
 apt() {

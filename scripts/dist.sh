@@ -15,12 +15,12 @@ for home in "$work/one" "$work/another one"; do
     mkdir -p "$home"
     # What git knows, as it is now.
     git ls-files -z --cached | tar --null --no-recursion -T - -c | tar -x -C "$home"
-    (unset CARGO_TARGET_DIR; "$home/tests/wasm.sh")
+    (unset CARGO_TARGET_DIR; "$home/scripts/wasm.sh")
 done
 cmp "$work/one/target/slotgate.wasm" "$work/another one/target/slotgate.wasm" ||
     { echo "dist: two builds of the same source differ" >&2; exit 1; }
 cp "$work/one/target/slotgate.wasm" "$out/"
 (cd "$out" && sha256sum slotgate.wasm >slotgate.wasm.sha256)
-python3 tests/dist.py "$out"
+python3 scripts/dist.py "$out"
 echo "target/dist: built twice, the same both times"
 cat "$out/slotgate.wasm.sha256"
