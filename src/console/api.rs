@@ -8,6 +8,7 @@ use crate::ledger::script::Fault;
 use crate::ledger::view::quoted;
 use crate::memory;
 use serde_json::{Map, Value};
+use std::rc::Rc;
 
 /// No body may be longer, in bytes.
 pub const MAX_BODY: usize = 4_096;
@@ -27,7 +28,7 @@ const HEADERS: [(&str, &str); 5] = [
 ];
 
 /// An answer to the client.
-#[derive(Debug, PartialEq, Default)]
+#[derive(Debug, PartialEq, Default, Clone)]
 pub struct Response {
     /// The HTTP status.
     pub status: u32,
@@ -35,14 +36,14 @@ pub struct Response {
     pub content_type: &'static str,
     /// One more header.
     pub header: Option<(&'static str, &'static str)>,
-    /// The whole body.
-    pub body: String,
+    /// The whole body: of a look, one for all who share it.
+    pub body: Rc<str>,
 }
 
 impl Response {
     /// Status 200.
     #[must_use]
-    pub fn text(content_type: &'static str, body: String) -> Self {
+    pub fn text(content_type: &'static str, body: Rc<str>) -> Self {
         Self {
             status: 200,
             content_type,
@@ -54,7 +55,7 @@ impl Response {
     /// JSON, with status 200.
     #[must_use]
     pub fn json(json: Json) -> Self {
-        Self::text("application/json", json.into_text())
+        Self::text("application/json", json.into_text().into())
     }
 
     /// `kind` is for programs, `message` says in parts what and where, `hint` what to try.
@@ -141,8 +142,9 @@ impl Route {
         }
     }
 
-    /// A question leaves a key for a few seconds, but nothing that an operator has set.
-    fn changes(self) -> bool {
+    /// Whether it takes the token. A question leaves a key for a few seconds, but nothing that an operator has set.
+    #[must_use]
+    pub fn changes(self) -> bool {
         match self {
             Self::Part(..) | Self::Status | Self::Explain | Self::Recall => false,
             Self::Account(..) | Self::Percent | Self::Unbind => true,
@@ -220,6 +222,19 @@ fn value<'a>(headers: Headers<'a>, name: &str) -> &'a [u8] {
 /// What stands before a byte.
 fn until(text: &[u8], byte: u8) -> &[u8] {
     text.split(|other| *other == byte).next().unwrap_or(text)
+}
+
+/// The answer when too many ask at once.
+#[must_use]
+pub fn crowded() -> Response {
+    unavailable("too many requests at once", false)
+}
+
+/// The answer when the body was not there in time.
+#[must_use]
+pub fn no_body() -> Response {
+    let hint = "allow_on_headers_stop_iteration: true in the console's PluginConfig";
+    Response::error(408, "no_body", &["the body did not arrive"], hint)
 }
 
 /// The answer to a body that is too long.
