@@ -7,6 +7,7 @@ use crate::json::Json;
 use crate::ledger::script::Fault;
 use crate::ledger::view::quoted;
 use crate::memory;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::{Map, Value};
 use std::rc::Rc;
 
@@ -173,7 +174,7 @@ pub fn admit(config: &Config, headers: Headers) -> Result<Route, Response> {
     let authority = header(":authority");
     // A page elsewhere whose name was made to lead here (DNS rebinding) comes with that name.
     if !is_ours(config, authority) {
-        let name = shown(host_of(authority));
+        let name = shown(authority);
         let hint = "its address, localhost, or a name listed in hosts";
         return Err(Response::error(
             403,
@@ -245,25 +246,32 @@ pub fn too_long() -> Response {
     Response::error(413, "too_long", &message, "")
 }
 
-/// The host's part of `host:port`; what is left of `[address]:port` begins with a bracket.
-fn host_of(authority: &[u8]) -> &[u8] {
-    until(authority, b':')
+/// Whether this console may be called so: by a plain address, which can't be a name that leads elsewhere, by `localhost`,
+/// or by one of its own names; with a port or without.
+fn is_ours(config: &Config, authority: &[u8]) -> bool {
+    let text = std::str::from_utf8(authority).unwrap_or_default();
+    if let Some(bracketed) = text.strip_prefix('[') {
+        return bracketed
+            .split_once(']')
+            .is_some_and(|(address, port)| address.parse::<Ipv6Addr>().is_ok() && is_port(port));
+    }
+    let (host, port) = text
+        .find(':')
+        .and_then(|colon| text.split_at_checked(colon))
+        .unwrap_or((text, ""));
+    // To DNS a name is the same with a dot at its end.
+    let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let name = plain(host);
+    let known = || config.hosts.iter().any(|known| plain(known) == name);
+    let is_host = host.parse::<Ipv4Addr>().is_ok() || name == "localhost" || known();
+    !name.is_empty() && is_host && is_port(port)
 }
 
-/// A plain address can't be a name that leads elsewhere.
-fn is_ours(config: &Config, authority: &[u8]) -> bool {
-    let host = host_of(authority);
-    let is_address = host.first() == Some(&b'[')
-        || !host.is_empty()
-            && host
-                .iter()
-                .all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    is_address
-        || host.eq_ignore_ascii_case(b"localhost")
-        || config
-            .hosts
-            .iter()
-            .any(|known| host.eq_ignore_ascii_case(known.as_bytes()))
+/// Nothing, or a colon and a port.
+fn is_port(text: &str) -> bool {
+    let digits = text.strip_prefix(':').unwrap_or("1");
+    let is_number = digits.parse::<u16>().is_ok_and(|port| port > 0);
+    (text.is_empty() || text.starts_with(':')) && !digits.starts_with('+') && is_number
 }
 
 /// No page of another site may ask: it can neither send this media type unasked nor hide where it comes from.

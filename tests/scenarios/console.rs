@@ -9,6 +9,9 @@ use slotgate::headers::Headers;
 use slotgate::ledger::script::Script;
 use slotgate::worker::PipeOrder;
 
+mod crowd;
+mod hosts;
+
 const TOKEN: &str = "0123456789abcdef";
 const TIMEOUT_MS: u64 = 1_000;
 
@@ -322,13 +325,6 @@ fn lost_scripts_are_sent_once_and_a_replica_is_left() {
     let (_, code, said) = only(&mut console);
     assert_eq!((code, &said["error"]["kind"]), (503, &json!("in_doubt")));
     assert_eq!(console.output().pipe, Some(PipeOrder::Reset));
-}
-
-#[test]
-fn only_so_many_at_once() {
-    let mut console = console();
-    let waiting = (0..100).filter(|stream| status(&mut console, 0, *stream) == Heard::Wait);
-    assert_eq!(waiting.count(), 32);
 }
 
 const ID: &str = r#"{"pool": "q", "request": "a b"}"#;

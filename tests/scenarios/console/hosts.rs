@@ -1,0 +1,121 @@
+//! By which names a console may be called: a page elsewhere whose name was made to lead here comes with that name.
+
+use super::*;
+
+fn answers_to(hosts: &[&str], authority: &[u8]) -> bool {
+    let json = json!({"role": "console", "pools": ["p"], "hosts": hosts, "redis": {}});
+    let mut console = match parse(json.to_string().as_bytes(), &|_| None) {
+        Ok(Role::Console(config)) => Console::new(*config),
+        other => panic!("{other:?}"),
+    };
+    let headers = Headers::serialize(&[
+        (b":authority", authority),
+        (b":method", b"GET"),
+        (b":path", b"/page.css"),
+    ]);
+    match console.on_request(0, 1, Headers::new(&headers), true) {
+        Heard::Answer(response) if response.status == 200 => true,
+        Heard::Answer(response) => {
+            assert!(
+                response.body.contains(r#""kind":"host""#),
+                "{}",
+                response.body
+            );
+            assert_eq!(response.status, 403);
+            false
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn only_well_formed_addresses_and_its_own_names() {
+    let ours = [
+        "127.0.0.1",
+        "127.0.0.1:9902",
+        "10.1.2.3:1",
+        "[::1]",
+        "[::1]:8080",
+        "[::1]:65535",
+        "[2001:DB8::17]:80",
+        "[::ffff:127.0.0.1]",
+        "localhost",
+        "LocalHost:9902",
+        "localhost.",
+        "localhost.:9902",
+        "console.example",
+        "Console.Example:443",
+        "console.example.:443",
+        "other.example.",
+        "other.example",
+    ];
+    let others = [
+        "",
+        ".",
+        ":",
+        ":80",
+        "[",
+        "[]",
+        "[]:80",
+        "[::1",
+        "[::1:80",
+        "[evil.example]",
+        "[evil.example]:80",
+        "[127.0.0.1]",
+        "[::1]x",
+        "[::1]80",
+        "[::1]:",
+        "[::1]:0",
+        "[::1]:99999",
+        "[::1]:65536",
+        "[::1]:+80",
+        "[::1]:-1",
+        "[::1]: 80",
+        "[::1]:80:80",
+        "[::1]:80.evil.example",
+        "[::1].evil.example",
+        "[::1%25lo]",
+        "[[::1]]",
+        " [::1]",
+        "::1",
+        "::1:80",
+        "1",
+        "...",
+        "127.1",
+        "127.0.0.1.",
+        "127.0.0.1..",
+        "127.0.0.256",
+        "127.0.0.01",
+        "2130706433",
+        "127.0.0.1.evil.example",
+        "127.0.0.1:",
+        "127.0.0.1:0",
+        "127.0.0.1:99999",
+        "127.0.0.1:+80",
+        "127.0.0.1:80x",
+        "127.0.0.1:80:80",
+        "127.0.0.1 ",
+        "127.0.0.1@evil.example",
+        "evil.example@127.0.0.1",
+        "localhost..",
+        "localhost:",
+        "localhost:port",
+        "localhost:99999",
+        "localhost.evil.example",
+        "evil-localhost",
+        "console.example:99999",
+        "console.example..",
+        "sub.console.example",
+        "console.example,evil.example",
+    ];
+    let hosts = ["console.example", "other.example.", "."];
+    for host in ours {
+        assert!(answers_to(&hosts, host.as_bytes()), "{host}");
+    }
+    for host in others {
+        assert!(!answers_to(&hosts, host.as_bytes()), "{host}");
+    }
+    assert!(!answers_to(&[], b"console.example"));
+    assert!(!answers_to(&hosts, b"console.example\xff"));
+    assert!(!answers_to(&hosts, b"\xff"));
+}
