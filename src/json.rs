@@ -1,5 +1,7 @@
 //! JSON text, written as it comes: a document for every second's look at thousands of accounts needs no tree.
 
+use crate::printable::is_harmful;
+
 /// A document under way. Commas come by themselves.
 #[derive(Debug, Default)]
 pub struct Json(String);
@@ -40,7 +42,8 @@ impl Json {
                     self.0.push('\\');
                     self.0.push(char);
                 }
-                '\0'..=' ' if char != ' ' => {
+                // None of them needs more than four digits.
+                char if is_harmful(char) => {
                     let mut digits = [0; 4];
                     crate::lease::hex(u64::from(char), &mut digits);
                     self.0.push_str("\\u");
