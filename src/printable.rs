@@ -5,6 +5,7 @@ use std::borrow::Cow;
 /// Whether a character may command a terminal, forge a line, or be unseen or change the order of what is seen: C0, DEL,
 /// C1, the separators of lines and paragraphs, and Unicode's controls of direction and width.
 #[must_use]
+#[inline(never)]
 pub fn is_harmful(char: char) -> bool {
     char.is_control()
         || matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
@@ -13,7 +14,7 @@ pub fn is_harmful(char: char) -> bool {
 /// One line of the same text, with an escape such as `\n` or `\u{1b}` for each harmful character.
 #[must_use]
 pub fn harmless(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_harmful) {
+    if !text.chars().any(is_harmful) {
         return Cow::Borrowed(text);
     }
     let mut line = String::with_capacity(text.len());
