@@ -98,7 +98,12 @@ impl Shared {
         if !self.reading.get() {
             self.send(now_ms);
         }
-        let answers = self.console().map(|mut console| console.output().portion());
+        // An answer to one stream stops what another's callback would let go on, the arrival of its body too. So they are
+        // given in the root's callbacks alone, at the latest in the next tick.
+        let answers = (context == self.root_id)
+            .then(|| self.console())
+            .flatten()
+            .map(|mut console| console.output().portion());
         for (stream, response) in answers.iter().flatten() {
             if calls::set_effective_context(*stream).is_ok() {
                 respond(response);

@@ -31,9 +31,6 @@ fn what_others_wrote_is_escaped() {
     let ids = said["accounts"].as_array().unwrap();
     assert!(ids.iter().any(|one| one["id"] == HOSTILE), "{said}");
     for request in [
-        get(&format!("/{}", "\u{9b}\u{202e}")),
-        get("/api/status").header("host", "evil\u{9b}\u{202e}.example"),
-        Request::new("X\u{2060}", "/", Bytes::new()),
         signed("drain", json!({"account": HOSTILE}).to_string()),
         signed("drain", json!({HOSTILE: HOSTILE}).to_string()),
         signed(

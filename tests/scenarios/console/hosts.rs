@@ -29,6 +29,38 @@ fn answers_to(hosts: &[&str], authority: &[u8]) -> bool {
 }
 
 #[test]
+fn what_is_refused_is_repeated_harmlessly() {
+    let hostile = "x\x1b]0;y\x07\u{9b}\n\u{202e}\u{2028}\x7f\"";
+    for (authority, method, path) in [
+        (hostile, "GET", "/"),
+        ("localhost", hostile, "/"),
+        ("localhost", "GET", hostile),
+        ("localhost", "POST", "/api/drain"),
+    ] {
+        let mut console = console();
+        let headers = Headers::serialize(&[
+            (b":authority", authority.as_bytes()),
+            (b":method", method.as_bytes()),
+            (b":path", path.as_bytes()),
+            (b"content-type", hostile.as_bytes()),
+            (b"origin", hostile.as_bytes()),
+            (b"authorization", hostile.as_bytes()),
+        ]);
+        match console.on_request(0, 1, Headers::new(&headers), true) {
+            Heard::Answer(response) => {
+                assert!(response.status >= 400);
+                let harmful = |text: &str| text.contains(slotgate::printable::is_harmful);
+                assert!(!harmful(&response.body), "{}", response.body);
+                let _: Value = serde_json::from_str(&response.body).unwrap();
+                let (_, value) = response.header.unwrap_or_default();
+                assert!(!harmful(value) && !harmful(response.content_type));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
 fn only_well_formed_addresses_and_its_own_names() {
     let ours = [
         "127.0.0.1",
