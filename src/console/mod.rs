@@ -39,7 +39,7 @@ const MOST_WAITING: usize = 128;
 const LOOK_MS: u64 = 250;
 /// After each ms' worth of bytes from Redis, and of bytes to clients, the next scan waits for 1 ms. Reading costs Envoy's
 /// worker and Redis about 1 ms together for 10,000 bytes.
-const READ_PER_MS: usize = 1_600;
+const READ_PER_MS: usize = 1_000;
 const SENT_PER_MS: usize = 8_000;
 /// But no longer than this, in ms.
 const MOST_REST_MS: u64 = 5_000;

@@ -46,3 +46,26 @@ fn what_others_wrote_is_escaped() {
         harmless(&rig.send(request));
     }
 }
+
+#[test]
+fn what_a_configuration_holds_is_one_harmless_line_of_the_log() {
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let config = config(&[("a", 1)]).plugin(|plugin| {
+        plugin[HOSTILE] = json!(1);
+        plugin["redis"]["password_env"] = json!(HOSTILE);
+    });
+    let log = Envoy::start_expecting_failure(config.redis(redis.addr()).upstream(upstream.addr()));
+    let said: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" configuration: "))
+        .collect();
+    assert!(said.len() >= 2, "{log}");
+    for line in said {
+        assert!(!line.contains(is_harmful), "{line:?}");
+    }
+    assert!(log.contains(r"x\u{1b}]0;y\u{7}\u{9b}31m\n"), "{log}");
+    assert!(
+        !log.contains('\u{9b}') && !log.contains('\u{202e}'),
+        "{log:?}"
+    );
+}
