@@ -37,15 +37,16 @@ const MOST_WAITING: usize = 128;
 
 /// The shortest time from one look's begin to the next one's, in ms. All who ask meanwhile share the next.
 const LOOK_MS: u64 = 250;
-/// After each ms' worth of bytes from Redis, and of bytes to clients, the next scan waits for 1 ms. Reading costs Envoy's
-/// worker and Redis about 1 ms together for 10,000 bytes.
+/// After a scan the next one waits for 1 ms for so many bytes from Redis, which cost Envoy's worker and Redis 0.1 ms
+/// together, and for 1 ms for so many bytes to clients...
 const READ_PER_MS: usize = 1_000;
 const SENT_PER_MS: usize = 8_000;
-/// But no longer than this, in ms.
+/// ...and for so many ms for each answer...
+const ANSWER_MS: u64 = 16;
+/// ...but no longer than this, in ms.
 const MOST_REST_MS: u64 = 5_000;
-/// An answer that needs no Redis is given at once while the worker's budget lasts: each costs this much time of it, in ms...
-const ANSWER_MS: u64 = 8;
-/// ...and so much of it may be used in advance, in ms. An answer beyond that is held back until it is paid for.
+/// Answers that need no Redis have a budget of their own. So much of it may be used in advance, in ms; an answer beyond that
+/// is held back.
 const BURST_MS: u64 = 250;
 /// No more answers are held back; those beyond are given at once.
 const MOST_HELD: usize = 128;
@@ -458,8 +459,8 @@ impl Console {
         if self.held.len() >= MOST_HELD {
             return Some(response);
         }
-        let cost_ms = ms(response.body.len(), SENT_PER_MS).saturating_add(ANSWER_MS);
-        self.used_until_ms = self.used_until_ms.max(now_ms).saturating_add(cost_ms);
+        let begin_ms = self.used_until_ms.max(now_ms);
+        self.used_until_ms = begin_ms.saturating_add(cost_ms(&response));
         let due_ms = self.used_until_ms.saturating_sub(BURST_MS);
         if due_ms <= now_ms {
             return Some(response);
@@ -785,8 +786,8 @@ impl Console {
             Owner::Look => std::mem::take(&mut self.served),
             Owner::Stream(stream) => vec![stream],
         };
-        let bytes = response.body.len().saturating_mul(streams.len());
-        self.rest(now_ms, ms(bytes, SENT_PER_MS));
+        let cost_ms = cost_ms(&response).saturating_mul(streams.len() as u64);
+        self.rest(now_ms, cost_ms);
         for stream in streams {
             self.output.answers.push_back((stream, response.clone()));
         }
@@ -822,6 +823,11 @@ impl Console {
             self.output.answers.push_back((stream, answer));
         }
     }
+}
+
+/// How much of the budget an answer costs, in ms.
+fn cost_ms(response: &Response) -> u64 {
+    ms(response.body.len(), SENT_PER_MS).saturating_add(ANSWER_MS)
 }
 
 /// How many ms so many bytes take, rounded down.
