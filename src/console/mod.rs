@@ -28,7 +28,8 @@ const REST_MS: u64 = 250;
 const BODY_MS: u64 = 2_000;
 /// No more bodies are awaited at once of those who may write, and of the others: the oldest gives way to a new one.
 const MOST_BODIES: usize = 8;
-/// No more requests of one kind wait for Redis at once.
+/// No more explanations, and no more requests of each other kind, wait for Redis at once.
+const MOST_EXPLAINS: usize = 8;
 const MOST_JOBS: usize = 16;
 /// No more requests wait for the next look at all pools.
 const MOST_WAITING: usize = 128;
@@ -43,6 +44,8 @@ const READ_PER_MS: usize = 1_000;
 const SENT_PER_MS: usize = 8_000;
 /// ...and for so many ms for each answer...
 const ANSWER_MS: u64 = 16;
+/// ...of which an explanation counts for so many: to judge each account costs more than to read and to send it...
+const EXPLAINED: u64 = 4;
 /// ...but no longer than this, in ms.
 const MOST_REST_MS: u64 = 5_000;
 /// Answers that need no Redis have a budget of their own. So much of it may be used in advance, in ms; an answer beyond that
@@ -405,7 +408,11 @@ impl Console {
         job.ask = Some(ask);
         let kind = discriminant(&job.wants);
         let same = |job: &&Job| discriminant(&job.wants) == kind;
-        if self.jobs.iter().filter(same).count() >= MOST_JOBS {
+        let most = match job.wants {
+            Wants::Explain(_) => MOST_EXPLAINS,
+            Wants::Look | Wants::Change | Wants::Recall(_) => MOST_JOBS,
+        };
+        if self.jobs.iter().filter(same).count() >= most {
             return Heard::Answer(crowded());
         }
         if let Err(refusal) = self.want_pipe(now_ms) {
@@ -770,7 +777,13 @@ impl Console {
         };
         let owner = job.owner;
         match answer {
-            Some(response) => self.answer(now_ms, owner, response),
+            Some(response) => {
+                if matches!(job.wants, Wants::Explain(_)) {
+                    let more_ms = cost_ms(&response).saturating_mul(EXPLAINED.saturating_sub(1));
+                    self.rest(now_ms, more_ms);
+                }
+                self.answer(now_ms, owner, response);
+            }
             None => {
                 let rests = matches!(job.wants, Wants::Recall(Step::Rest { .. }));
                 self.jobs.push_back(job);

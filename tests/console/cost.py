@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What consoles cost the data path on one worker: requests/s beside none open, and CPU time of Envoy and Redis for each
-request, which a busy machine blurs less. Consoles that refresh every second, as the page does, and clients that ask again
+request, which a busy machine blurs less; and, blurred least, what share of a core each row takes alone. Consoles that refresh every second, as the page does, and clients that ask again
 at once when they have their answer. Rounds in turn. Usage: cost.py STAGE [ROUNDS] [ACCOUNTS]"""
 
 import http.client
@@ -62,27 +62,46 @@ def flood(at):
     return seen["requests"] / seen["seconds"], (cpu_s(at["pids"]) - before) / seen["requests"] * 1e6
 
 
+def open_consoles(address, name, took):
+    """What ends them."""
+    kind, clients, rest = ROWS[name]
+    stop = threading.Event()
+    threads = [threading.Thread(target=poll, args=(address, REQUESTS.get(kind), rest, stop, took)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+
+    def close():
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    return close
+
+
+def alone(at, address):
+    for name in ROWS:
+        close = open_consoles(address, name, [])
+        time.sleep(1)
+        before = [cpu_s([pid]) for pid in at["pids"]]
+        time.sleep(5)
+        envoy, redis = ((cpu_s([pid]) - begin) * 20 for pid, begin in zip(at["pids"], before))
+        close()
+        print(f"{name:>20}: alone Envoy takes {envoy:.1f} % of a core, Redis {redis:.1f} %", flush=True)
+
+
 def main():
     stage = subprocess.Popen([STAGE, str(ACCOUNTS), "0", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     at = json.loads(stage.stdout.readline())
     address = urlsplit(at["console"]).netloc
+    alone(at, address)
     flood(at)
     figures = {name: [] for name in ROWS}
     took = {name: [] for name in ROWS}
     for _ in range(ROUNDS):
         for name in random.sample(list(ROWS), len(ROWS)):
-            kind, clients, rest = ROWS[name]
-            stop = threading.Event()
-            threads = [
-                threading.Thread(target=poll, args=(address, REQUESTS[kind], rest, stop, took[name]))
-                for _ in range(clients)
-            ]
-            for thread in threads:
-                thread.start()
+            close = open_consoles(address, name, took[name])
             figures[name].append(flood(at))
-            stop.set()
-            for thread in threads:
-                thread.join()
+            close()
     stage.stdin.close()
     stage.wait(30)
     print(f"{ACCOUNTS} accounts, one worker, {ROUNDS} rounds of 3 s in turn; medians, and the rounds' ratios to none")

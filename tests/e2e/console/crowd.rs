@@ -66,7 +66,7 @@ fn clients_that_ask_as_fast_as_they_can_are_slowed_down() {
     // Explanations one after the other; the page still sees what it shows.
     let (got, seconds) = flood(&rig, || post("explain", "{}"));
     println!("explain: {got:?} in {seconds:.1} s");
-    assert!(got[&200] > 16 && !got.contains_key(&0), "{got:?}");
+    assert!(got[&200] > 8 && !got.contains_key(&0), "{got:?}");
     assert_eq!(rig.status()["pools"][0]["pool"], "demo");
 }
 

@@ -156,7 +156,7 @@ fn the_larger_the_answers_the_rarer_the_looks() {
 #[test]
 fn explanations_are_made_one_at_a_time_and_in_turn_with_looks() {
     let mut console = ready();
-    let waiting = (1..=31).filter(|stream| match explain(&mut console, 1_000, *stream) {
+    let waiting = (1..=23).filter(|stream| match explain(&mut console, 1_000, *stream) {
         Heard::Wait => true,
         Heard::Answer(response) => {
             assert_eq!(response.status, 503);
@@ -164,7 +164,7 @@ fn explanations_are_made_one_at_a_time_and_in_turn_with_looks() {
         }
         Heard::Body => panic!("its body is there"),
     });
-    assert_eq!(waiting.count(), 16);
+    assert_eq!(waiting.count(), 8);
     status(&mut console, 1_000, 50);
     // A change takes no turn.
     assert_eq!(drain(&mut console, 1_000, 60), Heard::Wait);
@@ -188,7 +188,7 @@ fn explanations_are_made_one_at_a_time_and_in_turn_with_looks() {
         }
         order.extend(all(&mut console).iter().map(|(stream, _)| *stream));
     }
-    let expected: Vec<u32> = [1, 60, 50].into_iter().chain(2..=16).collect();
+    let expected: Vec<u32> = [1, 60, 50].into_iter().chain(2..=8).collect();
     assert_eq!(order, expected);
 }
 
@@ -207,7 +207,7 @@ fn each_kind_has_places_of_its_own() {
     assert_eq!(changes.count(), 16);
     console.on_pipe_closed(1_001);
     // The look's one, those that wait for the next, and the jobs.
-    assert_eq!(all(&mut console).len(), 1 + 128 + 16 + 16);
+    assert_eq!(all(&mut console).len(), 1 + 128 + 8 + 16);
 }
 
 #[test]
