@@ -151,3 +151,19 @@ fn only_well_formed_addresses_and_its_own_names() {
     assert!(!answers_to(&hosts, b"console.example\xff"));
     assert!(!answers_to(&hosts, b"\xff"));
 }
+
+#[test]
+fn all_text_of_the_page_leaves_in_one_place() {
+    let script = include_str!("../../../src/console/page.js");
+    assert_eq!(script.matches("textContent = ").count(), 1);
+    for way in [
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacent",
+        "document.write",
+        "eval(",
+        ".innerText =",
+    ] {
+        assert!(!script.contains(way), "{way}");
+    }
+}
