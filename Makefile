@@ -88,7 +88,7 @@ bench: wasm ## what the filter costs, beside Envoy without it and other ways to 
 	@scripts/setup.sh bench
 	$(CARGO) run --release --example bench
 
-bench-console: setup wasm ## requests/s with consoles open, beside without (two minutes)
+bench-console: setup wasm ## requests/s with consoles open, beside without (six minutes)
 	$(CARGO) build --release --example console-stage
 	python3 tests/console/cost.py $${CARGO_TARGET_DIR:-target}/release/examples/console-stage
 

@@ -27,5 +27,6 @@ pub mod lease;
 pub mod ledger;
 pub mod memory;
 pub mod pool;
+pub mod printable;
 pub mod structpb;
 pub mod worker;

@@ -7,7 +7,9 @@ use crate::json::Json;
 use crate::ledger::script::Fault;
 use crate::ledger::view::quoted;
 use crate::memory;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::{Map, Value};
+use std::rc::Rc;
 
 /// No body may be longer, in bytes.
 pub const MAX_BODY: usize = 4_096;
@@ -27,7 +29,7 @@ const HEADERS: [(&str, &str); 5] = [
 ];
 
 /// An answer to the client.
-#[derive(Debug, PartialEq, Default)]
+#[derive(Debug, PartialEq, Default, Clone)]
 pub struct Response {
     /// The HTTP status.
     pub status: u32,
@@ -35,14 +37,14 @@ pub struct Response {
     pub content_type: &'static str,
     /// One more header.
     pub header: Option<(&'static str, &'static str)>,
-    /// The whole body.
-    pub body: String,
+    /// The whole body: of a look, one for all who share it.
+    pub body: Rc<str>,
 }
 
 impl Response {
     /// Status 200.
     #[must_use]
-    pub fn text(content_type: &'static str, body: String) -> Self {
+    pub fn text(content_type: &'static str, body: Rc<str>) -> Self {
         Self {
             status: 200,
             content_type,
@@ -54,7 +56,7 @@ impl Response {
     /// JSON, with status 200.
     #[must_use]
     pub fn json(json: Json) -> Self {
-        Self::text("application/json", json.into_text())
+        Self::text("application/json", json.into_text().into())
     }
 
     /// `kind` is for programs, `message` says in parts what and where, `hint` what to try.
@@ -141,8 +143,9 @@ impl Route {
         }
     }
 
-    /// A question leaves a key for a few seconds, but nothing that an operator has set.
-    fn changes(self) -> bool {
+    /// Whether it takes the token. A question leaves a key for a few seconds, but nothing that an operator has set.
+    #[must_use]
+    pub fn changes(self) -> bool {
         match self {
             Self::Part(..) | Self::Status | Self::Explain | Self::Recall => false,
             Self::Account(..) | Self::Percent | Self::Unbind => true,
@@ -171,7 +174,7 @@ pub fn admit(config: &Config, headers: Headers) -> Result<Route, Response> {
     let authority = header(":authority");
     // A page elsewhere whose name was made to lead here (DNS rebinding) comes with that name.
     if !is_ours(config, authority) {
-        let name = shown(host_of(authority));
+        let name = shown(authority);
         let hint = "its address, localhost, or a name listed in hosts";
         return Err(Response::error(
             403,
@@ -222,6 +225,19 @@ fn until(text: &[u8], byte: u8) -> &[u8] {
     text.split(|other| *other == byte).next().unwrap_or(text)
 }
 
+/// The answer when too many ask at once.
+#[must_use]
+pub fn crowded() -> Response {
+    unavailable("too many requests at once", false)
+}
+
+/// The answer when the body was not there in time.
+#[must_use]
+pub fn no_body() -> Response {
+    let hint = "allow_on_headers_stop_iteration: true in the console's PluginConfig";
+    Response::error(408, "no_body", &["the body did not arrive"], hint)
+}
+
 /// The answer to a body that is too long.
 #[must_use]
 pub fn too_long() -> Response {
@@ -230,25 +246,32 @@ pub fn too_long() -> Response {
     Response::error(413, "too_long", &message, "")
 }
 
-/// The host's part of `host:port`; what is left of `[address]:port` begins with a bracket.
-fn host_of(authority: &[u8]) -> &[u8] {
-    until(authority, b':')
+/// Whether this console may be called so: by a plain address, which can't be a name that leads elsewhere, by `localhost`,
+/// or by one of its own names; with a port or without.
+fn is_ours(config: &Config, authority: &[u8]) -> bool {
+    let text = std::str::from_utf8(authority).unwrap_or_default();
+    if let Some(bracketed) = text.strip_prefix('[') {
+        return bracketed
+            .split_once(']')
+            .is_some_and(|(address, port)| address.parse::<Ipv6Addr>().is_ok() && is_port(port));
+    }
+    let (host, port) = text
+        .find(':')
+        .and_then(|colon| text.split_at_checked(colon))
+        .unwrap_or((text, ""));
+    // To DNS a name is the same with a dot at its end.
+    let plain = |name: &str| name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let name = plain(host);
+    let known = || config.hosts.iter().any(|known| plain(known) == name);
+    let is_host = host.parse::<Ipv4Addr>().is_ok() || name == "localhost" || known();
+    !name.is_empty() && is_host && is_port(port)
 }
 
-/// A plain address can't be a name that leads elsewhere.
-fn is_ours(config: &Config, authority: &[u8]) -> bool {
-    let host = host_of(authority);
-    let is_address = host.first() == Some(&b'[')
-        || !host.is_empty()
-            && host
-                .iter()
-                .all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    is_address
-        || host.eq_ignore_ascii_case(b"localhost")
-        || config
-            .hosts
-            .iter()
-            .any(|known| host.eq_ignore_ascii_case(known.as_bytes()))
+/// Nothing, or a colon and a port.
+fn is_port(text: &str) -> bool {
+    let digits = text.strip_prefix(':').unwrap_or("1");
+    let is_number = digits.parse::<u16>().is_ok_and(|port| port > 0);
+    (text.is_empty() || text.starts_with(':')) && !digits.starts_with('+') && is_number
 }
 
 /// No page of another site may ask: it can neither send this media type unasked nor hide where it comes from.

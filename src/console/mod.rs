@@ -15,14 +15,46 @@ use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
 use crate::ledger::view::{Pool, Question, explain, text};
 use crate::worker::PipeOrder;
-use api::{Ask, Recall, Response, Route, admit, ask, changed, refused, unavailable};
+use api::{
+    Ask, MAX_BODY, Recall, Response, Route, admit, ask, changed, crowded, no_body, refused,
+    too_long, unavailable,
+};
+use std::collections::VecDeque;
+use std::mem::discriminant;
 
 /// After the pipe was lost, requests are refused for so long before it is opened again, in ms.
 const REST_MS: u64 = 250;
 /// How long a body may take to arrive, in ms.
-const BODY_MS: u64 = 5_000;
-/// More requests at once are refused.
-const MOST_JOBS: usize = 32;
+const BODY_MS: u64 = 2_000;
+/// No more bodies are awaited at once of those who may write, and of the others: the oldest gives way to a new one.
+const MOST_BODIES: usize = 8;
+/// No more explanations, and no more requests of each other kind, wait for Redis at once.
+const MOST_EXPLAINS: usize = 8;
+const MOST_JOBS: usize = 16;
+/// No more requests wait for the next look at all pools.
+const MOST_WAITING: usize = 128;
+
+// What keeps the data path going, however many clients ask as fast as they can: measured by `make bench-console`.
+
+/// The shortest time from one look's begin to the next one's, in ms. All who ask meanwhile share the next.
+const LOOK_MS: u64 = 250;
+/// After a scan the next one waits for 1 ms for so many bytes from Redis, which cost Envoy's worker and Redis 0.1 ms
+/// together, and for 1 ms for so many bytes to clients...
+const READ_PER_MS: usize = 1_000;
+const SENT_PER_MS: usize = 8_000;
+/// ...and for so many ms for each answer...
+const ANSWER_MS: u64 = 16;
+/// ...of which an explanation counts for so many: to judge each account costs more than to read and to send it...
+const EXPLAINED: u64 = 4;
+/// ...but no longer than this, in ms.
+const MOST_REST_MS: u64 = 5_000;
+/// Answers that need no Redis have a budget of their own. So much of it may be used in advance, in ms; an answer beyond that
+/// is held back.
+const BURST_MS: u64 = 250;
+/// No more answers are held back; those beyond are given at once.
+const MOST_HELD: usize = 128;
+/// Answers in one callback, and their bytes: Envoy carries all of them out after it, one within the other.
+const PORTION: (usize, usize) = (32, 256_000);
 /// Accounts in one page of `inspect`: Redis does nothing else meanwhile.
 const PAGE: u64 = 100;
 /// No more accounts of a pool are shown.
@@ -39,10 +71,29 @@ const SCRIPTS: [Script; 2] = [Script::Inspect, Script::Control];
 pub struct Output {
     /// Bytes for the pipe.
     pub bytes: Vec<u8>,
-    /// Answers to requests that waited: stream and answer.
-    pub answers: Vec<(u32, Response)>,
+    /// Answers to requests that waited: stream and answer. The host takes them by [`Output::portion`].
+    pub answers: VecDeque<(u32, Response)>,
+    /// [`Console::on_counters`] is wanted, before any other event.
+    pub counters: bool,
     /// What to do with the pipe itself, before `bytes` are sent.
     pub pipe: Option<PipeOrder>,
+}
+
+impl Output {
+    /// The answers that one callback may give. When more are left, the host comes again by a tick.
+    #[must_use]
+    pub fn portion(&mut self) -> Vec<(u32, Response)> {
+        let (most, most_bytes) = PORTION;
+        let (mut portion, mut bytes) = (Vec::new(), 0_usize);
+        while portion.len() < most && bytes < most_bytes {
+            let Some(answer) = self.answers.pop_front() else {
+                break;
+            };
+            bytes = bytes.saturating_add(answer.1.body.len());
+            portion.push(answer);
+        }
+        portion
+    }
 }
 
 /// What becomes of a request when its headers are there.
@@ -78,21 +129,38 @@ enum Sent {
     SetName,
     Load(Script),
     Version,
-    /// A request's, by its stream.
-    Job(u32),
+    /// A job's.
+    Job(Owner),
 }
 
-/// A request that waits.
+/// Who gets a job's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    /// All in [`Console::served`].
+    Look,
+    Stream(u32),
+}
+
+/// A request whose body is still to come.
+#[derive(Debug)]
+struct Body {
+    stream: u32,
+    route: Route,
+    deadline_ms: u64,
+}
+
+/// What Redis is asked for.
 #[derive(Debug)]
 struct Job {
-    stream: u32,
-    deadline_ms: u64,
+    owner: Owner,
+    /// When Redis' answer is late, or a question is looked after again.
+    deadline_ms: Option<u64>,
     /// Its command is on its way, or was: Redis may have done it.
     sent: bool,
     /// Its command goes with the script's source.
     again: bool,
     wants: Wants,
-    /// Status: the pool that is read; else the one that is asked for.
+    /// A look: the pool that is read; else the one that is asked for.
     pool: usize,
     /// Where its scan goes on, and what it brought so far.
     cursor: String,
@@ -103,21 +171,27 @@ struct Job {
     json: Json,
 }
 
-/// What a request waits for.
+/// What a job waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wants {
-    /// Its body.
-    Body(Route),
     /// All pools, one after the other.
-    Status,
-    /// The session's account, the scope's cooldowns, and then all accounts.
-    Session,
-    Scope,
-    Accounts,
+    Look,
+    Explain(Part),
     /// One change.
     Change,
     /// A worker's answer to a question.
     Recall(Step),
+}
+
+/// How far an explanation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// Another scan is under way, or must not begin yet.
+    Turn,
+    /// The session's account, the scope's cooldowns, and then all accounts.
+    Session,
+    Scope,
+    Accounts,
 }
 
 /// How far a question is.
@@ -135,6 +209,14 @@ impl Job {
     fn changes(&self) -> bool {
         self.sent && self.wants == Wants::Change
     }
+
+    /// Only one at a time reads accounts.
+    fn scans(&self) -> bool {
+        match self.wants {
+            Wants::Look | Wants::Explain(Part::Session | Part::Scope | Part::Accounts) => true,
+            Wants::Explain(Part::Turn) | Wants::Change | Wants::Recall(_) => false,
+        }
+    }
 }
 
 /// One worker's console.
@@ -151,7 +233,24 @@ pub struct Console {
     /// Under way, in order.
     pending: Vec<Sent>,
     inbox: Vec<u8>,
-    jobs: Vec<Job>,
+    /// Explanations that wait for their turn are in the order they came.
+    jobs: VecDeque<Job>,
+    /// The oldest first.
+    bodies: VecDeque<Body>,
+    /// The pipe must be ready by then, in ms.
+    ready_by_ms: u64,
+    /// Streams that get the next look's answer, and those that get the answer of the one under way.
+    waiting: Vec<u32>,
+    served: Vec<u32>,
+    /// No look, and no scan of any kind, begins before then, in ms.
+    next_look_ms: u64,
+    next_scan_ms: u64,
+    /// The last scan was a look: an explanation goes first.
+    looked: bool,
+    /// Answers that are held back: when each is due, in ms, its stream and the answer.
+    held: VecDeque<(u64, u32, Response)>,
+    /// Until when the budget for answers is used up, in ms.
+    used_until_ms: u64,
     output: Output,
 }
 
@@ -173,7 +272,16 @@ impl Console {
             refusal: None,
             pending: Vec::new(),
             inbox: Vec::new(),
-            jobs: Vec::new(),
+            jobs: VecDeque::new(),
+            bodies: VecDeque::new(),
+            ready_by_ms: 0,
+            waiting: Vec::new(),
+            served: Vec::new(),
+            next_look_ms: 0,
+            next_scan_ms: 0,
+            looked: false,
+            held: VecDeque::new(),
+            used_until_ms: 0,
             output: Output::default(),
         }
     }
@@ -192,74 +300,99 @@ impl Console {
     /// When [`Console::on_tick`] is wanted next, in ms; 0: at once.
     #[must_use]
     pub fn next_wake_ms(&self) -> Option<u64> {
-        if self.pipe == Pipe::Wanted {
-            return Some(0);
-        }
-        self.jobs.iter().map(|job| job.deadline_ms).min()
+        let pipe_ms = match self.pipe {
+            Pipe::Wanted => Some(0),
+            Pipe::Ordered | Pipe::Opening { .. } => Some(self.ready_by_ms),
+            Pipe::Ready => self.next_turn_ms(),
+            Pipe::Closed { .. } => None,
+        };
+        let jobs_ms = self.jobs.iter().filter_map(|job| job.deadline_ms).min();
+        let body_ms = self.bodies.front().map(|body| body.deadline_ms);
+        let held_ms = self.held.front().map(|(due_ms, ..)| *due_ms);
+        let wakes = [pipe_ms, jobs_ms, body_ms, held_ms];
+        wakes.into_iter().flatten().min()
     }
 
-    /// Request headers arrived; `ends`: with nothing behind them. `counters` answers, as JSON, what this Envoy has counted.
-    pub fn on_request(
-        &mut self,
-        now_ms: u64,
-        stream: u32,
-        headers: Headers,
-        ends: bool,
-        counters: &dyn Fn() -> String,
-    ) -> Heard {
-        let route = match admit(&self.config, headers) {
+    /// When the next scan may begin, if one is wanted and none is under way.
+    fn next_turn_ms(&self) -> Option<u64> {
+        if self.jobs.iter().any(Job::scans) {
+            return None;
+        }
+        let look_ms = (!self.waiting.is_empty()).then_some(self.next_look_ms);
+        let explain_ms = self.next_explain().map(|_| 0);
+        let begin_ms = look_ms.into_iter().chain(explain_ms).min()?;
+        Some(begin_ms.max(self.next_scan_ms))
+    }
+
+    fn next_explain(&self) -> Option<Owner> {
+        let turn = |job: &&Job| job.wants == Wants::Explain(Part::Turn);
+        self.jobs.iter().find(turn).map(|job| job.owner)
+    }
+
+    /// Request headers arrived; `ends`: with nothing behind them.
+    pub fn on_request(&mut self, now_ms: u64, stream: u32, headers: Headers, ends: bool) -> Heard {
+        let heard = match admit(&self.config, headers) {
             Ok(Route::Part(content_type, text)) => {
-                return Heard::Answer(Response::text(content_type, text.to_owned()));
+                Heard::Answer(Response::text(content_type, text.into()))
             }
-            Ok(route) => route,
-            Err(refusal) => return Heard::Answer(refusal),
+            Ok(Route::Status) => self.wait_for_look(now_ms, stream),
+            Ok(route) if ends => self.follow(now_ms, stream, route, &[]),
+            Ok(route) => self.wait_for_body(now_ms, stream, route),
+            Err(refusal) => Heard::Answer(refusal),
         };
-        if self.jobs.len() >= MOST_JOBS {
-            return Heard::Answer(unavailable("too many requests at once", false));
-        }
-        let mut job = Job {
-            stream,
-            deadline_ms: now_ms.saturating_add(BODY_MS),
-            sent: false,
-            again: false,
-            wants: Wants::Body(route),
-            pool: 0,
-            cursor: String::new(),
-            seen: Pool::default(),
-            question: Question::default(),
-            ask: None,
-            json: Json::default(),
-        };
-        if route == Route::Status {
-            job.wants = Wants::Status;
-            let json = &mut job.json;
-            json.raw("{").name("writable");
-            json.flag(self.config.token.is_some());
-            json.name("percent_configured").percent(self.config.gray);
-            json.name("counters").raw(&counters());
-            json.name("pools").raw("[");
-            return self.begin(now_ms, job);
-        }
-        self.jobs.push(job);
-        if ends {
-            self.on_body(now_ms, stream, &[])
-        } else {
-            Heard::Body
-        }
+        self.paced(now_ms, stream, heard)
     }
 
-    /// The whole body arrived.
+    /// The whole body arrived, or more than [`MAX_BODY`] bytes of it.
     pub fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> Heard {
-        let Some(mut job) = self.take(stream) else {
+        let place = self.bodies.iter().position(|body| body.stream == stream);
+        let Some(Body { route, .. }) = place.and_then(|place| self.bodies.remove(place)) else {
             return Heard::Wait;
         };
-        let Wants::Body(route) = job.wants else {
-            return Heard::Wait;
-        };
+        let heard = self.follow(now_ms, stream, route, body);
+        self.paced(now_ms, stream, heard)
+    }
+
+    fn wait_for_look(&mut self, now_ms: u64, stream: u32) -> Heard {
+        if self.waiting.len() >= MOST_WAITING {
+            return Heard::Answer(crowded());
+        }
+        if let Err(refusal) = self.want_pipe(now_ms) {
+            return Heard::Answer(refusal);
+        }
+        self.waiting.push(stream);
+        self.take_turn(now_ms);
+        Heard::Wait
+    }
+
+    /// A body that comes together with its headers needs its place for no time at all, so that slow ones keep nobody out.
+    fn wait_for_body(&mut self, now_ms: u64, stream: u32, route: Route) -> Heard {
+        let writes = route.changes();
+        let same = |body: &&Body| body.route.changes() == writes;
+        if self.bodies.iter().filter(same).count() >= MOST_BODIES {
+            let oldest = self.bodies.iter().position(|body| same(&body));
+            if let Some(oldest) = oldest.and_then(|place| self.bodies.remove(place)) {
+                self.give(now_ms, oldest.stream, no_body());
+            }
+        }
+        self.bodies.push_back(Body {
+            stream,
+            route,
+            deadline_ms: now_ms.saturating_add(BODY_MS),
+        });
+        Heard::Body
+    }
+
+    /// Does what a request asks for.
+    fn follow(&mut self, now_ms: u64, stream: u32, route: Route, body: &[u8]) -> Heard {
+        if body.len() > MAX_BODY {
+            return Heard::Answer(too_long());
+        }
         let mut ask = match ask(&self.config, route, body) {
             Err(refusal) => return Heard::Answer(refusal),
             Ok(ask) => ask,
         };
+        let mut job = Job::new(Owner::Stream(stream), Wants::Change);
         job.pool = ask.pool;
         if let Some(recall) = &mut ask.recall {
             job.wants = Wants::Recall(Step::Put);
@@ -271,67 +404,168 @@ impl Console {
             hex(u128::from_le_bytes(hash128(&asked)) as u64, &mut digits);
             recall.nonce = text(&digits).unwrap_or_default();
         } else if ask.action.0.is_empty() {
-            job.wants = Wants::Session;
+            job.wants = Wants::Explain(Part::Turn);
             job.question.random = self.config.random;
             job.question.scope = ask.scope.take();
             job.question.session = ask.session.take().map(|session| (session, None));
-        } else {
-            job.wants = Wants::Change;
         }
         job.ask = Some(ask);
-        self.begin(now_ms, job)
-    }
-
-    fn begin(&mut self, now_ms: u64, mut job: Job) -> Heard {
-        match self.pipe {
-            Pipe::Closed { until_ms } if now_ms < until_ms => {
-                return Heard::Answer(unavailable(&self.lost, false));
-            }
-            Pipe::Closed { .. } => self.pipe = Pipe::Wanted,
-            Pipe::Wanted | Pipe::Ordered | Pipe::Opening { .. } | Pipe::Ready => {}
+        let kind = discriminant(&job.wants);
+        let same = |job: &&Job| discriminant(&job.wants) == kind;
+        let most = match job.wants {
+            Wants::Explain(_) => MOST_EXPLAINS,
+            Wants::Look | Wants::Change | Wants::Recall(_) => MOST_JOBS,
+        };
+        if self.jobs.iter().filter(same).count() >= most {
+            return Heard::Answer(crowded());
         }
-        let stream = job.stream;
-        job.deadline_ms = self.patience(now_ms);
-        self.jobs.push(job);
-        if self.pipe == Pipe::Ready {
-            self.write(now_ms, stream);
+        if let Err(refusal) = self.want_pipe(now_ms) {
+            return Heard::Answer(refusal);
+        }
+        let (owner, wants) = (job.owner, job.wants);
+        self.jobs.push_back(job);
+        if wants == Wants::Explain(Part::Turn) {
+            self.take_turn(now_ms);
+        } else if self.pipe == Pipe::Ready {
+            self.write(now_ms, owner);
         }
         Heard::Wait
     }
 
-    #[inline(never)]
-    fn take(&mut self, stream: u32) -> Option<Job> {
-        let place = self.jobs.iter().position(|job| job.stream == stream)?;
-        // Their order means nothing.
-        let last = self.jobs.pop()?;
-        match self.jobs.get_mut(place) {
-            Some(job) => Some(std::mem::replace(job, last)),
-            None => Some(last),
+    /// The answer that refuses it, while the pipe is known to be gone.
+    fn want_pipe(&mut self, now_ms: u64) -> Result<(), Response> {
+        match self.pipe {
+            Pipe::Closed { until_ms } if now_ms < until_ms => {
+                return Err(unavailable(&self.lost, false));
+            }
+            Pipe::Closed { .. } => {
+                self.pipe = Pipe::Wanted;
+                self.ready_by_ms = self.patience(now_ms);
+            }
+            Pipe::Wanted | Pipe::Ordered | Pipe::Opening { .. } | Pipe::Ready => {}
         }
+        Ok(())
+    }
+
+    /// Holds an answer back when too many are asked for.
+    fn paced(&mut self, now_ms: u64, stream: u32, heard: Heard) -> Heard {
+        let Heard::Answer(response) = heard else {
+            return heard;
+        };
+        match self.hold(now_ms, stream, response) {
+            Some(response) => Heard::Answer(response),
+            None => Heard::Wait,
+        }
+    }
+
+    /// The same for a request that waited already.
+    fn give(&mut self, now_ms: u64, stream: u32, response: Response) {
+        if let Some(response) = self.hold(now_ms, stream, response) {
+            self.output.answers.push_back((stream, response));
+        }
+    }
+
+    /// The answer, if it may be given at once.
+    fn hold(&mut self, now_ms: u64, stream: u32, response: Response) -> Option<Response> {
+        if self.held.len() >= MOST_HELD {
+            return Some(response);
+        }
+        let begin_ms = self.used_until_ms.max(now_ms);
+        self.used_until_ms = begin_ms.saturating_add(cost_ms(&response));
+        let due_ms = self.used_until_ms.saturating_sub(BURST_MS);
+        if due_ms <= now_ms {
+            return Some(response);
+        }
+        self.held.push_back((due_ms, stream, response));
+        None
+    }
+
+    /// Begins the next scan, if it is time: a look, or one explanation.
+    fn take_turn(&mut self, now_ms: u64) {
+        let is_time = self.next_turn_ms().is_some_and(|turn_ms| turn_ms <= now_ms);
+        if self.pipe != Pipe::Ready || !is_time {
+            return;
+        }
+        let look = !self.waiting.is_empty() && self.next_look_ms <= now_ms;
+        let explain = self.next_explain();
+        let owner = match explain {
+            Some(owner) if !look || self.looked => owner,
+            _ => {
+                self.served = std::mem::take(&mut self.waiting);
+                self.next_look_ms = now_ms.saturating_add(LOOK_MS);
+                self.output.counters = true;
+                self.jobs.push_back(Job::new(Owner::Look, Wants::Look));
+                Owner::Look
+            }
+        };
+        self.looked = owner == Owner::Look;
+        if let Some(job) = self.jobs.iter_mut().find(|job| job.owner == owner)
+            && job.wants == Wants::Explain(Part::Turn)
+        {
+            job.wants = Wants::Explain(Part::Session);
+        }
+        self.write(now_ms, owner);
+    }
+
+    /// No scan begins until so much more time has passed.
+    fn rest(&mut self, now_ms: u64, rest_ms: u64) {
+        let until_ms = self.next_scan_ms.max(now_ms).saturating_add(rest_ms);
+        self.next_scan_ms = until_ms.min(now_ms.saturating_add(MOST_REST_MS));
+    }
+
+    /// What this Envoy has counted, as JSON: a look begins with it.
+    pub fn on_counters(&mut self, counters: &str) {
+        let writable = self.config.token.is_some();
+        let percent = self.config.gray;
+        if let Some(look) = self.jobs.iter_mut().find(|job| job.owner == Owner::Look) {
+            let json = &mut look.json;
+            json.raw("{").name("writable").flag(writable);
+            json.name("percent_configured").percent(percent);
+            json.name("counters").raw(counters);
+            json.name("pools").raw("[");
+        }
+    }
+
+    #[inline(never)]
+    fn take(&mut self, owner: Owner) -> Option<Job> {
+        let place = self.jobs.iter().position(|job| job.owner == owner)?;
+        self.jobs.remove(place)
     }
 
     /// The client is gone, or has its answer.
     pub fn on_end(&mut self, stream: u32) {
-        self.take(stream);
+        self.take(Owner::Stream(stream));
+        self.bodies.retain(|body| body.stream != stream);
+        self.waiting.retain(|other| *other != stream);
+        self.served.retain(|other| *other != stream);
+        self.held.retain(|(_, other, _)| *other != stream);
+        self.output.answers.retain(|(other, _)| *other != stream);
     }
 
     /// Deadlines, and the pipe's opening.
     pub fn on_tick(&mut self, now_ms: u64) {
-        let late = |job: &Job| job.deadline_ms <= now_ms;
-        let waits = |job: &Job| matches!(job.wants, Wants::Body(_));
-        while let Some(stream) = self
-            .jobs
-            .iter()
-            .find(|job| late(job) && waits(job))
-            .map(|job| job.stream)
+        while self
+            .bodies
+            .front()
+            .is_some_and(|body| body.deadline_ms <= now_ms)
+            && let Some(body) = self.bodies.pop_front()
         {
-            self.take(stream);
-            let hint = "allow_on_headers_stop_iteration: true in the console's PluginConfig";
-            let answer = Response::error(408, "no_body", &["the body did not arrive"], hint);
-            self.output.answers.push((stream, answer));
+            self.give(now_ms, body.stream, no_body());
         }
+        while self
+            .held
+            .front()
+            .is_some_and(|(due_ms, ..)| *due_ms <= now_ms)
+            && let Some((_, stream, response)) = self.held.pop_front()
+        {
+            self.output.answers.push_back((stream, response));
+        }
+        let late = |job: &Job| job.deadline_ms.is_some_and(|late_ms| late_ms <= now_ms);
         let rests = |job: &Job| matches!(job.wants, Wants::Recall(Step::Rest { .. }));
-        if self.jobs.iter().any(|job| late(job) && !rests(job)) {
+        let opens = matches!(self.pipe, Pipe::Ordered | Pipe::Opening { .. });
+        if opens && self.ready_by_ms <= now_ms
+            || self.jobs.iter().any(|job| late(job) && !rests(job))
+        {
             let ms = self.config.redis.command_timeout_ms.to_string();
             let why = ["Redis did not answer within ", &ms, " ms"].concat();
             self.drop_pipe(now_ms, &why);
@@ -341,9 +575,10 @@ impl Console {
                 && late(job)
                 && rests(job)
             {
-                self.write(now_ms, job.stream);
+                self.write(now_ms, job.owner);
             }
         }
+        self.take_turn(now_ms);
         if self.pipe == Pipe::Wanted {
             self.pipe = Pipe::Ordered;
             self.output.pipe = Some(PipeOrder::Open);
@@ -379,7 +614,7 @@ impl Console {
         match self.pipe {
             Pipe::Closed { .. } | Pipe::Wanted => {}
             // Nobody was hurt: the next request opens it.
-            Pipe::Ready if self.jobs.is_empty() => {
+            Pipe::Ready if self.jobs.is_empty() && self.waiting.is_empty() => {
                 self.pending.clear();
                 self.inbox.clear();
                 self.pipe = Pipe::Closed { until_ms: now_ms };
@@ -427,7 +662,7 @@ impl Console {
         self.pending = pending.collect();
         let value = Values::new(reply).value();
         let asked = match sent {
-            Some(Sent::Job(stream)) => return self.on_answer(now_ms, stream, reply),
+            Some(Sent::Job(owner)) => return self.on_answer(now_ms, owner, reply),
             Some(Sent::Version) => {
                 if let Some(refusal) = &mut self.refusal {
                     refusal.set_version(reply);
@@ -475,18 +710,19 @@ impl Console {
             if *replies == 0 {
                 self.pipe = Pipe::Ready;
                 self.refusal = None;
-                let waiting: Vec<u32> = self.jobs.iter().map(|job| job.stream).collect();
-                for stream in waiting {
-                    self.write(now_ms, stream);
+                let owners: Vec<Owner> = self.jobs.iter().map(|job| job.owner).collect();
+                for owner in owners {
+                    self.write(now_ms, owner);
                 }
+                self.take_turn(now_ms);
             }
         }
     }
 
-    /// Sends what a request needs next.
-    fn write(&mut self, now_ms: u64, stream: u32) {
+    /// Sends what a job needs next.
+    fn write(&mut self, now_ms: u64, owner: Owner) {
         let deadline_ms = self.patience(now_ms);
-        let Some(job) = self.jobs.iter_mut().find(|job| job.stream == stream) else {
+        let Some(job) = self.jobs.iter_mut().find(|job| job.owner == owner) else {
             return;
         };
         let Some(keys) = self.keys.get(job.pool) else {
@@ -498,11 +734,11 @@ impl Console {
             By::Sha(&self.shas)
         };
         let out = &mut self.output.bytes;
-        if job.wants == Wants::Session && job.question.session.is_none() {
-            job.wants = Wants::Scope;
+        if job.wants == Wants::Explain(Part::Session) && job.question.session.is_none() {
+            job.wants = Wants::Explain(Part::Scope);
         }
-        if job.wants == Wants::Scope && job.question.scope.is_none() {
-            job.wants = Wants::Accounts;
+        if job.wants == Wants::Explain(Part::Scope) && job.question.scope.is_none() {
+            job.wants = Wants::Explain(Part::Accounts);
         }
         if let Wants::Recall(Step::Rest { until_ms }) = job.wants {
             job.wants = Wants::Recall(Step::Read { until_ms });
@@ -510,23 +746,23 @@ impl Console {
         let hash = |text: Option<&str>| text.map(|text| hash128(text.as_bytes()));
         let question = &job.question;
         match (job.wants, &job.ask) {
-            (Wants::Body(_), _) | (Wants::Change, None) => return,
+            (Wants::Explain(Part::Turn), _) | (Wants::Change, None) => return,
             (Wants::Recall(Step::Put), ask) => {
                 let recall = ask.as_ref().and_then(|ask| ask.recall.as_ref());
                 let question = recall.map(Recall::question).unwrap_or_default();
                 keys.put_question(out, &question, QUESTION_MS);
             }
             (Wants::Recall(Step::Read { .. } | Step::Rest { .. }), _) => keys.read_answer(out),
-            (Wants::Session, _) => {
+            (Wants::Explain(Part::Session), _) => {
                 let session = question.session.as_ref();
                 let hash = hash(session.map(|(session, _)| session.as_str()));
                 keys.session(out, &hash.unwrap_or_default());
             }
-            (Wants::Scope, _) => {
+            (Wants::Explain(Part::Scope), _) => {
                 let hash = hash(question.scope.as_deref());
                 keys.scope(out, &hash.unwrap_or_default());
             }
-            (Wants::Status | Wants::Accounts, _) => {
+            (Wants::Look | Wants::Explain(Part::Accounts), _) => {
                 let cursor = match job.cursor.as_str() {
                     "" => "0",
                     cursor => cursor,
@@ -539,20 +775,26 @@ impl Console {
             }
         }
         job.sent = true;
-        job.deadline_ms = deadline_ms;
-        self.pending.push(Sent::Job(stream));
+        job.deadline_ms = Some(deadline_ms);
+        self.pending.push(Sent::Job(owner));
     }
 
-    fn on_answer(&mut self, now_ms: u64, stream: u32, reply: &[u8]) {
+    fn on_answer(&mut self, now_ms: u64, owner: Owner, reply: &[u8]) {
+        self.rest(now_ms, ms(reply.len(), READ_PER_MS).saturating_add(1));
         // Whoever left needs no answer.
-        let Some(mut job) = self.take(stream) else {
-            return;
-        };
+        if let Some(job) = self.take(owner) {
+            self.go_on(now_ms, job, reply);
+        }
+        self.take_turn(now_ms);
+    }
+
+    /// What a reply to a job brings about.
+    fn go_on(&mut self, now_ms: u64, mut job: Job, reply: &[u8]) {
         let pool = self.config.pools.get(job.pool).map_or("", String::as_str);
         let answer = match job.hear(now_ms, pool, self.config.pools.len(), reply) {
             Ok(answer) => answer,
             Err(Fault::Mismatch) => {
-                self.jobs.push(job);
+                self.jobs.push_back(job);
                 return self.confused(now_ms);
             }
             // Someone flushed the scripts; the source loads it again.
@@ -570,15 +812,34 @@ impl Console {
                 Some(response)
             }
         };
+        let owner = job.owner;
         match answer {
-            Some(answer) => self.output.answers.push((stream, answer)),
+            Some(response) => {
+                if matches!(job.wants, Wants::Explain(_)) {
+                    let more_ms = cost_ms(&response).saturating_mul(EXPLAINED.saturating_sub(1));
+                    self.rest(now_ms, more_ms);
+                }
+                self.answer(now_ms, owner, response);
+            }
             None => {
                 let rests = matches!(job.wants, Wants::Recall(Step::Rest { .. }));
-                self.jobs.push(job);
+                self.jobs.push_back(job);
                 if !rests {
-                    self.write(now_ms, stream);
+                    self.write(now_ms, owner);
                 }
             }
+        }
+    }
+
+    fn answer(&mut self, now_ms: u64, owner: Owner, response: Response) {
+        let streams = match owner {
+            Owner::Look => std::mem::take(&mut self.served),
+            Owner::Stream(stream) => vec![stream],
+        };
+        let cost_ms = cost_ms(&response).saturating_mul(streams.len() as u64);
+        self.rest(now_ms, cost_ms);
+        for stream in streams {
+            self.output.answers.push_back((stream, response.clone()));
         }
     }
 
@@ -615,17 +876,42 @@ impl Console {
         self.inbox.clear();
         self.output.bytes.clear();
         for job in std::mem::take(&mut self.jobs) {
-            if matches!(job.wants, Wants::Body(_)) {
-                self.jobs.push(job);
-            } else {
-                let answer = unavailable(why, job.changes());
-                self.output.answers.push((job.stream, answer));
-            }
+            self.answer(now_ms, job.owner, unavailable(why, job.changes()));
+        }
+        for stream in std::mem::take(&mut self.waiting) {
+            let answer = unavailable(why, false);
+            self.output.answers.push_back((stream, answer));
         }
     }
 }
 
+/// How much of the budget an answer costs, in ms.
+fn cost_ms(response: &Response) -> u64 {
+    ms(response.body.len(), SENT_PER_MS).saturating_add(ANSWER_MS)
+}
+
+/// How many ms so many bytes take, rounded down.
+fn ms(bytes: usize, per_ms: usize) -> u64 {
+    bytes.checked_div(per_ms).unwrap_or(0) as u64
+}
+
 impl Job {
+    fn new(owner: Owner, wants: Wants) -> Self {
+        Self {
+            owner,
+            deadline_ms: None,
+            sent: false,
+            again: false,
+            wants,
+            pool: 0,
+            cursor: String::new(),
+            seen: Pool::default(),
+            question: Question::default(),
+            ask: None,
+            json: Json::default(),
+        }
+    }
+
     /// What a reply means to it: an answer, or `None` when it needs more. `pool` is the name of the pool it is at.
     fn hear(
         &mut self,
@@ -636,8 +922,8 @@ impl Job {
     ) -> Result<Option<Response>, Fault> {
         let mut values = Values::new(reply);
         match self.wants {
-            Wants::Body(_) => return Err(Fault::Mismatch),
-            Wants::Session => {
+            Wants::Explain(Part::Turn) => return Err(Fault::Mismatch),
+            Wants::Explain(Part::Session) => {
                 let bound = match values.value() {
                     Some(Value::Bulk(account)) => text(account),
                     Some(Value::Nil) => None,
@@ -646,10 +932,10 @@ impl Job {
                 if let Some((_, place)) = &mut self.question.session {
                     *place = bound;
                 }
-                self.wants = Wants::Scope;
+                self.wants = Wants::Explain(Part::Scope);
                 return Ok(None);
             }
-            Wants::Scope => {
+            Wants::Explain(Part::Scope) => {
                 match values.value() {
                     Some(Value::Array(_)) => {}
                     other => return Err(Fault::in_place_of(other)),
@@ -659,7 +945,7 @@ impl Job {
                     let account = text(account).unwrap_or_default();
                     self.question.scope_until_ms.push((account, until_ms));
                 }
-                self.wants = Wants::Accounts;
+                self.wants = Wants::Explain(Part::Accounts);
                 return Ok(None);
             }
             Wants::Change => {
@@ -673,7 +959,7 @@ impl Job {
                 return Ok(Some(changed(ask, pool, old, new)));
             }
             Wants::Recall(step) => return self.recall(now_ms, step, values.value()),
-            Wants::Status | Wants::Accounts => {}
+            Wants::Look | Wants::Explain(Part::Accounts) => {}
         }
         let mut more = false;
         match self.seen.page(reply) {
@@ -684,13 +970,13 @@ impl Job {
                 return Ok(None);
             }
             // No filter has created it so far.
-            Err(Fault::NoPool) if self.wants == Wants::Status => {}
+            Err(Fault::NoPool) if self.wants == Wants::Look => {}
             Err(fault) => return Err(fault),
         }
         let mut seen = std::mem::take(&mut self.seen);
         pool.clone_into(&mut seen.name);
         self.cursor.clear();
-        if self.wants == Wants::Accounts {
+        if self.wants != Wants::Look {
             explain(&seen, &self.question).write(&mut self.json);
         } else {
             seen.write(&mut self.json, more);
@@ -729,7 +1015,7 @@ impl Job {
             return Ok(Some(recall.forgotten()));
         }
         self.wants = Wants::Recall(Step::Rest { until_ms });
-        self.deadline_ms = now_ms.saturating_add(rest_ms);
+        self.deadline_ms = Some(now_ms.saturating_add(rest_ms));
         Ok(None)
     }
 }

@@ -1,7 +1,12 @@
 "use strict";
 const $ = (query, at = document) => at.querySelector(query);
 const all = (query, at = document) => [...at.querySelectorAll(query)];
-const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+// All text leaves here: what could forge a line, or hide or turn round what is read, is shown as an escape.
+const harmful = /[\0-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+const put = (node, given) => {
+  const text = given.replace(harmful, (char) => `\\u{${char.charCodeAt(0).toString(16)}}`);
+  if (node.textContent !== text) node.textContent = text;
+};
 const fresh = (id) => $(id).content.firstElementChild.cloneNode(true);
 const by = new Intl.Collator("en", { numeric: true }).compare;
 const pools = new Map();
@@ -67,7 +72,7 @@ async function explain(pool, session) {
     const score = (one) => `${one.score.priority.toFixed(3)} + ${one.score.load.toFixed(3)}`;
     $("tbody", box).replaceChildren(...told.accounts.sort((a, b) => b.chance - a.chance || by(a.id, b.id)).map((one) => {
       const row = document.createElement("tr");
-      for (const text of [one.id, chosen(one), score(one), why(one)]) row.insertCell().textContent = text;
+      for (const text of [one.id, chosen(one), score(one), why(one)]) put(row.insertCell(), text);
       return row;
     }));
     box.showModal();

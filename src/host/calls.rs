@@ -4,6 +4,7 @@
 //! every paused request of the worker. Signatures are those of the proxy-wasm ABI 0.2.1.
 
 use crate::headers::Headers;
+use crate::printable::harmless;
 use log::LevelFilter;
 use std::cell::Cell;
 use std::ptr::null_mut;
@@ -154,8 +155,9 @@ fn returned(call: impl FnOnce(*mut *mut u8, *mut usize) -> u32) -> Vec<u8> {
     unsafe { Vec::from_raw_parts(data, size, size) }
 }
 
-/// One line of Envoy's log; 0: trace, 5: critical.
+/// One line of Envoy's log, whatever the message holds; 0: trace, 5: critical.
 pub fn log(level: u32, message: &str) {
+    let message = harmless(message);
     // SAFETY: the pointer lives across the call.
     let _ = unsafe { proxy_log(level, message.as_ptr(), message.len()) };
 }

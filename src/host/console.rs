@@ -3,7 +3,7 @@
 use super::calls::{self, Buffer, Map, Metric, Ticker};
 use super::root::grpc_service;
 use crate::config;
-use crate::console::api::{MAX_BODY, Response, too_long};
+use crate::console::api::{MAX_BODY, Response};
 use crate::console::{Console, Heard};
 use crate::counters::{pool_names, worker_names};
 use crate::headers::Headers;
@@ -86,12 +86,24 @@ impl Shared {
 
     #[inline(never)]
     fn act(&self, context: u32, now_ms: u64) {
+        let begins = self
+            .console()
+            .is_some_and(|mut console| std::mem::take(&mut console.output().counters));
+        if begins {
+            let counters = self.counters();
+            if let Some(mut console) = self.console() {
+                console.on_counters(&counters);
+            }
+        }
         if !self.reading.get() {
             self.send(now_ms);
         }
-        let answers = self
-            .console()
-            .map(|mut console| std::mem::take(&mut console.output().answers));
+        // An answer to one stream stops what another's callback would let go on, the arrival of its body too. So they are
+        // given in the root's callbacks alone, at the latest in the next tick.
+        let answers = (context == self.root_id)
+            .then(|| self.console())
+            .flatten()
+            .map(|mut console| console.output().portion());
         for (stream, response) in answers.iter().flatten() {
             if calls::set_effective_context(*stream).is_ok() {
                 respond(response);
@@ -227,7 +239,7 @@ impl Request {
         self.shared.reading.set(false);
         let heard = self.shared.with(self.id, |console, now_ms| {
             let headers = Headers::new(&serialized);
-            console.on_request(now_ms, self.id, headers, ends, &|| self.shared.counters())
+            console.on_request(now_ms, self.id, headers, ends)
         });
         self.heard(heard)
     }
@@ -237,14 +249,11 @@ impl Request {
         if self.heard.get() {
             return false;
         }
-        if size > MAX_BODY {
-            self.on_done();
-            return self.heard(Some(Heard::Answer(too_long())));
-        }
-        if !ends {
+        let most = MAX_BODY.saturating_add(1);
+        if !ends && size < most {
             return true;
         }
-        let body = calls::buffer(Buffer::RequestBody, size);
+        let body = calls::buffer(Buffer::RequestBody, size.min(most));
         let heard = self.shared.with(self.id, |console, now_ms| {
             console.on_body(now_ms, self.id, &body)
         });

@@ -10,6 +10,7 @@
 
 mod change;
 mod check;
+mod escapes;
 mod faults;
 #[path = "../ledger/pipe.rs"]
 mod pipe;

@@ -29,6 +29,7 @@ fn main() {
             .map_or(default, |text| text.parse().expect("a number"))
     };
     let (accounts, lanes): (u32, usize) = (number(3), number(24) as usize);
+    let workers = number(2);
     let account = |n: u32| {
         json!({
             "id": format!("acct-{n}"),
@@ -55,7 +56,7 @@ fn main() {
         config
             .redis(redis.addr())
             .upstream(upstream.addr())
-            .workers(2),
+            .workers(workers),
     );
     eventually(support::PATIENCE, || {
         let reply = envoy.client().get("/", &[("x-session-id", "alice")]);

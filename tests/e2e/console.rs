@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::support::*;
 use crate::world::{SOON, World, config, way};
 
+mod crowd;
+mod escapes;
+
 const TOKEN: &str = "a token of enough bytes";
 
 /// Accounts `a` and `b`, a console that may change them, and its address.

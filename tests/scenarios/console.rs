@@ -9,23 +9,72 @@ use slotgate::headers::Headers;
 use slotgate::ledger::script::Script;
 use slotgate::worker::PipeOrder;
 
+mod crowd;
+mod hosts;
+
 const TOKEN: &str = "0123456789abcdef";
 const TIMEOUT_MS: u64 = 1_000;
 
-fn console() -> Console {
+/// Does what the host does after an event: says what was counted, when a look begins.
+struct Host(Console);
+
+impl std::ops::Deref for Host {
+    type Target = Console;
+
+    fn deref(&self) -> &Console {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut Console {
+        &mut self.0
+    }
+}
+
+impl Host {
+    fn after<R>(&mut self, result: R) -> R {
+        if std::mem::take(&mut self.0.output().counters) {
+            self.0.on_counters(r#"{"drift":1}"#);
+        }
+        result
+    }
+
+    fn on_request(&mut self, now_ms: u64, stream: u32, headers: Headers, ends: bool) -> Heard {
+        let heard = self.0.on_request(now_ms, stream, headers, ends);
+        self.after(heard)
+    }
+
+    fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> Heard {
+        let heard = self.0.on_body(now_ms, stream, body);
+        self.after(heard)
+    }
+
+    fn on_tick(&mut self, now_ms: u64) {
+        self.0.on_tick(now_ms);
+        self.after(());
+    }
+
+    fn on_pipe_bytes(&mut self, now_ms: u64, bytes: &[u8]) {
+        self.0.on_pipe_bytes(now_ms, bytes);
+        self.after(());
+    }
+}
+
+fn console() -> Host {
     let json = json!({
         "role": "console", "token_env": "TOKEN", "pools": ["p", "q"],
         "redis": {"password_env": "TOKEN", "database": 3}, "gray": {"percent": 12.5},
     });
     let env = |name: &str| (name == "TOKEN").then(|| TOKEN.to_owned());
     match parse(json.to_string().as_bytes(), &env) {
-        Ok(Role::Console(config)) => Console::new(*config),
+        Ok(Role::Console(config)) => Host(Console::new(*config)),
         other => panic!("{other:?}"),
     }
 }
 
 fn ask(
-    console: &mut Console,
+    console: &mut Host,
     now_ms: u64,
     stream: u32,
     method: &str,
@@ -40,16 +89,15 @@ fn ask(
         (b"content-type", b"application/json"),
         (b"authorization", authorization.as_bytes()),
     ]);
-    let counters = || r#"{"drift":1}"#.to_owned();
-    console.on_request(now_ms, stream, Headers::new(&headers), ends, &counters)
+    console.on_request(now_ms, stream, Headers::new(&headers), ends)
 }
 
-fn status(console: &mut Console, now_ms: u64, stream: u32) -> Heard {
+fn status(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
     ask(console, now_ms, stream, "GET", "/api/status", true)
 }
 
 /// A change, its body included.
-fn drain(console: &mut Console, now_ms: u64, stream: u32) -> Heard {
+fn drain(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
     assert_eq!(
         ask(console, now_ms, stream, "POST", "/api/drain", false),
         Heard::Body
@@ -57,15 +105,15 @@ fn drain(console: &mut Console, now_ms: u64, stream: u32) -> Heard {
     console.on_body(now_ms, stream, br#"{"pool": "p", "account": "a"}"#)
 }
 
-fn sent(console: &mut Console) -> String {
+fn sent(console: &mut Host) -> String {
     String::from_utf8_lossy(&std::mem::take(&mut console.output().bytes)).into_owned()
 }
 
-fn answers(console: &mut Console) -> Vec<(u32, Response)> {
-    std::mem::take(&mut console.output().answers)
+fn answers(console: &mut Host) -> Vec<(u32, Response)> {
+    console.output().portion()
 }
 
-fn only(console: &mut Console) -> (u32, u32, Value) {
+fn only(console: &mut Host) -> (u32, u32, Value) {
     let mut answers = answers(console);
     assert_eq!(answers.len(), 1, "{answers:?}");
     let (stream, response) = answers.remove(0);
@@ -77,7 +125,7 @@ fn only(console: &mut Console) -> (u32, u32, Value) {
 }
 
 /// Opens the pipe, and answers the greeting.
-fn open(console: &mut Console, now_ms: u64) {
+fn open(console: &mut Host, now_ms: u64) {
     assert_eq!(console.output().pipe, None);
     assert_eq!(console.next_wake_ms(), Some(0));
     console.on_tick(now_ms);
@@ -313,17 +361,10 @@ fn lost_scripts_are_sent_once_and_a_replica_is_left() {
     assert_eq!(console.output().pipe, Some(PipeOrder::Reset));
 }
 
-#[test]
-fn only_so_many_at_once() {
-    let mut console = console();
-    let waiting = (0..100).filter(|stream| status(&mut console, 0, *stream) == Heard::Wait);
-    assert_eq!(waiting.count(), 32);
-}
-
 const ID: &str = r#"{"pool": "q", "request": "a b"}"#;
 
 /// Asks about a request; answers the nonce that stands in the question.
-fn recall(console: &mut Console, now_ms: u64, stream: u32) -> String {
+fn recall(console: &mut Host, now_ms: u64, stream: u32) -> String {
     ask(console, now_ms, stream, "POST", "/api/recall", false);
     assert_eq!(console.on_body(now_ms, stream, ID.as_bytes()), Heard::Wait);
     if console.output().bytes.is_empty() {

@@ -3,6 +3,7 @@
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
+use crate::show::Lines;
 use crate::words::{count, name, percent as as_percent};
 use serde_json::{Value, json};
 use slotgate::gray::hash128;
@@ -40,7 +41,7 @@ pub fn account(
         verb
     };
     Ok(Answer {
-        text: format!("{text}\n"),
+        text: Lines::of(&text),
         json: json!({"action": action, "pool": pool, "account": account, "changed": changed}),
         exit: Exit::Done,
     })
@@ -59,7 +60,7 @@ pub fn percent(
         vec![server.one_pool(pool)?]
     };
     let subject = basis_points.map(|set| set.to_string()).unwrap_or_default();
-    let mut text = String::new();
+    let mut text = Lines::default();
     let mut changes = Vec::new();
     for pool in pools {
         let (old, _) = server.control(&pool, "percent", &subject, None)?;
@@ -69,8 +70,8 @@ pub fn percent(
             Some(value) => format!("{value} %"),
             None => "as configured".to_owned(),
         };
-        text.push_str(&format!(
-            "pool {pool}: gray {}, was {}\n",
+        text.line(&format!(
+            "pool {pool}: gray {}, was {}",
             said(new),
             said(old)
         ));
@@ -101,7 +102,7 @@ pub fn unbind(server: &mut Server, pool: Option<&str>, session: &str) -> Result<
         None => format!("session {session} was not bound in pool {pool}"),
     };
     Ok(Answer {
-        text: format!("{text}\n"),
+        text: Lines::of(&text),
         json: json!({"action": "unbind", "pool": pool, "changed": bound.is_some(), "was": bound}),
         exit: Exit::Done,
     })
@@ -129,7 +130,9 @@ pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer
             None => "its expiry is lost; the next recount mends that".to_owned(),
         };
         return Ok(Answer {
-            text: format!("lease {id} holds a slot of {account} of pool {pool}; {when}\n"),
+            text: Lines::of(&format!(
+                "lease {id} holds a slot of {account} of pool {pool}; {when}"
+            )),
             json: json!({
                 "lease": id, "pool": pool, "account": account,
                 "expires_ms": expiry.map_or(Value::Null, |expiry| json!(expiry as u64)),

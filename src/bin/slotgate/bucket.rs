@@ -1,6 +1,7 @@
 //! `slotgate bucket`: in or out.
 
 use crate::problem::Exit;
+use crate::show::Lines;
 use crate::words::{percent, quoted};
 use crate::{Answer, check};
 use serde_json::json;
@@ -45,7 +46,7 @@ pub fn run(
         (false, true, true) => "in, but only as a shadow: no slot is taken",
     };
     Answer {
-        text: format!("{word}: {why}\n"),
+        text: Lines::of(&format!("{word}: {why}")),
         json: json!({
             "in": (!session.is_empty()).then_some(is_in),
             "bucket": (!session.is_empty()).then_some(bucket),

@@ -2,6 +2,7 @@
 
 use crate::Answer;
 use crate::problem::{Exit, Problem};
+use crate::show::Lines;
 use crate::words::{count, quoted};
 use serde_json::{Value, json};
 use slotgate::config::{Config, GrayMode, Role, parse, parse_struct};
@@ -67,7 +68,7 @@ struct Finding {
 
 pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem> {
     let (plugins, mut warnings) = plugins(file, text)?;
-    let mut out = String::new();
+    let mut out = Lines::default();
     let (mut errors, mut documents) = (0_u64, Vec::new());
     if !plugins.iter().any(Plugin::takes_slots) {
         warnings.clear();
@@ -75,7 +76,7 @@ pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem>
     for plugin in &plugins {
         let (finding, _) = look_at(plugin, require_env);
         errors = errors.saturating_add(finding.errors.len() as u64);
-        out.push_str(&describe(file, plugin, &finding));
+        describe(&mut out, file, plugin, &finding);
         let listed: Vec<Value> = finding.errors.iter().map(|error| split(error)).collect();
         documents.push(json!({
             "filter": plugin.filter,
@@ -88,7 +89,7 @@ pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem>
         }));
     }
     for warning in &warnings {
-        out.push_str(&format!("{file}: warning: {warning}\n"));
+        out.line(&format!("{file}: warning: {warning}"));
     }
     let warnings: Vec<Value> = warnings.iter().map(|warning| split(warning)).collect();
     let exit = if errors == 0 { Exit::Done } else { Exit::Wrong };
@@ -156,7 +157,7 @@ fn one<T: PartialEq>(
     })
 }
 
-fn describe(file: &str, plugin: &Plugin, finding: &Finding) -> String {
+fn describe(text: &mut Lines, file: &str, plugin: &Plugin, finding: &Finding) {
     let name = match plugin.filter {
         Some(filter) => format!("{file}: {filter} filter {}", quoted(&plugin.name)),
         None => file.to_owned(),
@@ -170,24 +171,23 @@ fn describe(file: &str, plugin: &Plugin, finding: &Finding) -> String {
     } else {
         count(finding.errors.len() as u64, "error")
     };
-    let mut text = format!("{name}{role}: {verdict}\n");
+    text.line(&format!("{name}{role}: {verdict}"));
     if !finding.errors.is_empty() && !plugin.at.is_empty() {
-        text.push_str(&format!("  at {}\n", plugin.at));
+        text.line(&format!("  at {}", plugin.at));
     }
     for error in &finding.errors {
-        text.push_str(&format!("  {error}\n"));
+        text.line(&format!("  {error}"));
     }
     for hint in &finding.hints {
-        text.push_str(&format!("  try: {hint}\n"));
+        text.line(&format!("  try: {hint}"));
     }
     if !finding.unset.is_empty() {
         let names: Vec<&str> = finding.unset.iter().map(String::as_str).collect();
-        text.push_str(&format!(
-            "  not set here, so not checked: {}\n",
+        text.line(&format!(
+            "  not set here, so not checked: {}",
             names.join(", ")
         ));
     }
-    text
 }
 
 /// `path: what` as the parser writes it.

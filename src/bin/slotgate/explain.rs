@@ -3,7 +3,7 @@
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
-use crate::show::columns;
+use crate::show::{Cell, Lines};
 use crate::words::{count, document, percent};
 use slotgate::gray::hash128;
 use slotgate::ledger::keys;
@@ -58,7 +58,7 @@ fn unit(millionths: u64) -> f64 {
     millionths as f64 / UNIT
 }
 
-fn text(explained: &Explained) -> String {
+fn text(explained: &Explained) -> Lines {
     let Explained {
         pool,
         question,
@@ -69,12 +69,15 @@ fn text(explained: &Explained) -> String {
         Some(set) => format!(", gray {} % by override", percent(set)),
         None => String::new(),
     };
-    let mut text = format!("pool {}, revision {}{share}\n", pool.name, pool.revision);
+    let mut text = Lines::of(&format!(
+        "pool {}, revision {}{share}",
+        pool.name, pool.revision
+    ));
     let mut rows = vec![
         [
             "account", "state", "used", "priority", "load", "random", "chance", "now",
         ]
-        .map(str::to_owned)
+        .map(Cell::from)
         .to_vec(),
     ];
     for line in lines {
@@ -85,30 +88,30 @@ fn text(explained: &Explained) -> String {
             "–".to_owned()
         };
         rows.push(vec![
-            account.id.clone(),
-            account.state.as_str().to_owned(),
-            format!("{}/{}", account.used, account.max),
-            format!("{:.3}", unit(account.priority_part)),
-            format!("+ {:.3}", unit(account.load_part)),
-            format!("+ 0..{}", unit(question.random)),
-            chance,
-            reason(line, next),
+            Cell::from(&account.id),
+            account.state.as_str().into(),
+            format!("{}/{}", account.used, account.max).into(),
+            format!("{:.3}", unit(account.priority_part)).into(),
+            format!("+ {:.3}", unit(account.load_part)).into(),
+            format!("+ 0..{}", unit(question.random)).into(),
+            chance.into(),
+            reason(line, next).into(),
         ]);
     }
-    text.push_str(&columns(&rows));
+    text.table(&rows);
     if let Some((session, bound)) = &question.session {
-        text.push_str(&binding(session, bound.as_deref(), lines));
+        text.line(&binding(session, bound.as_deref(), lines));
     }
-    text.push_str(&match next {
-        Next::Bound(account) => format!("next: {account}, the session's own\n"),
-        Next::Score => "next: the lowest sum wins\n".to_owned(),
+    text.line(&match next {
+        Next::Bound(account) => format!("next: {account}, the session's own"),
+        Next::Score => "next: the lowest sum wins".to_owned(),
         Next::Saturated => {
-            "next: saturated, so saturated.action: 429, or on without a slot\n".to_owned()
+            "next: saturated, so saturated.action: 429, or on without a slot".to_owned()
         }
     });
     if *next == Next::Saturated && pool.expired > 0 {
-        text.push_str(&format!(
-            "{} not cleared away yet: the next request does that first, and may find a slot\n",
+        text.line(&format!(
+            "{} not cleared away yet: the next request does that first, and may find a slot",
             count(pool.expired, "expired lease")
         ));
     }
@@ -136,7 +139,7 @@ fn reason(line: &Line, next: &Next) -> String {
 fn binding(session: &str, bound: Option<&str>, lines: &[Line]) -> String {
     let session = quoted(session);
     let Some(bound) = bound else {
-        return format!("session {session} is bound to no account\n");
+        return format!("session {session} is bound to no account");
     };
     let line = lines.iter().find(|line| line.bound);
     let fate = match line {
@@ -145,7 +148,7 @@ fn binding(session: &str, bound: Option<&str>, lines: &[Line]) -> String {
             if line.against.is_empty()
                 && (line.chance > 0.0 || line.account.state != State::Behind) =>
         {
-            return format!("session {session} is bound to {bound}\n");
+            return format!("session {session} is bound to {bound}");
         }
         Some(line) if line.against.is_empty() => {
             "which is behind the others: another serves this request, and the session stays bound"
@@ -155,5 +158,5 @@ fn binding(session: &str, bound: Option<&str>, lines: &[Line]) -> String {
         }
         Some(_) => "which takes no leases: the next lease binds it anew",
     };
-    format!("session {session} is bound to {bound}, {fate}\n")
+    format!("session {session} is bound to {bound}, {fate}")
 }

@@ -223,19 +223,22 @@ enum Cooldown {
 /// What a command has to say.
 #[derive(Debug)]
 pub struct Answer {
-    /// For people, with its last line feed.
-    text: String,
+    /// For people.
+    text: show::Lines,
     /// With `--json`; null: all is said.
     json: serde_json::Value,
     exit: Exit,
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return shown(&error),
+    };
     let json = cli.common.json;
     let result = run(cli).and_then(|answer| {
         if json && !answer.json.is_null() {
-            say(&format!("{:#}\n", answer.json))?;
+            say(&show::Lines::json(&answer.json, true))?;
         } else {
             say(&answer.text)?;
         }
@@ -250,8 +253,22 @@ fn main() -> ExitCode {
     ExitCode::from(exit.code())
 }
 
+/// clap's help, or what it says of the arguments, which it repeats as they came.
+fn shown(error: &clap::Error) -> ExitCode {
+    let mut lines = show::Lines::default();
+    for line in error.render().to_string().lines() {
+        lines.line(line);
+    }
+    if error.use_stderr() {
+        lines.report();
+    } else if let Err(problem) = say(&lines) {
+        return ExitCode::from(problem.exit.code());
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 /// Writes to standard output. Whoever reads may have seen enough (`slotgate watch | head`).
-pub fn say(text: &str) -> Result<(), Problem> {
+pub fn say(text: &show::Lines) -> Result<(), Problem> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

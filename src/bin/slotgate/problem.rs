@@ -1,7 +1,7 @@
 //! What went wrong, where, and what to try.
 
+use crate::show::Lines;
 use serde_json::json;
-use std::io::Write;
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,21 +67,19 @@ impl Problem {
     pub fn report(&self, as_json: bool) {
         let text = if as_json {
             let error = json!({"kind": self.kind, "message": self.what, "try": self.hint});
-            format!("{}\n", json!({ "error": error }))
+            Lines::json(&json!({ "error": error }), false)
         } else {
             self.text()
         };
-        // Nobody is left to be told that this failed.
-        let _ = std::io::stderr().write_all(text.as_bytes());
+        text.report();
     }
 
     /// For people.
-    pub fn text(&self) -> String {
-        let hint = self
-            .hint
-            .as_ref()
-            .map(|hint| format!("  try: {hint}\n"))
-            .unwrap_or_default();
-        format!("error: {}\n{hint}", self.what)
+    pub fn text(&self) -> Lines {
+        let mut text = Lines::of(&format!("error: {}", self.what));
+        if let Some(hint) = &self.hint {
+            text.line(&format!("  try: {hint}"));
+        }
+        text
     }
 }

@@ -4,6 +4,7 @@
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
+use crate::show::Lines;
 use crate::words::{percent, quoted};
 use serde_json::{Value, json};
 use slotgate::ledger::keys;
@@ -95,12 +96,12 @@ fn told(kind: &str, id: &str, answer: &Value) -> Answer {
         }
         None => "by no bucket".to_owned(),
     };
-    let mut text = format!("{kind} {} {way}\n", quoted(id));
+    let mut text = Lines::of(&format!("{kind} {} {way}", quoted(id)));
     if let Some(lease) = word("lease").filter(|_| kind != "lease") {
-        text.push_str(&format!("lease {lease}\n"));
+        text.line(&format!("lease {lease}"));
     }
-    text.push_str(&format!(
-        "{bucket}; decided after {} ms, {} ago\n",
+    text.line(&format!(
+        "{bucket}; decided after {} ms, {} ago",
         number("waited_ms"),
         duration(number("ago_ms"))
     ));

@@ -3,7 +3,7 @@
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
-use crate::show::{Colours, bar, columns};
+use crate::show::{Cell, Colours, Lines, bar};
 use crate::words::{clock, count, document, percent};
 use serde_json::{Value, json};
 use slotgate::ledger::view::{Account, Pool, State, duration};
@@ -25,22 +25,25 @@ pub fn json(pools: &[Pool]) -> Value {
 }
 
 /// All pools; at most `rows` accounts of each.
-pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> String {
-    let tables: Vec<String> = pools
-        .iter()
-        .map(|pool| table(pool, rows, colours))
-        .collect();
-    tables.join("\n")
+pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> Lines {
+    let mut text = Lines::default();
+    for (place, pool) in pools.iter().enumerate() {
+        if place > 0 {
+            text.line("");
+        }
+        table(&mut text, pool, rows, colours);
+    }
+    text
 }
 
 /// One pool: a line about it, then a line for each account.
-fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
+fn table(text: &mut Lines, pool: &Pool, rows: Option<usize>, colours: Colours) {
     let total = |of: fn(&Account) -> u64| {
         pool.accounts
             .iter()
             .fold(0_u64, |sum, account| sum.saturating_add(of(account)))
     };
-    let mut text = format!(
+    let mut head = format!(
         "pool {}  {}/{} slots  {} live",
         pool.name,
         total(|account| account.used),
@@ -48,14 +51,15 @@ fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
         count(pool.live, "lease"),
     );
     if pool.expired > 0 {
-        text.push_str(&format!(", {} expired", pool.expired));
+        head.push_str(&format!(", {} expired", pool.expired));
     }
     let share = match pool.percent {
         Some(set) => format!("{} % by override", percent(set)),
         None if pool.ignored => "by no override: Redis holds one that is no percentage".to_owned(),
         None => "as configured".to_owned(),
     };
-    text.push_str(&format!("  revision {}  gray {share}\n", pool.revision));
+    head.push_str(&format!("  revision {}  gray {share}", pool.revision));
+    text.line(&head);
 
     let mut shown: Vec<&Account> = pool.accounts.iter().collect();
     let most = rows.unwrap_or(shown.len());
@@ -64,21 +68,20 @@ fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
         shown.sort_by_cached_key(|account| (account.state == State::Free, Reverse(load(account))));
         shown.truncate(most);
     }
-    let mut lines = vec![["account", "used", "", "state"].map(str::to_owned).to_vec()];
+    let mut lines = vec![["account", "used", "", "state"].map(Cell::from).to_vec()];
     for account in &shown {
         lines.push(vec![
-            account.id.clone(),
-            format!("{}/{}", account.used, account.max),
-            bar(account.used, account.max),
+            Cell::from(&account.id),
+            format!("{}/{}", account.used, account.max).into(),
+            bar(account.used, account.max).into(),
             colours.paint(colour(account.state), &state(account)),
         ]);
     }
-    text.push_str(&columns(&lines));
+    text.table(&lines);
     if cut {
         let rest = pool.accounts.len().saturating_sub(most);
-        text.push_str(&format!("… and {rest} more\n"));
+        text.line(&format!("… and {rest} more"));
     }
-    text
 }
 
 /// In thousandths.
@@ -132,14 +135,14 @@ pub fn watch(open: &dyn Fn() -> Result<Server, Problem>, watch: &Watch) -> Resul
         let last = watch.count.is_some_and(|count| looks >= count);
         match look {
             Ok(text) if in_place => {
-                crate::say(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?
+                crate::say(&text.in_place())?;
             }
             Ok(text) => crate::say(&text)?,
             Err(problem) if last || problem.exit == Exit::Usage => return Err(problem),
             Err(problem) => {
                 server = None;
                 if in_place {
-                    crate::say(&format!("\x1b[H\x1b[J{}", problem.text()))?;
+                    crate::say(&problem.text().in_place())?;
                 } else {
                     problem.report(watch.json);
                 }
@@ -147,7 +150,7 @@ pub fn watch(open: &dyn Fn() -> Result<Server, Problem>, watch: &Watch) -> Resul
         }
         if last {
             return Ok(Answer {
-                text: String::new(),
+                text: Lines::default(),
                 json: Value::Null,
                 exit: Exit::Done,
             });
@@ -161,26 +164,25 @@ fn look(
     open: &dyn Fn() -> Result<Server, Problem>,
     watch: &Watch,
     in_place: bool,
-) -> Result<String, Problem> {
+) -> Result<Lines, Problem> {
     let server = match server {
         Some(server) => server,
         None => server.insert(open()?),
     };
     let pools = read(server, &watch.pools)?;
     if watch.json {
-        return Ok(format!("{}\n", json(&pools)));
+        return Ok(Lines::json(&json(&pools), false));
     }
     let rows = watch
         .rows
         .or_else(|| in_place.then(|| rows_each(pools.len())).flatten());
     let time = pools.first().map_or(0, |pool| pool.now_ms);
-    let gap = if in_place { "" } else { "\n" };
-    Ok(format!(
-        "{} UTC  {}\n{}{gap}",
-        clock(time),
-        server.name,
-        text(&pools, rows, Colours::for_stdout())
-    ))
+    let mut lines = Lines::of(&format!("{} UTC  {}", clock(time), server.name));
+    lines.append(&text(&pools, rows, Colours::for_stdout()));
+    if !in_place {
+        lines.line("");
+    }
+    Ok(lines)
 }
 
 /// How many accounts of each pool the terminal can show: beside a line for all there are four for each pool.

@@ -1,0 +1,71 @@
+//! What stands in Redis and in headers, on its way out of the console.
+
+use super::*;
+use slotgate::printable::is_harmful;
+
+const HOSTILE: &str = "x\x1b]0;y\x07\u{9b}31m\n\u{202e}\u{2066}\u{200b}\u{2028}\x7f<b>\"";
+
+#[track_caller]
+fn harmless(reply: &Reply) -> Value {
+    let text = reply.text();
+    assert!(!text.contains(is_harmful), "{text:?}");
+    for (name, value) in &reply.headers {
+        let value = value.to_str().expect("ASCII");
+        assert!(!value.contains(is_harmful), "{name}: {value:?}");
+    }
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[test]
+fn what_others_wrote_is_escaped() {
+    let rig = Rig::start();
+    let accounts = rig.world.ledger.key("accounts");
+    let record: String = rig.world.redis.run("HGET", &[&accounts, "b"]);
+    rig.world
+        .redis
+        .run::<()>("HSET", &[&accounts, HOSTILE, &record]);
+    let said = harmless(&rig.get("/api/status"));
+    let ids = said["pools"][0]["accounts"].as_array().unwrap();
+    assert!(ids.iter().any(|one| one["id"] == HOSTILE), "{said}");
+    let said = harmless(&rig.send(post("explain", json!({"session": HOSTILE}).to_string())));
+    let ids = said["accounts"].as_array().unwrap();
+    assert!(ids.iter().any(|one| one["id"] == HOSTILE), "{said}");
+    for request in [
+        signed("drain", json!({"account": HOSTILE}).to_string()),
+        signed("drain", json!({HOSTILE: HOSTILE}).to_string()),
+        signed(
+            "drain",
+            json!({"account": "a", "pool": HOSTILE}).to_string(),
+        ),
+        post("recall", json!({"request": HOSTILE}).to_string()),
+        post(
+            "recall",
+            json!({"request": "nobody's\u{9b}\u{202e}"}).to_string(),
+        ),
+    ] {
+        harmless(&rig.send(request));
+    }
+}
+
+#[test]
+fn what_a_configuration_holds_is_one_harmless_line_of_the_log() {
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let config = config(&[("a", 1)]).plugin(|plugin| {
+        plugin[HOSTILE] = json!(1);
+        plugin["redis"]["password_env"] = json!(HOSTILE);
+    });
+    let log = Envoy::start_expecting_failure(config.redis(redis.addr()).upstream(upstream.addr()));
+    let said: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(" configuration: "))
+        .collect();
+    assert!(said.len() >= 2, "{log}");
+    for line in said {
+        assert!(!line.contains(is_harmful), "{line:?}");
+    }
+    assert!(log.contains(r"x\u{1b}]0;y\u{7}\u{9b}31m\n"), "{log}");
+    assert!(
+        !log.contains('\u{9b}') && !log.contains('\u{202e}'),
+        "{log:?}"
+    );
+}
