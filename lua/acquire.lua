@@ -11,7 +11,7 @@
 --               force  record leases of the accounts named, whatever their counts
 --       5 how long the sessions are remembered, ms; 0: no sessions
 --       6.. lease ids, [A-Za-z0-9._-]{1,64}, each once, 1..1000; with force, then as many account ids; with sessions, then how
---         many bytes a session key may hold, 128..32768, and the tag of each lease's session, 16 hex digits
+--         many bytes a session key may hold, 100..32768, and the tag of each lease's session, 16 hex digits
 -- Returns {epoch, answer ..}: for each lease, in order
 --         account id            the lease holds a slot of it; if it held one already, that one's
 --         account id ":probe"   and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
@@ -39,7 +39,7 @@ for i = 6, 5 + count do
 end
 local room = sessions and tonumber(ARGV[tags])
 if sessions then
-  wrong = wrong or not (room and room >= 128 and room <= 32768 and room % 1 == 0)
+  wrong = wrong or not (room and room >= 100 and room <= 32768 and room % 1 == 0)
   for i = tags + 1, #ARGV do
     wrong = wrong or #ARGV[i] ~= 16 or string.find(ARGV[i], '%X')
   end

@@ -175,7 +175,7 @@ pub struct LeaseTimes {
 pub struct Affinity {
     /// How long a session keeps its account after its last lease, in ms; 0: no affinity.
     pub ttl_ms: u64,
-    /// How much of Redis' memory the sessions of one pool may take, in MB of 2^20 bytes, 5..=256.
+    /// How much of Redis' memory the sessions of one pool may take, in MB of 2^20 bytes, 7..=256.
     pub max_mb: u64,
 }
 
@@ -445,7 +445,7 @@ fn role(at: At<'_, '_>) -> Role {
             let mut f = f.object("affinity");
             let affinity = Affinity {
                 ttl_ms: f.int("ttl_ms", 3_600_000, 0..=2_592_000_000),
-                max_mb: f.int("max_mb", 6, 5..=256),
+                max_mb: f.int("max_mb", 8, 7..=256),
             };
             f.done();
             affinity

@@ -79,9 +79,9 @@ const fn code(file: &[u8], into: &mut [u8]) -> usize {
     length
 }
 
-/// What Redis needs for a session key beside the rest of its name and its value, with what the allocator adds: entries in two
-/// tables, an object, the last digits.
-const SESSION_KEY_BYTES: u64 = 128;
+/// What Redis needs for a session key beside its name and its value: an entry in each of two tables, which may just have
+/// doubled, an object, the last digits of the name. Measured, rounded up: `tests/ledger/sessions.rs` proves the sum.
+const SESSION_KEY_BYTES: u64 = 160;
 
 /// What stands in front of every script.
 const LEDGER: &str = code_of!("ledger.lua");
@@ -347,10 +347,13 @@ impl PoolKeys {
     fn session_bytes(&self, session_mb: u64) -> u64 {
         let share = session_mb.saturating_mul(1 << 20) / u64::from(keys::SESSION_KEYS);
         let key = self.session_prefix.len() as u64;
-        share
-            .saturating_sub(SESSION_KEY_BYTES)
-            .saturating_sub(key)
-            .clamp(128, 32_768)
+        let left = share
+            .saturating_sub(SESSION_KEY_BYTES.saturating_add(key))
+            .max(4);
+        // The allocator rounds up to one of four sizes for each power of two. A string has six bytes beside its text.
+        let step = 1_u64 << left.ilog2().saturating_sub(2);
+        let size = left.saturating_sub(left % step.max(1));
+        size.saturating_sub(6).clamp(100, 32_768)
     }
 
     /// `release.lua`

@@ -96,7 +96,7 @@ impl Pipe {
             ttl_ms: 10_000,
             random: 200_000,
             probes: false,
-            session_mb: 6,
+            session_mb: 8,
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -169,6 +169,27 @@ impl Pipe {
             lease: *lease,
             mode,
             session: None,
+            scope: None,
+        });
+        self.encode(out, |keys, out, by| {
+            keys.acquire(out, by, &arguments, asked)
+        });
+    }
+
+    /// Several leases in one command, each with its session.
+    pub fn encode_with_sessions(
+        &self,
+        out: &mut Vec<u8>,
+        leases: &[LeaseId],
+        sessions: &[[u8; 16]],
+        session_ttl_ms: u64,
+        seed: u32,
+    ) {
+        let arguments = self.arguments(seed, session_ttl_ms);
+        let asked = leases.iter().zip(sessions).map(|(lease, session)| Asked {
+            lease: *lease,
+            mode: Mode::Take,
+            session: Some(session),
             scope: None,
         });
         self.encode(out, |keys, out, by| {
