@@ -345,14 +345,13 @@ impl PoolKeys {
 
     /// How long the value of one session key may be, so that all of them together take no more memory than this.
     fn session_bytes(&self, session_mb: u64) -> u64 {
-        let share = session_mb.saturating_mul(1 << 20) / u64::from(keys::SESSION_KEYS);
+        // A MB is 2^20 bytes, and there are 2^14 keys.
+        let share = session_mb.saturating_mul(1 << 6);
         let key = self.session_prefix.len() as u64;
-        let left = share
-            .saturating_sub(SESSION_KEY_BYTES.saturating_add(key))
-            .max(4);
+        let left = share.saturating_sub(SESSION_KEY_BYTES.saturating_add(key));
         // The allocator rounds up to one of four sizes for each power of two. A string has six bytes beside its text.
-        let step = 1_u64 << left.ilog2().saturating_sub(2);
-        let size = left.saturating_sub(left % step.max(1));
+        let fine = left.checked_ilog2().unwrap_or(0).saturating_sub(2);
+        let size = left >> fine << fine;
         size.saturating_sub(6).clamp(100, 32_768)
     }
 
