@@ -53,6 +53,9 @@ if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
   check.whole(ARGV[2], 'seed', 0, 2147483647)
   check.whole(ARGV[3], 'random', 0, 1e9)
   check.whole(ARGV[5], 'session_ttl_ms', 0, 1e12)
+  if sessions then
+    check.whole(ARGV[tags], 'session bytes', 100, 32768)
+  end
   for i = 6, 5 + count do
     check.id(ARGV[i], 'lease')
   end

@@ -582,7 +582,7 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (
             Script::Acquire,
             &["1000", "1", "0", "take", "5", "l"],
-            "BADARG mode, leases, sessions or keys",
+            "BADARG session bytes",
         ),
         (
             Script::Acquire,

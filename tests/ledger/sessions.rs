@@ -1,10 +1,10 @@
 //! How sessions keep their account, and what they may take of Redis' memory.
 
-use crate::pipe::{Answer, PREFIX, Pipe, account, text};
+use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Clock, Ledger, Redis};
 use slotgate::lease::LeaseIds;
-use slotgate::ledger::keys::SESSION_KEYS;
-use slotgate::ledger::script::{Asked, Mode, SyncAccount};
+use slotgate::ledger::keys::{COMMON, SESSION_KEYS};
+use slotgate::ledger::script::{Asked, Mode, Script, SyncAccount};
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const TTL_MS: u64 = 160_000;
@@ -137,6 +137,16 @@ fn a_session_keeps_its_account_for_its_time_after_each_lease() {
     rig.clock.set(now_ms + 2 * LIFE_MS + 1);
     rig.lease(1);
     assert_eq!(rig.order(), [(',', 2), (',', 1)]);
+    // Nor does its old account mean anything to it: this one would keep it if it were bound.
+    rig.clock.set(now_ms + 4 * LIFE_MS);
+    let old = rig.lease(1);
+    rig.clock.set(now_ms + 4 * LIFE_MS + TTL_MS);
+    rig.lease(2);
+    rig.clock.set(now_ms + 5 * LIFE_MS);
+    rig.pipe.cooldown(&old, 60_000).unwrap();
+    let account = rig.lease(1);
+    assert_ne!(account, old);
+    assert_eq!(rig.pipe.bound(&hash(1)), Some(account));
 }
 
 #[test]
@@ -210,6 +220,100 @@ fn no_key_is_longer_than_its_share() {
 }
 
 #[test]
+fn sessions_that_get_accounts_with_longer_ids_stay_within_their_share() {
+    let mut rig = Rig::new(&["a"]);
+    for session in 1..=5 {
+        rig.lease(session);
+    }
+    let long = "y".repeat(64);
+    rig.pipe.sync(2, 2, Some(&[account(&long, 100)])).unwrap();
+    for session in [1, 2, 3, 4, 5, 5] {
+        assert_eq!(rig.lease(session), long);
+        assert!(rig.value().len() <= 186, "{}", rig.value());
+        assert_eq!(rig.pipe.bound(&hash(session)).as_ref(), Some(&long));
+    }
+}
+
+#[test]
+fn malformed_arguments_of_sessions_are_named_and_write_nothing() {
+    let mut rig = Rig::new(&["a"]);
+    let tag = "0123456789abcdef";
+    for (script, arguments, error) in [
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take", "5", "l", "99", tag][..],
+            "BADARG session bytes",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take", "5", "l", "32769", tag],
+            "BADARG session bytes",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take", "5", "l", "100.5", tag],
+            "BADARG session bytes",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take", "5", "l", "x", tag],
+            "BADARG session bytes",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take", "5", "l", "100", "0123456789abcde"],
+            "BADARG mode, leases, sessions",
+        ),
+        (
+            Script::Acquire,
+            &[
+                "1000",
+                "1",
+                "0",
+                "take",
+                "5",
+                "l",
+                "100",
+                "0123456789abcde=",
+            ],
+            "BADARG mode, leases, sessions",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take", "5", "l", "100"],
+            "BADARG mode, leases, sessions",
+        ),
+        (Script::Control, &["unbind", ""], "BADARG session"),
+        (
+            Script::Control,
+            &["unbind", "0123456789abcde="],
+            "BADARG session",
+        ),
+        (
+            Script::Control,
+            &["unbind", "0123456789abcdef0"],
+            "BADARG session",
+        ),
+    ] {
+        let mut names = COMMON.to_vec();
+        if script == Script::Control {
+            names.push("control");
+        }
+        names.push("session:0000");
+        let (source, count) = (source(script), names.len().to_string());
+        let keys = names.iter().map(|name| format!("{PREFIX}:{{p}}:{name}"));
+        let keys: Vec<String> = keys.collect();
+        let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), count.as_bytes()];
+        command.extend(keys.iter().map(String::as_bytes));
+        command.extend(arguments.iter().map(|argument| argument.as_bytes()));
+        let told = text(&rig.pipe.command(&command));
+        assert!(told.starts_with(error), "{arguments:?}: {told}");
+    }
+    assert!(Ledger::new(&rig.redis, PREFIX, "p").is_empty());
+    assert_eq!(rig.value(), "");
+}
+
+#[test]
 fn what_others_put_into_a_session_key_refuses_nobody_and_is_replaced() {
     let long = "x".repeat(100_000);
     let separators = "=;, ".repeat(10_000);
@@ -229,7 +333,11 @@ fn what_others_put_into_a_session_key_refuses_nobody_and_is_replaced() {
     ] {
         let mut rig = Rig::new(&["a", "b"]);
         rig.redis.run::<()>("SET", &[&rig.key(), junk]);
-        for session in [1, 2, 1, 2, 3, 4, 5, 6, 7] {
+        rig.lease(1);
+        if junk != begins_well {
+            assert_eq!(rig.order(), [(',', 1)], "{junk:.20}");
+        }
+        for session in [2, 1, 2, 3, 4, 5, 6, 7] {
             rig.lease(session);
             assert!(rig.value().len() <= 186, "{junk:.20}");
         }
