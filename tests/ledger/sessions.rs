@@ -281,7 +281,7 @@ fn malformed_arguments_of_sessions_are_named_and_write_nothing() {
         (
             Script::Acquire,
             &["1000", "1", "0", "take", "5", "l", "100"],
-            "BADARG mode, leases, sessions",
+            "BADARG session bytes",
         ),
         (Script::Control, &["unbind", ""], "BADARG session"),
         (
