@@ -22,8 +22,8 @@
 --       that came back in time. The new ones are first, and among equals the one that was written longest ago. When a key is
 --       full, its first sessions are forgotten. When those that came back take more than three quarters, the first of them
 --       count as new again. So new sessions push out new ones, and no client can make a key grow.
--- Cost  O(log accounts + log leases) each; with a session, O(bytes of its key) more; with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at
---       most. Eight commands, however many leases, and one to three more for each.
+-- Cost  O(log accounts + log leases) each; with a session, O(bytes of its key) more; with a scope, O(accounts cooling in it)
+--       more, and refused, O(accounts behind) at most. Eight commands, however many leases, and one to three more for each.
 local ttl, seed, weight, mode, session_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local dry, force = mode == 'dry', mode == 'force'
 local tagged = session_ttl and session_ttl > 0 and 1 or 0
