@@ -2,7 +2,7 @@
 --
 -- KEYS  the six of ledger.lua
 --       next  the cooldowns of each lease's scope (ZSET, account id -> until, ms), in order; or none
---       last  each lease's session (STRING, account id), in order; only with ARGV 5 above 0
+--       session  the key that holds each lease's session (STRING, see Sessions), in order; only with ARGV 5 above 0
 -- ARGV  1 ttl, ms
 --       2 seed, 0..2147483647, fresh for each call: Redis starts its own the same way at every boot
 --       3 weight of the random part, millionths
@@ -10,26 +10,39 @@
 --               dry    choose as `take` would for each alone, and write nothing (reaps nothing either)
 --               force  record leases of the accounts named, whatever their counts
 --       5 how long the sessions are remembered, ms; 0: no sessions
---       6.. lease ids, [A-Za-z0-9._-]{1,64}, each once, 1..1000; with force, then as many account ids
+--       6.. lease ids, [A-Za-z0-9._-]{1,64}, each once, 1..1000; with force, then as many account ids; with sessions, then how
+--         many bytes a session key may hold, 100..32768, and the tag of each lease's session, 16 hex digits
 -- Returns {epoch, answer ..}: for each lease, in order
 --         account id            the lease holds a slot of it; if it held one already, that one's
 --         account id ":probe"   and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
 --         integer               saturated: retry after so many ms
 --         nil                   the account is not in this pool (force)
 -- Errors  NOPOOL (no accounts: sync first), BADARG. No lease is taken then.
--- Cost  O(log accounts + log leases) each; with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at
---       most. Eight commands, however many leases, and one to three more for each.
+-- Sessions  One key holds many, each as `=<tag><mark><account id> <until, ms>`. The mark is `,` for a new session, and `;` for one
+--       that came back in time. The new ones are first, and among equals the one that was written longest ago. When a key is
+--       full, its first sessions are forgotten. When those that came back take more than three quarters, the first of them
+--       count as new again. So new sessions push out new ones, and no client can make a key grow.
+-- Cost  O(log accounts + log leases) each; with a session, O(bytes of its key) more; with a scope, O(accounts cooling in it)
+--       more, and refused, O(accounts behind) at most. Eight commands, however many leases, and one to three more for each.
 local ttl, seed, weight, mode, session_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local dry, force = mode == 'dry', mode == 'force'
-local count = (#ARGV - 5) / (force and 2 or 1)
--- Behind which the keys of sessions and of scopes stand.
-local sessions = session_ttl and session_ttl > 0 and #KEYS - count
+local tagged = session_ttl and session_ttl > 0 and 1 or 0
+local count = (#ARGV - 5 - tagged) / ((force and 2 or 1) + tagged)
+-- Behind which the keys of sessions and of scopes stand, and the tags of the sessions.
+local sessions, tags = tagged == 1 and #KEYS - count, #ARGV - count
 local scopes = (sessions or #KEYS) > 6 and 6
 local wrong, seen = #KEYS ~= 6 + (sessions and count or 0) + (scopes and count or 0), {}
 for i = 6, 5 + count do
   local lease = ARGV[i]
   wrong = wrong or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]') or seen[lease]
   seen[lease] = true
+end
+local room = sessions and tonumber(ARGV[tags])
+if sessions then
+  wrong = wrong or not (room and room >= 100 and room <= 32768 and room % 1 == 0)
+  for i = tags + 1, #ARGV do
+    wrong = wrong or #ARGV[i] ~= 16 or string.find(ARGV[i], '%X')
+  end
 end
 if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
   or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0) or not (weight and weight >= 0 and weight <= 1e9)
@@ -40,10 +53,14 @@ if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
   check.whole(ARGV[2], 'seed', 0, 2147483647)
   check.whole(ARGV[3], 'random', 0, 1e9)
   check.whole(ARGV[5], 'session_ttl_ms', 0, 1e12)
+  if sessions then
+    check.whole(ARGV[tags], 'session bytes', 100, 32768)
+  end
   for i = 6, 5 + count do
     check.id(ARGV[i], 'lease')
   end
-  check.refuse('BADARG mode, leases or keys: not take, dry or force, not 1..1000 leases, one twice, or a key too many or too few')
+  check.refuse('BADARG mode, leases, sessions or keys: not take, dry or force, not 1..1000 leases, one twice, a session without '
+    .. 'its tag or bytes, or a key too many or too few')
 end
 -- How many expired leases, and ended cooldowns, one call may clear away at a time; and how many leases share that work. A
 -- call that finds no free slot always does it, so nobody is refused for a lease that is over.
@@ -152,7 +169,12 @@ local function choose(shut)
   return account
 end
 
--- Until all is chosen nothing is written, but to clear away what is over.
+-- How long a binding that is written now lives: a little longer than it must, so that most leases need not write it again.
+local life = sessions and session_ttl + math.ceil(session_ttl / 16)
+-- What each session key holds.
+local held = sessions and {}
+-- Until all is chosen nothing is written, but to clear away what is over. `lasts`: by tag, the account of the session; by
+-- number, the tag of a lease whose session is to be written.
 local lasts, shuts, got, missing = sessions and {}, scopes and {}, nil, nil
 for try = 1, 2 do
   if not dry and (try == 2 or seed % SHARED_BY < count) then
@@ -171,7 +193,7 @@ for try = 1, 2 do
   missing = false
   for i = 1, count do
     if not chosen[i] and not owners[i] then
-      local account, bind, shut
+      local account, bind, shut, last, lasting
       if force then
         account = ARGV[5 + count + i]
       else
@@ -188,10 +210,23 @@ for try = 1, 2 do
           end
         end
         if sessions then
-          bind = KEYS[sessions + i]
-          local last = lasts[bind] or redis.pcall('GET', bind)
-          -- Someone's own key under this name is none.
-          last = type(last) == 'string' and last
+          bind = ARGV[tags + i]
+          last = lasts[bind]
+          lasting = last
+          if not last then
+            local key = KEYS[sessions + i]
+            local value = held[key] or redis.pcall('GET', key)
+            -- Someone's own key under this name is none.
+            value = type(value) == 'string' and string.find(value, '^=%x+[,;]') and value or ''
+            held[key] = value
+            local at, stop = string.find(value, '=' .. bind, 1, true)
+            local space = at and string.find(value, ' ', stop, true)
+            local left = space and (tonumber(string.sub(value, space + 1, space + 13)) or 0) - now or 0
+            if left > 0 then
+              last = string.sub(value, stop + 2, space - 1)
+              lasting = left >= session_ttl and left <= life and string.byte(value, stop + 1) == 59
+            end
+          end
           local score = last and call('ZSCORE', FREE, last)
           score = score and score_now(last, score)
           if score and shut and shut[last] then
@@ -227,7 +262,8 @@ for try = 1, 2 do
         end
         given[account] = (given[account] or 0) + 1
         if bind then
-          lasts[bind], lasts[i] = account, bind
+          lasts[bind] = account
+          lasts[i] = not (lasting and last == account) and bind
         end
       end
     end
@@ -323,8 +359,42 @@ if leases[1] then
     call('ZADD', FREE, unpack(free))
   end
   for i = 1, sessions and count or 0 do
-    if lasts[i] then
-      call('SET', lasts[i], chosen[i], 'PX', format('%d', session_ttl))
+    local tag = lasts[i]
+    if tag then
+      local key = KEYS[sessions + i]
+      local value, entry = held[key], lasts[tag] .. format(' %d', now + life)
+      -- Copies of the value are what this costs: Lua's collector has to clear them away.
+      local at, stop = string.find(value, '=' .. tag, 1, true)
+      local rest = at and (string.find(value, '=', stop, true) or #value + 1)
+      local back = at and tonumber(string.match(value, '^[^ ]* (%d+)', stop) or 0) > now
+      entry = '=' .. tag .. (back and ';' or ',') .. entry
+      local size = #value + #entry - (at and rest - at or 0)
+      local again = math.max((string.find(value, ';', 1, true) or size + 18) - 17, 1)
+      local most = math.floor(room * 3 / 4)
+      if back and size <= room and again > at and size - again + rest - at < most then
+        -- It was a new one, and all that came back have room.
+        value = string.sub(value, 1, at - 1) .. string.sub(value, rest) .. entry
+      else
+        if at then
+          value = string.sub(value, 1, at - 1) .. string.sub(value, rest)
+          again = math.max((string.find(value, ';', 1, true) or size + 18) - 17, 1)
+        end
+        -- The first session that can stay.
+        local first = size > room and (string.find(value, '=', size - room + 1, true) or size) or 1
+        if not back then
+          value = string.sub(value, first, again - 1) .. entry .. string.sub(value, math.max(first, again))
+        else
+          if size - again >= most then
+            rest = string.find(value, '=', size - most + 1, true) or size
+            value = string.sub(value, 1, again - 1) .. string.gsub(string.sub(value, again, rest - 1), ';', ',')
+              .. string.sub(value, rest)
+          end
+          value = string.sub(value, first) .. entry
+        end
+      end
+      held[key] = value
+      -- The leases are taken by now: an error here must not hide that from who asked.
+      redis.pcall('SET', key, value, 'PX', format('%d', life))
     end
   end
 end

@@ -3,13 +3,13 @@
 --
 -- KEYS  the six of ledger.lua
 --       7 control (HASH: drain:<account id> -> 1; percent -> basis points)
---       8 session (STRING, account id), only for unbind
+--       8 the key that holds the session (STRING, see acquire.lua), only for unbind
 -- ARGV  1 verb: drain     no new leases of the account, holders finish
 --               undrain   the other way
 --               percent   the share of the gray release, instead of the configured one
 --               thaw      end the account's cooldown, its probing, and its being behind
 --               unbind    forget the session's account
---       2 account id; basis points 0..10000, or empty for the configured ones; empty for unbind
+--       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
 -- Returns {old, new}, each empty when nothing is set
 -- Errors  NOACCOUNT, BADARG; nothing is written then
 -- Flags  allow-oom: an operator needs it most when things are full
@@ -58,8 +58,21 @@ elseif verb == 'unbind' then
   if not KEYS[8] then
     tool.refuse('BADARG session: its key is missing')
   end
-  local old = call('GET', KEYS[8]) or ''
-  call('DEL', KEYS[8])
-  return {old, ''}
+  if #subject ~= 16 or string.find(subject, '%X') then
+    tool.refuse('BADARG session: its tag is not 16 hex digits')
+  end
+  local value = call('GET', KEYS[8]) or ''
+  local at, stop = string.find(value, '=' .. subject, 1, true)
+  if not at then
+    return {'', ''}
+  end
+  local account, ends = string.match(value, '^.([^ ]*) (%d+)', stop + 1)
+  value = string.sub(value, 1, at - 1) .. string.sub(value, string.find(value, '=', stop, true) or #value + 1)
+  if value == '' then
+    call('DEL', KEYS[8])
+  else
+    call('SET', KEYS[8], value, 'KEEPTTL')
+  end
+  return {account and tonumber(ends) > tool.now_ms() and account or '', ''}
 end
 tool.refuse('BADARG verb: not drain, undrain, percent, thaw or unbind')

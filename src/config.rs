@@ -51,8 +51,8 @@ pub struct Config {
     pub score: Score,
     /// How priorities enter the score.
     pub priority_mode: PriorityMode,
-    /// How long a session remembers its account, in ms; 0: no affinity.
-    pub affinity_ttl_ms: u64,
+    /// How sessions keep their account.
+    pub affinity: Affinity,
     /// What to do when no account has a free slot.
     pub saturated: OnSaturated,
     /// What to do when the ledger cannot answer.
@@ -168,6 +168,15 @@ pub struct LeaseTimes {
     pub ttl_ms: u64,
     /// Time between renewals, in ms; at most half of `ttl_ms`.
     pub renew_interval_ms: u64,
+}
+
+/// `affinity`.
+#[derive(Debug, Clone, Copy)]
+pub struct Affinity {
+    /// How long a session keeps its account after its last lease, in ms; 0: no affinity.
+    pub ttl_ms: u64,
+    /// How much of Redis' memory the sessions of one pool may take, in MB of 2^20 bytes, 7..=256.
+    pub max_mb: u64,
 }
 
 /// `score`: weights, each 0..=1000; not all 0.
@@ -489,11 +498,14 @@ fn role(at: At<'_, '_>) -> Role {
                 ("strict", PriorityMode::Strict),
             ],
         ),
-        affinity_ttl_ms: {
+        affinity: {
             let mut f = f.object("affinity");
-            let ttl_ms = f.int("ttl_ms", 3_600_000, 0..=2_592_000_000);
+            let affinity = Affinity {
+                ttl_ms: f.int("ttl_ms", 3_600_000, 0..=2_592_000_000),
+                max_mb: f.int("max_mb", 8, 7..=256),
+            };
             f.done();
-            ttl_ms
+            affinity
         },
         saturated: action(
             f.object("saturated"),

@@ -987,7 +987,7 @@ impl Worker {
                     request.bucket = bucket;
                     // Who is out needs no affinity, and its hash costs more than the decision.
                     if let (Choice::In, Some(session)) = (choice, session)
-                        && self.config.affinity_ttl_ms > 0
+                        && self.config.affinity.ttl_ms > 0
                     {
                         request.session = Some(gray::hash128(session));
                     }
@@ -1667,7 +1667,8 @@ impl Worker {
                     ttl_ms: config.lease.ttl_ms,
                     seed: self.random.u32(..),
                     random: pool::millionths(config.score.random),
-                    session_ttl_ms: config.affinity_ttl_ms,
+                    session_ttl_ms: config.affinity.ttl_ms,
+                    session_mb: config.affinity.max_mb,
                 };
                 let leases = leases.iter().map(|acquire| Asked {
                     lease: acquire.lease,

@@ -201,7 +201,8 @@ fn minimal_has_every_default() {
         }
     );
     assert_eq!(config.priority_mode, PriorityMode::Weighted);
-    assert_eq!(config.affinity_ttl_ms, 3_600_000);
+    assert_eq!(config.affinity.ttl_ms, 3_600_000);
+    assert_eq!(config.affinity.max_mb, 8);
     assert_eq!(config.saturated, OnSaturated::Reject);
     assert_eq!(config.failure, OnFailure::Traditional);
     assert_eq!(config.traditional, Traditional::Passthrough);
@@ -291,7 +292,8 @@ fn full_has_every_value() {
         }
     );
     assert_eq!(config.priority_mode, PriorityMode::Strict);
-    assert_eq!(config.affinity_ttl_ms, 0);
+    assert_eq!(config.affinity.ttl_ms, 0);
+    assert_eq!(config.affinity.max_mb, 256);
     assert_eq!(config.saturated, OnSaturated::Traditional);
     assert_eq!(config.failure, OnFailure::Reject);
     assert_eq!(config.traditional, Traditional::Local { share: 4 });
@@ -391,7 +393,7 @@ fn integers_may_come_as_floats() {
         (50, 1)
     );
     assert_eq!(config.gray.basis_points, 1_000);
-    assert_eq!(config.affinity_ttl_ms, 3_600_000);
+    assert_eq!(config.affinity.ttl_ms, 3_600_000);
     assert_eq!(config.cooldown.statuses, [429]);
     assert_eq!(
         (

@@ -11,6 +11,7 @@ use crate::headers::Headers;
 use crate::json::Json;
 use crate::lease::hex;
 use crate::ledger::greeting::{self, Refusal};
+use crate::ledger::keys::session_account;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
 use crate::ledger::view::{Pool, Question, explain, text};
@@ -166,6 +167,8 @@ struct Job {
     cursor: String,
     seen: Pool,
     question: Question,
+    /// The value of the key that holds the session. Whether the session is over is known with the pool's time.
+    sessions: Vec<u8>,
     ask: Option<Ask>,
     /// The answer as far as it is written.
     json: Json,
@@ -907,6 +910,7 @@ impl Job {
             cursor: String::new(),
             seen: Pool::default(),
             question: Question::default(),
+            sessions: Vec::new(),
             ask: None,
             json: Json::default(),
         }
@@ -924,13 +928,10 @@ impl Job {
         match self.wants {
             Wants::Explain(Part::Turn) => return Err(Fault::Mismatch),
             Wants::Explain(Part::Session) => {
-                let bound = match values.value() {
-                    Some(Value::Bulk(account)) => text(account),
-                    Some(Value::Nil) => None,
+                match values.value() {
+                    Some(Value::Bulk(sessions)) => self.sessions = sessions.to_vec(),
+                    Some(Value::Nil) => {}
                     other => return Err(Fault::in_place_of(other)),
-                };
-                if let Some((_, place)) = &mut self.question.session {
-                    *place = bound;
                 }
                 self.wants = Wants::Explain(Part::Scope);
                 return Ok(None);
@@ -977,6 +978,10 @@ impl Job {
         pool.clone_into(&mut seen.name);
         self.cursor.clear();
         if self.wants != Wants::Look {
+            if let Some((session, bound)) = &mut self.question.session {
+                let hash = hash128(session.as_bytes());
+                *bound = session_account(&self.sessions, &hash, seen.now_ms).and_then(text);
+            }
             explain(&seen, &self.question).write(&mut self.json);
         } else {
             seen.write(&mut self.json, more);

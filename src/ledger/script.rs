@@ -79,6 +79,10 @@ const fn code(file: &[u8], into: &mut [u8]) -> usize {
     length
 }
 
+/// What Redis needs for a session key beside its name and its value: an entry in each of two tables, which may just have
+/// doubled, an object, the last digits of the name. Measured, rounded up: `tests/ledger/sessions.rs` proves the sum.
+const SESSION_KEY_BYTES: u64 = 160;
+
 /// What stands in front of every script.
 const LEDGER: &str = code_of!("ledger.lua");
 
@@ -168,6 +172,8 @@ pub struct Acquire {
     pub random: u64,
     /// How long sessions are remembered, in ms.
     pub session_ttl_ms: u64,
+    /// How much of Redis' memory a pool's sessions may take, in MB of 2^20 bytes.
+    pub session_mb: u64,
 }
 
 /// One lease of an acquire. Those of one command have the same mode, and all of them a session or none, a scope or none.
@@ -294,18 +300,27 @@ impl PoolKeys {
         };
         let sessions = usize::from(first.session.is_some());
         let keys = usize::from(first.scope.is_some()).saturating_add(sessions);
+        let tags = leases.len().saturating_add(1).saturating_mul(sessions);
         self.head(
             out,
             Script::Acquire,
             by,
             leases.len().saturating_mul(keys),
-            leases.len().saturating_mul(words).saturating_add(5),
+            leases
+                .len()
+                .saturating_mul(words)
+                .saturating_add(tags)
+                .saturating_add(5),
         );
         for scope in leases.clone().filter_map(|asked| asked.scope) {
             push_hashed(out, &self.scope_prefix, scope);
         }
         for session in leases.clone().filter_map(|asked| asked.session) {
-            push_hashed(out, &self.session_prefix, session);
+            push_bulk_of(
+                out,
+                self.session_prefix.as_bytes(),
+                &keys::session_digits(session),
+            );
         }
         push_number(out, acquire.ttl_ms);
         push_number(out, u64::from(acquire.seed >> 1));
@@ -315,11 +330,29 @@ impl PoolKeys {
         for asked in leases.clone() {
             push_bulk(out, asked.lease.as_bytes());
         }
-        for asked in leases {
+        for asked in leases.clone() {
             if let Mode::Force(account) = asked.mode {
                 push_bulk(out, account.as_bytes());
             }
         }
+        if sessions > 0 {
+            push_number(out, self.session_bytes(acquire.session_mb));
+        }
+        for session in leases.filter_map(|asked| asked.session) {
+            push_bulk(out, &keys::session_tag(session));
+        }
+    }
+
+    /// How long the value of one session key may be, so that all of them together take no more memory than this.
+    fn session_bytes(&self, session_mb: u64) -> u64 {
+        // A MB is 2^20 bytes, and there are 2^14 keys.
+        let share = session_mb.saturating_mul(1 << 6);
+        let key = self.session_prefix.len() as u64;
+        let left = share.saturating_sub(SESSION_KEY_BYTES.saturating_add(key));
+        // The allocator rounds up to one of four sizes for each power of two. A string has six bytes beside its text.
+        let fine = left.checked_ilog2().unwrap_or(0).saturating_sub(2);
+        let size = left >> fine << fine;
+        size.saturating_sub(6).clamp(100, 32_768)
     }
 
     /// `release.lua`
@@ -440,7 +473,7 @@ impl PoolKeys {
         push_command(out, &[b"GET", self.answer.as_bytes()]);
     }
 
-    /// `control.lua`; `session` is the session's hash, for `unbind`.
+    /// `control.lua`; `session` is the session's hash, for `unbind`, which has no other subject.
     pub fn control(
         &self,
         out: &mut Vec<u8>,
@@ -451,12 +484,17 @@ impl PoolKeys {
     ) {
         let extra_keys = usize::from(session.is_some()).saturating_add(1);
         self.head(out, Script::Control, by, extra_keys, 2);
-        let session = session.map(|session| hashed(&self.session_prefix, session));
-        push_bulks(out, &[self.control.as_bytes()]);
-        if let Some(session) = &session {
-            push_bulks(out, &[session]);
+        push_bulk(out, self.control.as_bytes());
+        let tag = session.map(keys::session_tag);
+        if let Some(session) = session {
+            push_bulk_of(
+                out,
+                self.session_prefix.as_bytes(),
+                &keys::session_digits(session),
+            );
         }
-        push_bulks(out, &[verb.as_bytes(), subject.as_bytes()]);
+        let subject = tag.as_ref().map_or(subject.as_bytes(), |tag| tag);
+        push_bulks(out, &[verb.as_bytes(), subject]);
     }
 
     /// `inspect.lua`
@@ -469,9 +507,15 @@ impl PoolKeys {
 }
 
 impl PoolKeys {
-    /// `GET` of a session's account.
+    /// `GET` of the key that holds a session ([`keys::session_account`] reads it).
     pub fn session(&self, out: &mut Vec<u8>, session: &[u8; 16]) {
-        push_command(out, &[b"GET", &hashed(&self.session_prefix, session)]);
+        push_array(out, 2);
+        push_bulk(out, b"GET");
+        push_bulk_of(
+            out,
+            self.session_prefix.as_bytes(),
+            &keys::session_digits(session),
+        );
     }
 
     /// `ZRANGE` of a scope's cooldowns.

@@ -17,6 +17,7 @@ mod pipe;
 mod support;
 
 use pipe::Pipe;
+use slotgate::gray::hash128;
 use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::resp::{push_array, push_bulk};
 use slotgate::ledger::script::{By, Mode, SyncAccount};
@@ -24,6 +25,8 @@ use std::time::Instant;
 use support::{HASHED, Redis};
 
 const PIPELINE: usize = 16;
+/// How long a session is remembered, and how much memory the sessions of a pool may take: the defaults.
+const SESSION_MS: u64 = 3_600_000;
 /// Leases in one command, about what a busy worker asks for at once.
 const TOGETHER: usize = 8;
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
@@ -107,9 +110,7 @@ impl Bench {
     fn measure(&mut self, name: &str, per_call: usize, commands: &[Vec<u8>]) {
         let _: String = self.redis.run("CONFIG", &["RESETSTAT"]);
         let began = Instant::now();
-        for part in commands.chunks(PIPELINE) {
-            self.pipe.exchange_many(&part.concat(), part.len(), |_| {});
-        }
+        self.send(commands);
         let calls_per_s = commands.len() as f64 / began.elapsed().as_secs_f64();
         let info: String = self.redis.run("INFO", &["commandstats"]);
         let line = info
@@ -198,6 +199,76 @@ impl Bench {
             })
             .collect();
         self.measure(&format!("release {accounts}"), 1, &releases);
+    }
+
+    /// Acquires of a session each: of sessions that came back before, of ones that nobody has seen, and of these for the
+    /// second time. The pool's sessions have all the memory that they may take.
+    fn sessions(&mut self, accounts: usize, calls: usize) {
+        let pipe = Pipe::open(&self.redis, &format!("n{accounts}"));
+        let hashes = |kind: &str| -> Vec<[u8; 16]> {
+            (0..calls)
+                .map(|number| hash128(format!("{kind} {number}").as_bytes()))
+                .collect()
+        };
+        let round = self.rows.iter().map(|row| row.rounds.len()).max();
+        let new = hashes(&format!("new {round:?}"));
+        let old = hashes("old");
+        if round == Some(1) {
+            let flood = hashes("flood");
+            for _ in 0..2 {
+                self.with_sessions(&pipe, None, 1, &old);
+            }
+            for part in 0..16_u8 {
+                let mut flood = flood.clone();
+                flood.iter_mut().for_each(|hash| hash[15] ^= part);
+                self.with_sessions(&pipe, None, TOGETHER, &flood);
+            }
+        }
+        let rows = [("known", &old), ("new", &new), ("second lease", &new)];
+        for together in [1, TOGETHER] {
+            for (kind, hashes) in rows {
+                let mut hashes = hashes.clone();
+                if together > 1 && kind != "known" {
+                    hashes.iter_mut().for_each(|hash| hash[14] ^= 0xff);
+                }
+                let mut name = format!("acquire {accounts}, session: {kind}");
+                if together > 1 {
+                    name += &format!(", {together} together");
+                }
+                self.with_sessions(&pipe, Some(&name), together, &hashes);
+            }
+        }
+    }
+
+    fn with_sessions(
+        &mut self,
+        pipe: &Pipe,
+        name: Option<&str>,
+        together: usize,
+        hashes: &[[u8; 16]],
+    ) {
+        let (mut acquires, mut releases) = (Vec::new(), Vec::new());
+        for part in hashes.chunks(together) {
+            let leases: Vec<LeaseId> = part.iter().map(|_| self.ids.mint()).collect();
+            let (mut acquire, mut release) = (Vec::new(), Vec::new());
+            pipe.encode_with_sessions(&mut acquire, &leases, part, SESSION_MS, self.random.u32(..));
+            pipe.encode(&mut release, |keys, out, by: By| {
+                keys.release(out, by, leases.iter().copied())
+            });
+            acquires.push(acquire);
+            releases.push(release);
+        }
+        match name {
+            Some(name) => self.measure(name, together, &acquires),
+            None => self.send(&acquires),
+        }
+        self.send(&releases);
+    }
+
+    fn send(&mut self, commands: &[Vec<u8>]) {
+        for part in commands.chunks(PIPELINE) {
+            self.pipe.exchange_many(&part.concat(), part.len(), |_| {});
+        }
     }
 
     fn others(&mut self, calls: usize) {
@@ -346,6 +417,9 @@ fn main() {
         bench.others(calls);
         for size in &sizes {
             bench.ledger(*size, calls);
+            if *size == 100 {
+                bench.sessions(*size, calls);
+            }
         }
     }
     println!(

@@ -137,10 +137,7 @@ fn unbind_forgets_a_session() {
         rig.pipe
             .acquire(lease, Mode::Take, Some((&hash, 60_000)))
             .unwrap();
-        let bound = rig
-            .redis
-            .run::<Vec<String>>("KEYS", &["slotgate:{p}:session:*"]);
-        rig.redis.run::<String>("GET", &[&bound[0]])
+        rig.pipe.bound(&hash).expect("it is bound")
     };
     let account = bind(&mut rig);
     assert_eq!(

@@ -4,6 +4,7 @@ use crate::pipe::account;
 use crate::{Rig, run};
 use serde_json::{Value, json};
 use slotgate::gray::{Gate, hash128};
+use slotgate::ledger::keys::{session_digits, session_tag};
 use slotgate::ledger::script::{Acquired, Heard, Mode, SyncAccount, acquired};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -473,12 +474,15 @@ fn probes_and_accounts_behind_are_shown() {
         ]
     );
     // A session of the one behind is served by another, and stays its own; unless there is no other.
+    let hash = hash128(b"alice");
+    let text = |digits: &[u8]| String::from_utf8(digits.to_vec()).unwrap();
     let key = format!(
         "{}{}",
         rig.ledger().key("session:"),
-        hex(&hash128(b"alice"))
+        text(&session_digits(&hash))
     );
-    rig.redis.run::<()>("SET", &[&key, "late"]);
+    let sessions = format!("={},late 9999999999999", text(&session_tag(&hash)));
+    rig.redis.run::<()>("SET", &[&key, &sessions]);
     let told = |rig: &Rig| rig.run(&["explain", "--session", "alice"]).done();
     assert!(
         told(&rig).contains("which is behind the others: another serves this request"),
@@ -557,12 +561,11 @@ fn explain_follows_a_session() {
         rig.json(&["explain", "--session", "alice"])["session"],
         json!({"bound_to": bound, "stays_bound": true})
     );
-    let key = format!("{}{}", rig.ledger().key("session:"), hex(&hash));
     let lease = rig.ids.mint();
     rig.pipe
         .acquire(lease, Mode::Take, Some((&hash, 60_000)))
         .unwrap();
-    assert_eq!(rig.redis.run::<String>("GET", &[&key]), bound);
+    assert_eq!(rig.pipe.bound(&hash).as_ref(), Some(&bound));
     // Cooling and drained, then only drained.
     for verb in ["drain", "thaw"] {
         rig.pipe.control(verb, &bound, None).unwrap();
@@ -577,11 +580,7 @@ fn explain_follows_a_session() {
     rig.pipe
         .acquire(lease, Mode::Take, Some((&hash, 60_000)))
         .unwrap();
-    assert_ne!(rig.redis.run::<String>("GET", &[&key]), bound);
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    assert_ne!(rig.pipe.bound(&hash), Some(bound));
 }
 
 #[test]

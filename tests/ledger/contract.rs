@@ -252,12 +252,8 @@ fn a_session_keeps_its_account_and_spills_without_rebinding() {
     }
     let (_, spilled) = bind(&mut rig);
     assert_ne!(spilled, bound);
-    let key = format!("{}{}", rig.ledger.key("session:"), "07".repeat(16));
-    assert_eq!(
-        rig.redis.run::<String>("GET", &[&key]),
-        bound,
-        "still bound"
-    );
+    assert_eq!(rig.pipe.bound(&session), Some(bound.clone()), "still bound");
+    let key = rig.ledger.key("session:0707");
     assert!(rig.redis.run::<i64>("PTTL", &[&key]) > 50_000);
     // Gone from the configuration: bound anew.
     let rest: Vec<SyncAccount> = [account("a", 1), account("b", 2), account("c", 3)]
@@ -267,7 +263,7 @@ fn a_session_keeps_its_account_and_spills_without_rebinding() {
     rig.pipe.sync(2, 2, Some(&rest)).unwrap();
     let (_, now) = bind(&mut rig);
     assert_ne!(now, bound);
-    assert_eq!(rig.redis.run::<String>("GET", &[&key]), now);
+    assert_eq!(rig.pipe.bound(&session), Some(now));
     // Without a session nothing is written.
     let keys = rig.redis.run::<Vec<String>>("KEYS", &["*session*"]);
     rig.take();
@@ -576,22 +572,36 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (
             Script::Acquire,
             &["1000", "1", "0", "take", "0", "l", "k", "l"],
-            "BADARG mode, leases or keys",
+            "BADARG mode, leases, sessions or keys",
         ),
         (
             Script::Acquire,
             &["1000", "1", "0", "take", "0"],
-            "BADARG mode, leases or keys",
+            "BADARG mode, leases, sessions or keys",
         ),
         (
             Script::Acquire,
             &["1000", "1", "0", "take", "5", "l"],
-            "BADARG mode, leases or keys",
+            "BADARG session bytes",
+        ),
+        (
+            Script::Acquire,
+            &[
+                "1000",
+                "1",
+                "0",
+                "take",
+                "5",
+                "l",
+                "171",
+                "0123456789abcdef",
+            ],
+            "BADARG mode, leases, sessions or keys",
         ),
         (
             Script::Acquire,
             &["1000", "1", "0", "force", "0", "l"],
-            "BADARG mode, leases or keys",
+            "BADARG mode, leases, sessions or keys",
         ),
         (Script::Acquire, &["1000", "1"], "BADARG random"),
         (Script::Acquire, &[], "BADARG ttl_ms"),
@@ -701,8 +711,9 @@ fn a_wrong_type_at_a_key_is_an_error_and_writes_nothing() {
 fn someones_own_key_in_place_of_a_session_or_a_scope_refuses_nobody() {
     let mut rig = Rig::new();
     let hashes = [[1; 16], [2; 16], [3; 16]];
-    for name in ["session", "cooldown"] {
-        let key = rig.ledger.key(&format!("{name}:{}", "02".repeat(16)));
+    for (name, digits) in [("session", 4), ("cooldown", 32)] {
+        let digits = &"02".repeat(16)[..digits];
+        let key = rig.ledger.key(&format!("{name}:{digits}"));
         rig.redis.run::<i64>("RPUSH", &[&key, "mine"]);
         let asked: Vec<_> = hashes
             .iter()

@@ -12,5 +12,6 @@ mod cluster;
 mod contract;
 mod model;
 mod pipe;
+mod sessions;
 #[path = "../support/mod.rs"]
 mod support;

@@ -184,7 +184,8 @@ struct Model {
     /// Account → its last probe; empty: none yet.
     probes: BTreeMap<String, String>,
     scopes: BTreeMap<usize, BTreeMap<String, u64>>,
-    sessions: BTreeMap<usize, (String, u64)>,
+    /// Account, until when, and whether it came back: then it is written again only when it must be.
+    sessions: BTreeMap<usize, (String, u64, bool)>,
     drained: BTreeSet<String>,
     percent: Option<u16>,
     /// Who runs the reconcile passes, and until when alone.
@@ -304,9 +305,9 @@ impl Model {
         let bound = self
             .sessions
             .get(&item.session)
-            .filter(|(_, until)| ask.sessions && *until > self.now_ms);
+            .filter(|(_, until, _)| ask.sessions && *until > self.now_ms);
         let mut rebind = ask.sessions;
-        if let Some((bound, _)) = bound {
+        if let Some((bound, ..)) = bound {
             let others = open.iter().any(|id| !self.is_behind(id));
             if open.contains(bound) && !(self.is_behind(bound) && others) {
                 return ([bound.clone()].into(), rebind);
@@ -343,6 +344,8 @@ impl Model {
         ask: &Ask,
         answers: &Result<Vec<Answer>, Fault>,
     ) -> Result<(), String> {
+        // Sessions that this call has bound already.
+        let mut written = BTreeSet::new();
         let dry = ask.way == Way::Dry;
         if !dry && ((ask.seed >> 1) % SHARED_BY) < leases.len() as u32 {
             self.reap();
@@ -414,8 +417,18 @@ impl Model {
                         return Err(format!("{i}: {account}, open were {open:?}"));
                     }
                     if rebind && !dry {
-                        let until = self.now_ms + SESSION_MS;
-                        self.sessions.insert(item.session, (account, until));
+                        let until = self.now_ms + SESSION_MS + SESSION_MS / 16;
+                        let old = self.sessions.get(&item.session);
+                        let old = old.filter(|(_, until, _)| *until > self.now_ms);
+                        let lasts = |(id, until, back): &(String, u64, bool)| {
+                            let long = *back && *until >= self.now_ms + SESSION_MS;
+                            *id == account && (long || written.contains(&item.session))
+                        };
+                        if !old.is_some_and(lasts) {
+                            let back = old.is_some();
+                            self.sessions.insert(item.session, (account, until, back));
+                        }
+                        written.insert(item.session);
                     }
                 }
             }
@@ -823,10 +836,10 @@ impl Pair {
                     .model
                     .sessions
                     .remove(session)
-                    .filter(|(_, until)| *until > now_ms);
+                    .filter(|(_, until, _)| *until > now_ms);
                 same(
                     &answer,
-                    &Ok((old.map_or(String::new(), |(id, _)| id), String::new())),
+                    &Ok((old.map_or(String::new(), |(id, ..)| id), String::new())),
                 )?;
             }
             Step::Percent(percent) => {
@@ -993,8 +1006,8 @@ impl Pair {
             let bound = model
                 .sessions
                 .get(&session)
-                .filter(|(_, until)| *until > model.now_ms)
-                .map(|(id, _)| id.clone());
+                .filter(|(_, until, _)| *until > model.now_ms)
+                .map(|(id, ..)| id.clone());
             same(&found.sessions[session], &bound)?;
         }
         Ok(())

@@ -4,7 +4,7 @@
 
 use crate::support::Redis;
 use slotgate::lease::LeaseId;
-use slotgate::ledger::keys::{COMMON, key};
+use slotgate::ledger::keys::{COMMON, key, session_account};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
     Acquire, Acquired, Asked, By, Fault, Heard, Mode, Override, PoolKeys, Reconciled, Renewed,
@@ -72,6 +72,8 @@ pub struct Pipe {
     pub random: u64,
     /// Whether the last lease granted is a probe.
     pub probes: bool,
+    /// How much the sessions may take.
+    pub session_mb: u64,
 }
 
 impl Pipe {
@@ -94,6 +96,7 @@ impl Pipe {
             ttl_ms: 10_000,
             random: 200_000,
             probes: false,
+            session_mb: 8,
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -173,12 +176,34 @@ impl Pipe {
         });
     }
 
+    /// Several leases in one command, each with its session.
+    pub fn encode_with_sessions(
+        &self,
+        out: &mut Vec<u8>,
+        leases: &[LeaseId],
+        sessions: &[[u8; 16]],
+        session_ttl_ms: u64,
+        seed: u32,
+    ) {
+        let arguments = self.arguments(seed, session_ttl_ms);
+        let asked = leases.iter().zip(sessions).map(|(lease, session)| Asked {
+            lease: *lease,
+            mode: Mode::Take,
+            session: Some(session),
+            scope: None,
+        });
+        self.encode(out, |keys, out, by| {
+            keys.acquire(out, by, &arguments, asked)
+        });
+    }
+
     fn arguments(&self, seed: u32, session_ttl_ms: u64) -> Acquire {
         Acquire {
             ttl_ms: self.ttl_ms,
             seed,
             random: self.random,
             session_ttl_ms,
+            session_mb: self.session_mb,
         }
     }
 
@@ -378,6 +403,22 @@ impl Pipe {
         }
     }
 
+    /// The account that a session is bound to.
+    pub fn bound(&mut self, session: &[u8; 16]) -> Option<String> {
+        let reply = self.call(|keys, out, _| keys.session(out, session));
+        let value = Values::new(&reply).bulk()?;
+        let account = session_account(value, session, self.now_ms())?;
+        Some(String::from_utf8(account.to_vec()).unwrap())
+    }
+
+    /// Redis TIME.
+    fn now_ms(&mut self) -> u64 {
+        let reply = self.command(&[b"TIME"]);
+        let mut values = Values::new(&reply);
+        values.value();
+        values.number().unwrap() * 1000 + values.number().unwrap() / 1000
+    }
+
     pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {
         self.call(|keys, out, by| keys.look(out, by, drained, used))
     }
@@ -459,17 +500,15 @@ impl Pipe {
                 push_bulk(&mut bytes, argument.as_bytes());
             }
         }
-        let sessions = [1_u8, 2, 3];
-        for session in sessions {
-            let name = format!("session:{}", format!("{session:02x}").repeat(16));
-            push_array(&mut bytes, 2);
-            push_bulk(&mut bytes, b"GET");
-            push_bulk(&mut bytes, key(PREFIX, &self.pool, &name).as_bytes());
+        let sessions = [[1; 16], [2; 16], [3; 16]];
+        for session in &sessions {
+            self.keys.session(&mut bytes, session);
         }
         let mut replies = Vec::new();
         self.exchange_many(&bytes, names.len() + sessions.len(), |reply| {
             replies.push(reply.to_vec())
         });
+        let now_ms = self.now_ms();
         let maps: Vec<BTreeMap<String, String>> = replies[..names.len()]
             .iter()
             .map(|reply| {
@@ -505,12 +544,12 @@ impl Pipe {
                 .map(|(lease, owner)| (lease.clone(), owner.split(':').next().unwrap().to_string()))
                 .collect(),
             cooldown: float(&maps[5]),
-            sessions: replies[names.len()..]
+            sessions: sessions
                 .iter()
-                .map(|reply| {
-                    Values::new(reply)
-                        .bulk()
-                        .map(|id| String::from_utf8(id.to_vec()).unwrap())
+                .zip(&replies[names.len()..])
+                .map(|(session, reply)| {
+                    let account = session_account(Values::new(reply).bulk()?, session, now_ms)?;
+                    Some(String::from_utf8(account.to_vec()).unwrap())
                 })
                 .collect(),
         }

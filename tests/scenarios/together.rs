@@ -31,7 +31,12 @@ fn reply(answers: &[&str]) -> String {
 }
 
 fn leases(sent: &Sent) -> &[String] {
-    &sent.arguments()[5..]
+    let arguments = &sent.arguments()[5..];
+    // With sessions, one number and as many tags follow.
+    match sent.arguments()[4].as_str() {
+        "0" => arguments,
+        _ => &arguments[..arguments.len() / 2],
+    }
 }
 
 /// Account of each stream that was answered.

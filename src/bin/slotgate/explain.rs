@@ -24,8 +24,13 @@ pub fn run(
         ..Question::default()
     };
     if let Some(session) = session {
-        let key = hashed(&keys::session_prefix(&server.prefix, pool), session);
-        let bound = server.ask(redis::cmd("GET").arg(key))?;
+        let hash = hash128(session.as_bytes());
+        let mut key = keys::session_prefix(&server.prefix, pool).into_bytes();
+        key.extend(keys::session_digits(&hash));
+        let value: Option<Vec<u8>> = server.ask(redis::cmd("GET").arg(key))?;
+        let value = value.unwrap_or_default();
+        let bound = keys::session_account(&value, &hash, snapshot.now_ms);
+        let bound = bound.map(|account| String::from_utf8_lossy(account).into_owned());
         question.session = Some((session.to_owned(), bound));
     }
     if let Some(scope) = scope {
