@@ -85,7 +85,11 @@ impl Shared {
     /// Does what the worker wants done, or sees to it that it is done.
     #[inline(never)]
     fn carry_out(&self, context: u32, now_ms: u64, worker: &mut Worker) {
-        self.answer(context, worker);
+        self.publish(worker);
+        // An answer of our own to another stream would stop the body of the one that is called.
+        if context == self.root_id {
+            self.answer(worker);
+        }
         let waits = worker.wants_flush() || self.may_leave(worker);
         if waits {
             self.bell.ring();
@@ -202,20 +206,25 @@ impl Shared {
         }
     }
 
-    /// Hands verdicts to their paused requests, as many as may be settled now, and notices to the log.
-    fn answer(&self, context: u32, worker: &mut Worker) {
+    /// Hands notices to the log, and looks to the next configuration.
+    fn publish(&self, worker: &mut Worker) {
         let output = worker.output();
-        if !output.notices.is_empty() || !output.looks.is_empty() {
-            let looks = std::mem::take(&mut output.looks);
-            for notice in std::mem::take(&mut output.notices) {
-                say(&notice);
-            }
-            for (pool, look) in looks {
-                if let Some(key) = look_key(worker.config(), pool) {
-                    calls::share(&key, &look);
-                }
+        if output.notices.is_empty() && output.looks.is_empty() {
+            return;
+        }
+        let looks = std::mem::take(&mut output.looks);
+        for notice in std::mem::take(&mut output.notices) {
+            say(&notice);
+        }
+        for (pool, look) in looks {
+            if let Some(key) = look_key(worker.config(), pool) {
+                calls::share(&key, &look);
             }
         }
+    }
+
+    /// Hands verdicts to their paused requests, as many as may be settled now.
+    fn answer(&self, worker: &mut Worker) {
         let mut elsewhere = false;
         while let Some(answer) = worker.next_answer() {
             elsewhere = true;
@@ -231,7 +240,7 @@ impl Shared {
             }
         }
         if elsewhere {
-            let _ = calls::set_effective_context(context);
+            let _ = calls::set_effective_context(self.root_id);
         }
     }
 

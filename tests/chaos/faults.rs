@@ -364,7 +364,7 @@ fn storm(world: &mut World) {
         .map(|addr| {
             std::thread::spawn(move || {
                 let protocol = Protocol::Http2 { streams: 1_000 };
-                Client::new(addr).burst(protocol, each, "/storm")
+                Client::new(addr).burst(protocol, each, |_| Request::get("/storm"))
             })
         })
         .collect();

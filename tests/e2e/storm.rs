@@ -77,8 +77,11 @@ impl Storm {
         if self.frozen {
             world.redis.sigstop();
         }
-        let storm =
-            std::thread::spawn(move || client.burst(self.protocol, self.requests, "/status/200"));
+        let storm = std::thread::spawn(move || {
+            client.burst(self.protocol, self.requests, |_| {
+                Request::get("/status/200")
+            })
+        });
         if self.frozen {
             sleep(Duration::from_millis(1_000));
             world.redis.sigcont();
@@ -281,4 +284,37 @@ fn refused_together_while_redis_stands_still() {
         3_000,
         "{statuses:?}"
     );
+}
+
+/// While many are refused, requests that take no slot come by with bodies: each body arrives whole.
+#[test]
+fn bodies_of_others_arrive_meanwhile() {
+    const BODY: usize = 40_000;
+    let config = config(&[("a", 1)]).plugin(|plugin| {
+        plugin["pools"][0]["match"] = json!([{"header": "x-model", "exact": "m"}]);
+    });
+    let world = World::start(unbounded(config));
+    let held = world.client().start("/hang", &[("x-model", "m")]);
+    eventually(PATIENCE, || world.ledger.live() == 1);
+    let protocol = Protocol::Http2 { streams: 250 };
+    let replies = world
+        .client()
+        .burst(protocol, 1_500, |number| match number % 3 {
+            0 => Request::post("/echo", vec![b'x'; BODY]),
+            _ => Request::get("/").header("x-model", "m"),
+        });
+    for (number, reply) in replies.iter().enumerate() {
+        let reply = reply
+            .as_ref()
+            .unwrap_or_else(|error| panic!("{number}: {error}"));
+        match number % 3 {
+            0 => assert_eq!(
+                (reply.status, reply.json()["body_length"].as_u64()),
+                (200, Some(BODY as u64))
+            ),
+            _ => assert_eq!(reply.status, 429),
+        }
+    }
+    drop(held);
+    world.assert_all_free();
 }

@@ -181,11 +181,12 @@ impl Client {
     }
 
     /// Sends `total` requests at the same moment, over connections that were opened before, and waits for all of them.
+    /// `make` gets each one's number.
     pub fn burst(
         &self,
         protocol: Protocol,
         total: usize,
-        path: &'static str,
+        make: impl Fn(usize) -> Request + Send + 'static,
     ) -> Vec<Result<Reply, Error>> {
         let addr = self.addr;
         wait(async move {
@@ -204,8 +205,8 @@ impl Client {
                     }
                 }
             }
-            let requests = senders.into_iter().map(|sender| {
-                let reply = tokio::time::timeout(PATIENCE, sender.send(path));
+            let requests = senders.into_iter().enumerate().map(|(number, sender)| {
+                let reply = tokio::time::timeout(PATIENCE, sender.send(make(number)));
                 spawn(async {
                     reply
                         .await
@@ -325,16 +326,16 @@ enum Sender {
 }
 
 impl Sender {
-    async fn send(self, path: &'static str) -> Result<Reply, Error> {
+    async fn send(self, Request(mut request): Request) -> Result<Reply, Error> {
         let (response, _connection) = match self {
             Sender::Http1((mut sender, connection)) => {
-                let mut request = Request::get(path).0;
                 let headers = request.headers_mut();
                 headers.insert(HOST, HeaderValue::from_static("test"));
                 (sender.send_request(request).await?, Arc::new(connection))
             }
             Sender::Http2((mut sender, connection)) => {
-                let request = Request::get(&format!("http://test{path}")).0;
+                let uri = format!("http://test{}", request.uri());
+                *request.uri_mut() = uri.parse()?;
                 (sender.send_request(request).await?, connection)
             }
         };
