@@ -16,7 +16,8 @@
 --         account id ":probe"   and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
 --         integer               saturated: retry after so many ms
 --         nil                   the account is not in this pool (force)
--- Errors  NOPOOL (no accounts: sync first), BADARG. No lease is taken then.
+-- Errors  NOPOOL (no accounts: sync first), BADARG; GARBAGE, when what stands in the ledger cannot be there, and after an id
+--         in `free` that is no account's was taken out of it. No lease is taken then.
 -- Cost  O(log accounts + log leases) each; with a scope, O(accounts cooling in it) more, and refused, O(accounts behind) at
 --       most. Eight commands, however many leases, and one to three more for each.
 local ttl, seed, weight, mode, session_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
@@ -72,7 +73,8 @@ local function score_now(account, score)
   end
   records, used = records or {}, used or {}
   if not used[account] then
-    records[account], used[account] = call('HGET', ACCOUNTS, account), call('HGET', USED, account) or 0
+    records[account] = call('HGET', ACCOUNTS, account)
+    used[account] = tonumber(call('HGET', USED, account) or 0) or math.huge
   end
   more = more + used[account]
   -- As in `settle`, but one that cools has got its one probe.
@@ -163,6 +165,7 @@ for try = 1, 2 do
     end
     if try == 2 then
       pages, records, used = {}, nil, nil
+      tools().cut_late(now, ttl)
     end
   end
   if not dry then
@@ -181,8 +184,22 @@ for try = 1, 2 do
           shut = shuts[scope]
           if not shut then
             shut = {}
-            for _, cooling in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
-              shut[cooling] = true
+            local last
+            for k, cooling in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
+              if k % 2 == 1 then
+                shut[cooling] = true
+              else
+                last = cooling
+              end
+            end
+            -- None may cool for longer than it may cool: Redis' clock was set back.
+            if last and not dry then
+              local tool = tools()
+              local longest = tool.longest('#rest')
+              if last - now > longest then
+                tool.cut(scope, now, longest)
+                call('PEXPIREAT', scope, format('%.0f', now + longest))
+              end
             end
             shuts[scope] = shut
           end
@@ -236,7 +253,12 @@ for try = 1, 2 do
   if not got[1] then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
-  if not dry and got[2] and tonumber(got[2]) <= now then
+  if string.find(got[1], '%D') or #got[1] > 16 then
+    tools().garbage('accounts', '#epoch', 'a whole number')
+  end
+  -- One that is no number is put right here; one that is a day off cannot be right.
+  local wake = got[2] and tonumber(got[2])
+  if not dry and got[2] and not (wake and wake > now and wake <= now + 86400000) then
     tools().thaw(now, REAP)
     got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
   end
@@ -275,11 +297,15 @@ if accounts[1] then
 end
 for k = 1, #accounts do
   local account, record = accounts[k], got[k + 3]
-  -- What begins with # is no account.
-  if not record or string.byte(account) == 35 then
+  if not record or string.byte(account) == 35 or not string.find(record, '^%d+ %d+ %d+ %d+$') then
+    -- Nor is what begins with # an account.
+    if not force then
+      call('ZREM', FREE, account)
+      tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
+    end
     given[account] = nil
   else
-    used[k] = (used[k] or 0) + given[account]
+    used[k] = (tonumber(used[k] or 0) or tools().garbage('used', account, 'a number')) + given[account]
     uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
     if string.sub(record, -2) == ' 4' and tools().wants_probe(account) then
       probes = probes or {}
@@ -314,7 +340,7 @@ if leases[1] then
     local account = accounts[k]
     if given[account] then
       if pass then
-        call('HINCRBY', USED, '#' .. account, format('%d', given[account]))
+        redis.pcall('HINCRBY', USED, '#' .. account, format('%d', given[account]))
       end
       settle(account, got[k + 3], used[k], free)
     end

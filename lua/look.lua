@@ -35,17 +35,18 @@ for i = 1, control and #control or 0, 2 do
 end
 table.sort(drained)
 
--- One more each for its probe, and six for the fields of the sync, the wake and the pass.
-local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 6)
+-- One more each for its probe, and nine for what else stands there. What is wrong with it must not hide an override.
+local _, wrong = tool.wrong_key()
+local accounts = not wrong and most_used > 0 and small(ACCOUNTS, 2 * most_used + 9)
 local ids, limits = {}, {}
 for i = 1, accounts and #accounts or 0, 2 do
   local max, flags = string.match(accounts[i + 1], '^(%d+) %d+ %d+ (%d+)$')
-  if max and tonumber(flags) < tool.REMOVED then
+  if max and tonumber(flags) < tool.REMOVED and tool.is_id(accounts[i]) then
     ids[#ids + 1] = accounts[i]
     limits[#ids] = max
   end
 end
--- What is wrong with it must not hide an override.
+-- Nor must a question.
 local question = redis.pcall('GET', KEYS[8])
 if type(question) ~= 'string' or #question > 512 then
   question = ''

@@ -12,7 +12,7 @@ use crate::json::Json;
 use crate::lease::hex;
 use crate::ledger::greeting;
 use crate::ledger::resp::{self, Value, Values};
-use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
+use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas, garbage, printable};
 use crate::ledger::view::{Pool, Question, explain, text};
 use crate::worker::PipeOrder;
 use api::{Ask, Recall, Response, Route, admit, ask, changed, refused, unavailable};
@@ -523,6 +523,12 @@ impl Console {
                 job.again = true;
                 None
             }
+            Err(Fault::Garbage) => {
+                let what = what_stands(reply);
+                let message = ["pool ", pool, ": Redis holds what cannot be there: ", &what];
+                let hint = "the next recount mends what can be derived";
+                Some(Response::error(503, "garbage", &message, hint))
+            }
             Err(fault) => {
                 let response = refused(fault, pool, job.ask.as_ref());
                 // Another one may be reached anew, and this one must be told the scripts again.
@@ -578,6 +584,15 @@ impl Console {
     }
 }
 
+/// What an error says cannot be there.
+fn what_stands(reply: &[u8]) -> String {
+    let said = match Values::new(reply).value() {
+        Some(Value::Error(error)) => garbage(error),
+        Some(_) | None => None,
+    };
+    printable(said.unwrap_or(b"a value of another kind"))
+}
+
 impl Job {
     /// What a reply means to it: an answer, or `None` when it needs more. `pool` is the name of the pool it is at.
     fn hear(
@@ -620,10 +635,11 @@ impl Job {
                     Some(Value::Array(2)) => {}
                     other => return Err(Fault::in_place_of(other)),
                 }
-                let mut word = || std::str::from_utf8(values.bulk()?).ok();
+                // What stood there before may be anything.
+                let mut word = || Some(String::from_utf8_lossy(values.bulk()?).into_owned());
                 let both = word().zip(word()).zip(self.ask.as_ref());
                 let ((old, new), ask) = both.ok_or(Fault::Mismatch)?;
-                return Ok(Some(changed(ask, pool, old, new)));
+                return Ok(Some(changed(ask, pool, &old, &new)));
             }
             Wants::Recall(step) => return self.recall(now_ms, step, values.value()),
             Wants::Status | Wants::Accounts => {}
@@ -638,6 +654,11 @@ impl Job {
             }
             // No filter has created it so far.
             Err(Fault::NoPool) if self.wants == Wants::Status => {}
+            // The others are shown all the same.
+            Err(Fault::Garbage) if self.wants == Wants::Status => {
+                self.seen = Pool::default();
+                self.seen.error = Some(what_stands(reply));
+            }
             Err(fault) => return Err(fault),
         }
         let mut seen = std::mem::take(&mut self.seen);

@@ -7,9 +7,9 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::keys::{COMMON, key};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, Asked, By, Fault, Heard, Mode, Override, PoolKeys, Reconciled, Renewed,
-    Script, Sha, Shas, Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed,
-    synced,
+    Acquire, Acquired, Asked, By, Fault, Heard, Longest, Mode, Override, Part, PoolKeys,
+    Reconciled, Renewed, Script, Sha, Shas, Step, Sync, SyncAccount, Synced, acquired, looked,
+    number, reconciled, renewed, synced,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -72,6 +72,8 @@ pub struct Pipe {
     pub random: u64,
     /// Whether the last lease granted is a probe.
     pub probes: bool,
+    /// What syncs and recounts say of the longest times.
+    pub longest: Longest,
 }
 
 impl Pipe {
@@ -94,6 +96,7 @@ impl Pipe {
             ttl_ms: 10_000,
             random: 200_000,
             probes: false,
+            longest: Longest::default(),
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -328,8 +331,32 @@ impl Pipe {
             epoch,
             load: 300_000,
             accounts,
+            part: Part::Whole,
+            longest: self.longest,
+            by: "test",
         };
         synced(&self.call(|keys, out, by| keys.sync(out, by, &sync)))
+    }
+
+    /// A step of a sync in parts, as its reply.
+    pub fn sync_part(
+        &mut self,
+        by: &str,
+        (revision, digest): (u64, u64),
+        part: Part,
+        accounts: &[SyncAccount],
+    ) -> Vec<u8> {
+        let sync = Sync {
+            revision,
+            digest,
+            epoch: 5,
+            load: 300_000,
+            accounts: Some(accounts),
+            part,
+            longest: self.longest,
+            by,
+        };
+        self.call(|keys, out, by| keys.sync(out, by, &sync))
     }
 
     pub fn cooldown(&mut self, account: &str, length_ms: u64) -> Result<u64, Fault> {
@@ -355,7 +382,19 @@ impl Pipe {
         silence_ms: u64,
         count: u64,
     ) -> Result<Reconciled, Fault> {
-        reconciled(&self.call(|keys, out, by| keys.reconcile(out, by, worker, silence_ms, count)))
+        let longest = self.longest;
+        let reply = self.reconcile_raw(&Step {
+            worker,
+            silence_ms,
+            count,
+            longest,
+            soon: false,
+        });
+        Ok(reconciled(&reply)?.state)
+    }
+
+    pub fn reconcile_raw(&mut self, step: &Step) -> Vec<u8> {
+        self.call(|keys, out, by| keys.reconcile(out, by, step))
     }
 
     /// Old and new value.

@@ -13,7 +13,26 @@ use std::time::Duration;
 
 pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem> {
     let names = server.some_pools(named)?;
-    names.iter().map(|name| server.pool(name)).collect()
+    let pool = |name: &String| match server.pool(name) {
+        // The others are shown all the same.
+        Err(problem) if problem.kind == "garbage" => {
+            let mut pool = Pool::default();
+            pool.name.clone_from(name);
+            pool.error = Some(problem.what);
+            Ok(pool)
+        }
+        read => read,
+    };
+    names.iter().map(pool).collect()
+}
+
+/// Whether all could be read.
+pub fn exit(pools: &[Pool]) -> Exit {
+    if pools.iter().any(|pool| pool.error.is_some()) {
+        Exit::Wrong
+    } else {
+        Exit::Done
+    }
 }
 
 pub fn json(pools: &[Pool]) -> Value {
@@ -35,6 +54,9 @@ pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> String {
 
 /// One pool: a line about it, then a line for each account.
 fn table(pool: &Pool, rows: Option<usize>, colours: Colours) -> String {
+    if let Some(error) = &pool.error {
+        return format!("{error}\n");
+    }
     let total = |of: fn(&Account) -> u64| {
         pool.accounts
             .iter()
