@@ -39,7 +39,7 @@ local now = tool.now_ms()
 local key = scope or COOLDOWN
 local member = what == 'behind' and 'behind:' .. account or account
 local longest = math.max(length, tool.longest('#rest'))
-if scope and redis.pcall('ZREMRANGEBYSCORE', scope, '-inf', now).err then
+if scope and type(redis.pcall('ZREMRANGEBYSCORE', scope, '-inf', now)) == 'table' then
   -- Of another type: what it was, it is no scope's.
   call('DEL', scope)
 end

@@ -56,7 +56,8 @@ local function settle(account, record, used, list)
   else
     call('ZREM', FREE, account)
     -- A removed account goes with its last lease.
-    if flags and tonumber(flags) >= 8 and used <= 0 then
+    local removed = tonumber(flags or 0)
+    if removed >= 8 and removed < 16 and used <= 0 then
       call('HDEL', ACCOUNTS, account)
       call('HDEL', USED, account)
     end

@@ -23,7 +23,8 @@
 --         pass knows of the ledger, none: 0. Who knows more takes over at once: it mends what the other would take for wrong.
 --       2 how long it may stay silent before another takes over, ms
 --       3 about how many entries to look at, 1..10000
---       4 the longest this Envoy's leases last, ms, and 5 its cooldowns; 0 or none: nothing is said of it
+--       4 the longest this Envoy's leases last, ms; 0 or none: nothing is said of it
+--       5 the longest its cooldowns last, ms; the same
 --       6 soon: it has seen what cannot be there. It takes over between two passes, or after 5 s of silence
 -- Returns {state, drift, found, revision, digest}
 --         state: elsewhere, someone else runs it | working | done, with the drift found and mended in this pass:
@@ -89,7 +90,7 @@ end
 
 local stage, cursor, revive = state[3] or 'start', tool.digits(state[4], 20) or '0', state[7]
 drift = drift + (tonumber(tool.digits(state[5]) or 0))
-local known = {start = 1, clear = 1, count = 1, leases = 1, unknown = 1, compare = 1, free = 1, clean = 1}
+local known = {start = 1, clear = 1, count = 1, leases = 1, unknown = 1, compare = 1, cooldown = 1, free = 1, clean = 1}
 local pass = meta[1]
 if not known[stage] then
   wrong('pass stage: not one')
@@ -223,8 +224,9 @@ elseif stage == 'unknown' then
   -- Counts of accounts that have no record.
   local list = scan('HSCAN', USED)
   for i = 1, #list, 2 do
-    local account = list[i]
-    if string.byte(account) ~= 35 and call('HEXISTS', ACCOUNTS, account) == 0 then
+    -- Also of those that this pass alone has counted.
+    local account = string.gsub(list[i], '^#', '')
+    if call('HEXISTS', ACCOUNTS, account) == 0 then
       local counted = count_of('#' .. account)
       restart = restart or not counted
       if counted and count_of(account) ~= counted then
@@ -246,6 +248,9 @@ elseif stage == 'compare' then
     if gone and call('HEXISTS', ACCOUNTS, gone) == 0 then
       -- Older scripts remove an account and leave its probe.
       call('HDEL', ACCOUNTS, account)
+    elseif gone and list[i + 1] ~= '' and not tool.is_id(list[i + 1]) then
+      wrong(tool.name_of('accounts', account) .. ': not a lease')
+      call('HSET', ACCOUNTS, account, '')
     end
     local max, _, _, flags = tool.parts(record or '')
     local counted = record and count_of('#' .. account)
@@ -257,6 +262,8 @@ elseif stage == 'compare' then
         -- Whoever has these accounts configured puts it in again.
         call('HDEL', ACCOUNTS, '#digest')
         meta[4] = nil
+      else
+        call('HDEL', USED, account)
       end
     elseif record and not counted then
       restart = true
@@ -298,6 +305,18 @@ elseif stage == 'compare' then
       if score ~= call('ZSCORE', FREE, account) then
         drift = drift + 1
       end
+    end
+  end
+  if cursor == '0' then
+    stage = 'cooldown'
+  end
+elseif stage == 'cooldown' then
+  -- Of an account that is gone it ends by itself.
+  local list = scan('ZSCAN', COOLDOWN)
+  for i = 1, #list, 2 do
+    if not tool.is_id((string.gsub(list[i], '^behind:', ''))) then
+      wrong(tool.name_of('cooldown', list[i]) .. ': not an account')
+      call('ZREM', COOLDOWN, list[i])
     end
   end
   if cursor == '0' then

@@ -13,7 +13,8 @@
 --       5.. four for each account: id, max_concurrency, base, 1 when disabled and else 0
 --       Without accounts it only asks whether they are wanted.
 --       Or 5 is @, and then
---       6 the longest this Envoy's leases last, ms; 7 the longest its cooldowns last, ms; 0: nothing is said of it
+--       6 the longest this Envoy's leases last, ms; 0: nothing is said of it
+--       7 the longest its cooldowns last, ms; 0: the same
 --       8 who asks, [A-Za-z0-9._-]{1,64}
 --       9 part: whole  as without @
 --               first, more  10.. four for each account

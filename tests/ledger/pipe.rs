@@ -306,13 +306,21 @@ impl Pipe {
         }
     }
 
+    pub fn release_raw(&mut self, leases: &[LeaseId]) -> Vec<u8> {
+        self.call(|keys, out, by| keys.release(out, by, leases.iter().copied()))
+    }
+
     pub fn release(&mut self, leases: &[LeaseId]) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.release(out, by, leases.iter().copied())))
+        number(&self.release_raw(leases))
+    }
+
+    pub fn renew_raw(&mut self, leases: &[(LeaseId, &str, u64)]) -> Vec<u8> {
+        let ttl_ms = self.ttl_ms;
+        self.call(|keys, out, by| keys.renew(out, by, ttl_ms, leases.iter().copied()))
     }
 
     pub fn renew(&mut self, leases: &[(LeaseId, &str, u64)]) -> Result<Vec<Renewed>, Fault> {
-        let ttl_ms = self.ttl_ms;
-        let reply = self.call(|keys, out, by| keys.renew(out, by, ttl_ms, leases.iter().copied()));
+        let reply = self.renew_raw(leases);
         let (epoch, answers) = renewed(&reply, leases.len())?;
         self.epoch = epoch;
         Ok(answers.collect())
@@ -372,8 +380,12 @@ impl Pipe {
         self.heard(account, Heard::Cool(length_ms, scope.copied()))
     }
 
+    pub fn heard_raw(&mut self, account: &str, heard: Heard) -> Vec<u8> {
+        self.call(|keys, out, by| keys.cooldown(out, by, account, heard))
+    }
+
     pub fn heard(&mut self, account: &str, heard: Heard) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.cooldown(out, by, account, heard)))
+        number(&self.heard_raw(account, heard))
     }
 
     pub fn reconcile(
@@ -404,7 +416,7 @@ impl Pipe {
         subject: &str,
         session: Option<&[u8; 16]>,
     ) -> Result<(String, String), Fault> {
-        let reply = self.call(|keys, out, by| keys.control(out, by, verb, subject, session));
+        let reply = self.control_raw(verb, subject, session);
         let mut values = Values::new(&reply);
         match values.value() {
             Some(Value::Array(2)) => {
@@ -415,6 +427,15 @@ impl Pipe {
             Some(Value::Error(error)) => Err(Fault::of(error)),
             other => panic!("{other:?}"),
         }
+    }
+
+    pub fn control_raw(
+        &mut self,
+        verb: &str,
+        subject: &str,
+        session: Option<&[u8; 16]>,
+    ) -> Vec<u8> {
+        self.call(|keys, out, by| keys.control(out, by, verb, subject, session))
     }
 
     pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {
