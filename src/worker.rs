@@ -2719,8 +2719,10 @@ impl Worker {
                 tries: tries.saturating_add(1),
             });
             // Without the right to look, a worker can still do all else.
-            let denied = matches!(fault, Fault::Denied | Fault::Garbage);
-            if !denied && self.recover(now_ms, fault, pool, retry) {
+            // An operator's key of another type is mended by an operator.
+            if fault == Fault::Garbage {
+                self.counters.add(Counter::RedisError(fault));
+            } else if fault != Fault::Denied && self.recover(now_ms, fault, pool, retry) {
                 return;
             }
         }
