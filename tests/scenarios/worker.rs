@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 #[path = "control.rs"]
 mod control;
+#[path = "garbage.rs"]
+mod garbage;
 #[path = "metrics.rs"]
 mod metrics;
 #[path = "together.rs"]
