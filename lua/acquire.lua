@@ -253,12 +253,12 @@ for try = 1, 2 do
   if not got[1] then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
-  if string.find(got[1], '%D') or #got[1] > 16 then
+  if not tonumber(got[1]) then
     tools().garbage('accounts', '#epoch', 'a whole number')
   end
   -- One that is no number is put right here; one that is a day off cannot be right.
-  local wake = got[2] and tonumber(got[2])
-  if not dry and got[2] and not (wake and wake > now and wake <= now + 86400000) then
+  local wake = not dry and got[2] and (tonumber(got[2]) or 0)
+  if wake and not (wake > now and wake <= now + 86400000) then
     tools().thaw(now, REAP)
     got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
   end
@@ -297,8 +297,9 @@ if accounts[1] then
 end
 for k = 1, #accounts do
   local account, record = accounts[k], got[k + 3]
-  if not record or string.byte(account) == 35 or not string.find(record, '^%d+ %d+ %d+ %d+$') then
-    -- Nor is what begins with # an account.
+  local flags = record and string.match(record, '^%d+ %d+ %d+ (%d+)$')
+  -- Nor is what begins with # an account.
+  if not flags or string.byte(account) == 35 then
     if not force then
       call('ZREM', FREE, account)
       tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
@@ -307,7 +308,7 @@ for k = 1, #accounts do
   else
     used[k] = (tonumber(used[k] or 0) or tools().garbage('used', account, 'a number')) + given[account]
     uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
-    if string.sub(record, -2) == ' 4' and tools().wants_probe(account) then
+    if flags == '4' and tools().wants_probe(account) then
       probes = probes or {}
       probes[account] = true
     end

@@ -882,7 +882,6 @@ pub fn synced(reply: &[u8]) -> Result<Synced, Fault> {
 }
 
 /// Where a sweep goes on, 0: it is over; and the ids that it has shown. For the reply that [`synced`] reads as a part's.
-#[must_use]
 pub fn swept(reply: &[u8]) -> (&str, impl Iterator<Item = &str>) {
     let mut values = Values::new(reply);
     let _ = (values.value(), values.value());

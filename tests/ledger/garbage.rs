@@ -967,3 +967,60 @@ fn a_large_pool_is_put_in_force_in_parts() {
         state.accounts.len()
     );
 }
+
+/// How long Redis stands still for others while 100,000 accounts are put in force: in one call, and in parts as the worker
+/// sends them. Run by hand: `cargo test --release --test ledger large_sync -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_a_large_sync_keeps_others_waiting() {
+    const ACCOUNTS: usize = 100_000;
+    const PART: usize = 500;
+    let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("acct-{n}")).collect();
+    let list: Vec<SyncAccount> = names.iter().map(|id| account(id, 10)).collect();
+    let redis = Redis::start();
+    let measure = |what: &str, act: &mut dyn FnMut()| {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        let began = std::time::Instant::now();
+        let (longest, took) = std::thread::scope(|scope| {
+            let pings = scope.spawn(|| {
+                let mut connection = redis.connect();
+                let mut longest = std::time::Duration::ZERO;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let sent = std::time::Instant::now();
+                    redis::cmd("PING").query::<()>(&mut connection).unwrap();
+                    longest = longest.max(sent.elapsed());
+                }
+                longest
+            });
+            act();
+            let took = began.elapsed();
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            (pings.join().unwrap(), took)
+        });
+        println!("{what}: longest PING {longest:?}, in all {took:?}");
+    };
+    let mut pipe = Pipe::open(&redis, "whole");
+    measure("one call", &mut || {
+        assert_eq!(pipe.sync(1, 1, Some(&list)), Ok(Synced::Replaced));
+    });
+    let mut pipe = Pipe::open(&redis, "parts");
+    for (revision, what) in [(1, "parts, empty"), (2, "parts, a new revision")] {
+        measure(what, &mut || {
+            for (at, part) in list.chunks(PART).enumerate() {
+                let kind = if at == 0 { Part::First } else { Part::More };
+                let reply = pipe.sync_part("one", (revision, 1), kind, part);
+                assert_eq!(synced(&reply), Ok(Synced::Part));
+            }
+            let mut cursor = "0".to_owned();
+            loop {
+                let reply = pipe.sync_part("one", (revision, 1), Part::Sweep(&cursor, &[]), &[]);
+                swept(&reply).0.clone_into(&mut cursor);
+                if cursor == "0" {
+                    break;
+                }
+            }
+            let last = pipe.sync_part("one", (revision, 1), Part::Last(&[]), &[]);
+            assert_eq!(synced(&last), Ok(Synced::Replaced));
+        });
+    }
+}
