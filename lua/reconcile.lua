@@ -109,14 +109,12 @@ if stage == 'start' then
     call('DEL', KEYS[at])
     if KEYS[at] == LEASES then
       revive = '1'
-    elseif KEYS[at] == OWNER then
-      call('DEL', LEASES, USED, FREE)
-      if tool.digits(meta[2]) then
-        call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
-      end
-    elseif KEYS[at] == USED then
-      -- Nobody takes a slot before they are counted.
+    elseif KEYS[at] == OWNER or KEYS[at] == USED then
+      -- Nobody takes a slot before all are counted.
       call('DEL', FREE)
+    end
+    if KEYS[at] == OWNER and tool.digits(meta[2]) then
+      call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
     end
     at, what = tool.wrong_key(at)
   end

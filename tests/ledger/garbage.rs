@@ -281,6 +281,16 @@ fn a_key_of_another_type() {
             rig.write("DEL", name, &[]);
             rig.write(command, name, rest);
             let what = format!("{name} by {command}");
+            // The command line and the console hear which key it is.
+            let named = format!("WRONGTYPE {name} is no ");
+            if name != "pass" {
+                for reply in [
+                    rig.pipe.inspect_raw("0", 10),
+                    rig.pipe.control_raw("drain", "a", None),
+                ] {
+                    assert!(text(&reply).starts_with(&named), "{}", text(&reply));
+                }
+            }
             let said = rig.check(&what);
             assert!(said.contains(&format!("{name} is no ")), "{what}: {said}");
             if name == "leases" {
@@ -631,10 +641,8 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
     let ghost = ["ghost".to_owned()];
     for other in [(2, 7), (3, 8), (4, 7)] {
         rig.pipe.sync_part("one", other, Part::Stray(&ghost), &[]);
-        assert!(
-            rig.ledger.state().accounts.contains_key("ghost"),
-            "{other:?}"
-        );
+        let record = rig.ledger.state().accounts["ghost"].clone();
+        assert_eq!(record, "5 0 0 0", "{other:?}");
     }
     let reply = rig
         .pipe
@@ -647,6 +655,138 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
     );
     assert_eq!(rig.pipe.release(&[lease]), Ok(1));
     rig.assert_right("ghost");
+}
+
+/// What the scripts themselves do about it, before anyone recounts.
+#[test]
+fn each_script_fails_before_it_writes_or_puts_it_right() {
+    let mut rig = Rig::new();
+    // No lease is taken whose epoch nobody could tell.
+    rig.write("HSET", "accounts", &[b"#epoch", b"abc"]);
+    let lease = rig.ids.mint();
+    assert_eq!(
+        rig.pipe.acquire(lease, Mode::Take, None),
+        Err(Fault::Garbage)
+    );
+    assert_eq!(rig.ledger.live(), 1);
+    // What is there is renewed, and nothing is taken up above a limit.
+    rig.again();
+    let a = [rig.ids.mint(), rig.ids.mint()];
+    rig.pipe.acquire(a[0], Mode::Force("a"), None).unwrap();
+    rig.write("HSET", "accounts", &[b"#epoch", b"abc"]);
+    rig.pipe.ttl_ms = 60_000;
+    let before = rig.ledger.state().leases[a[0].as_str()];
+    let renewed = rig.pipe.renew(&[(a[1], "a", 1), (a[0], "a", 1)]);
+    assert_eq!(renewed, Err(Fault::Garbage));
+    let state = rig.ledger.state();
+    assert!(!state.leases.contains_key(a[1].as_str()));
+    assert!(state.leases[a[0].as_str()] > before + 30_000.0);
+    rig.pipe.ttl_ms = LONGEST.ttl_ms;
+    // The time of the next wake: an acquire ends what has cooled, and writes it anew.
+    for wake in [&b"abc"[..], b"nan", b"9999999999999999"] {
+        rig.again();
+        rig.pipe.cooldown("a", 1).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(3));
+        rig.write("HSET", "accounts", &[b"#wake", wake]);
+        let lease = rig.ids.mint();
+        rig.pipe.take(lease);
+        assert!(!rig.ledger.state().meta.contains_key("#wake"), "{wake:?}");
+        assert_ne!(rig.pipe.inspect().unwrap()["a"].1, "cooling");
+    }
+    // A count of the pass under way: who takes and who ends leases goes on.
+    rig.again();
+    for field in ["#a", "#b", "#c"] {
+        rig.write("HSET", "used", &[field.as_bytes(), b"abc"]);
+    }
+    rig.write("HSET", "accounts", &[b"#pass", b"1"]);
+    let lease = rig.ids.mint();
+    rig.pipe.take(lease);
+    assert_eq!(rig.pipe.release(&[lease]), Ok(1));
+    rig.write("HDEL", "used", &[b"#a", b"#b", b"#c"]);
+    rig.ledger.assert_consistent();
+    // A sync takes what cannot be there for what is not there.
+    for (field, value) in [
+        ("#revision", "1e300"),
+        ("#revision", "abc"),
+        ("#epoch", "abc"),
+        ("#epoch", "1e3"),
+        ("#digest", "abc"),
+    ] {
+        rig.again();
+        rig.write("HSET", "accounts", &[field.as_bytes(), value.as_bytes()]);
+        let (revision, digest) = IN_FORCE;
+        assert_eq!(rig.pipe.sync(revision, digest, None), Ok(Synced::Wanted));
+        let put = rig.pipe.sync(revision, digest, Some(&accounts()));
+        assert_eq!(put, Ok(Synced::Replaced), "{field} {value}");
+        rig.assert_right(field);
+    }
+    // While the counts are made anew, nobody takes a slot that may be in use.
+    rig.again();
+    rig.write("DEL", "used", &[]);
+    rig.write("SET", "used", &[b"text"]);
+    assert!(matches!(
+        rig.pipe.reconcile("2.one", 90_000, 1),
+        Ok(Reconciled::Working(1))
+    ));
+    let lease = rig.ids.mint();
+    let answer = rig.pipe.acquire(lease, Mode::Take, None);
+    assert!(matches!(answer, Ok(Answer::Saturated(_))), "{answer:?}");
+    rig.recount();
+    rig.assert_right("used");
+    // And a recount by itself gives the pool an epoch.
+    rig.again();
+    rig.write("HSET", "accounts", &[b"#epoch", b"abc"]);
+    rig.recount();
+    rig.assert_right("#epoch");
+}
+
+/// A pass that goes on over many steps begins anew rather than count wrongly.
+#[test]
+fn a_pass_under_way_is_not_led_astray() {
+    let spread = [
+        "--hash-max-listpack-entries",
+        "1",
+        "--zset-max-listpack-entries",
+        "1",
+    ];
+    let redis = Redis::start_with(&spread);
+    let ledger = Ledger::new(&redis, PREFIX, "p");
+    let mut pipe = Pipe::open(&redis, "p");
+    let mut ids = LeaseIds::new(9);
+    let wide = [account("a", 100), account("b", 100), account("c", 100)];
+    pipe.sync(3, 7, Some(&wide)).unwrap();
+    for _ in 0..60 {
+        pipe.take(ids.mint());
+    }
+    let broken: [(&str, &[&str]); 4] = [
+        ("HSET", &["accounts", "#pass", "abc"]),
+        ("HSET", &["used", "#a", "abc", "a", "7"]),
+        (
+            "HSET",
+            &["used", "#a", "1.5", "#b", "x", "#c", "", "b", "7"],
+        ),
+        ("SET", &["used", "text"]),
+    ];
+    for (command, rest) in broken {
+        for at in [1, 5, 20, 40, 60, 80, 100, 120] {
+            for _ in 0..at {
+                pipe.reconcile("2.one", 90_000, 1).unwrap();
+            }
+            let key = ledger.key(rest[0]);
+            let mut arguments = vec![key.as_str()];
+            arguments.extend(&rest[1..]);
+            redis.run::<()>(command, &arguments);
+            loop {
+                let step = pipe.reconcile("2.one", 90_000, 1);
+                let step = step.unwrap_or_else(|fault| panic!("{rest:?} at {at}: {fault:?}"));
+                if matches!(step, Reconciled::Done(_)) {
+                    break;
+                }
+            }
+            ledger.assert_consistent();
+            assert_eq!(ledger.state().leases.len(), 60);
+        }
+    }
 }
 
 /// The clock of Redis is set back by an hour, or a replica whose clock is slow takes over.
@@ -946,6 +1086,14 @@ fn a_large_pool_is_put_in_force_in_parts() {
         ask(&mut one, "one", (4, 1), Part::More, first),
         Ok(Synced::Coming)
     );
+    // Who knows nothing of the parts, as an older filter's scripts, may change what is in force.
+    let meta = ledger.key("accounts");
+    redis.run::<()>("HSET", &[&meta, "#revision", "4", "#digest", "9"]);
+    assert_eq!(
+        ask(&mut two, "two", (5, 1), Part::More, first),
+        Ok(Synced::Wanted)
+    );
+    redis.run::<()>("HSET", &[&meta, "#revision", "3", "#digest", "1"]);
     // So does one in a single call, as an older filter sends it, and the parts begin anew, or end.
     assert_eq!(one.sync(4, 1, Some(&accounts())), Ok(Synced::Replaced));
     assert_eq!(
