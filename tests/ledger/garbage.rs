@@ -1125,7 +1125,7 @@ fn how_long_a_large_sync_keeps_others_waiting() {
     const PART: usize = 500;
     let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("acct-{n}")).collect();
     let list: Vec<SyncAccount> = names.iter().map(|id| account(id, 10)).collect();
-    let redis = Redis::start();
+    let redis = Redis::start_with(&["--slowlog-log-slower-than", "2000"]);
     let measure = |what: &str, act: &mut dyn FnMut()| {
         let stop = std::sync::atomic::AtomicBool::new(false);
         let began = std::time::Instant::now();
@@ -1145,7 +1145,17 @@ fn how_long_a_large_sync_keeps_others_waiting() {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
             (pings.join().unwrap(), took)
         });
-        println!("{what}: longest PING {longest:?}, in all {took:?}");
+        // Each: id, time, µs, arguments.
+        let slow: Vec<Vec<redis::Value>> = redis.run("SLOWLOG", &["GET", "500"]);
+        redis.run::<()>("SLOWLOG", &["RESET"]);
+        let us = slow.iter().map(|entry| match entry[2] {
+            redis::Value::Int(us) => us,
+            _ => 0,
+        });
+        let (count, most) = (slow.len(), us.max().unwrap_or(0));
+        println!(
+            "{what}: longest PING {longest:?}, in all {took:?}; {count} commands above 2 ms, the longest {most} us"
+        );
     };
     let mut pipe = Pipe::open(&redis, "whole");
     measure("one call", &mut || {

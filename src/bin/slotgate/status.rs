@@ -12,18 +12,26 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem> {
-    let names = server.some_pools(named)?;
-    let pool = |name: &String| match server.pool(name) {
-        // The others are shown all the same.
-        Err(problem) if problem.kind == "garbage" => {
-            let mut pool = Pool::default();
-            pool.name.clone_from(name);
-            pool.error = Some(problem.what);
-            Ok(pool)
+    let mut problem = None;
+    let mut pools = Vec::new();
+    for name in server.some_pools(named)? {
+        match server.pool(&name) {
+            Ok(pool) => pools.push(pool),
+            // The others are shown all the same.
+            Err(garbage) if garbage.kind == "garbage" => {
+                let mut pool = Pool::default();
+                pool.name = name;
+                pool.error = Some(garbage.what.clone());
+                pools.push(pool);
+                problem = Some(garbage);
+            }
+            Err(other) => return Err(other),
         }
-        read => read,
-    };
-    names.iter().map(pool).collect()
+    }
+    match problem {
+        Some(problem) if pools.iter().all(|pool| pool.error.is_some()) => Err(problem),
+        Some(_) | None => Ok(pools),
+    }
 }
 
 /// Whether all could be read.
