@@ -17,7 +17,8 @@
 --         account id ":probe"   and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
 --         integer               saturated: retry after so many ms
 --         nil                   the account is not in this pool (force)
--- Errors  NOPOOL (no accounts: sync first), BADARG. No lease is taken then.
+-- Errors  NOPOOL (no accounts: sync first), BADARG; GARBAGE, when what stands in the ledger cannot be there, and after an id
+--         in `free` that is no account's was taken out of it. No lease is taken then.
 -- Sessions  One key holds many, each as `=<tag><mark><account id> <until, ms>`. The mark is `,` for a new session, and `;` for one
 --       that came back in time. The new ones are first, and among equals the one that was written longest ago. When a key is
 --       full, its first sessions are forgotten. When those that came back take more than three quarters, the first of them
@@ -89,7 +90,8 @@ local function score_now(account, score)
   end
   records, used = records or {}, used or {}
   if not used[account] then
-    records[account], used[account] = call('HGET', ACCOUNTS, account), call('HGET', USED, account) or 0
+    records[account] = call('HGET', ACCOUNTS, account)
+    used[account] = tonumber(call('HGET', USED, account) or 0) or math.huge
   end
   more = more + used[account]
   -- As in `settle`, but one that cools has got its one probe.
@@ -185,6 +187,7 @@ for try = 1, 2 do
     end
     if try == 2 then
       pages, records, used = {}, nil, nil
+      tools().cut_late(now, ttl)
     end
   end
   if not dry then
@@ -203,8 +206,22 @@ for try = 1, 2 do
           shut = shuts[scope]
           if not shut then
             shut = {}
-            for _, cooling in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf')) do
-              shut[cooling] = true
+            local last
+            for k, cooling in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
+              if k % 2 == 1 then
+                shut[cooling] = true
+              else
+                last = cooling
+              end
+            end
+            -- None may cool for longer than it may cool: Redis' clock was set back.
+            if last and not dry then
+              local tool = tools()
+              local longest = tool.longest('#rest')
+              if last - now > longest then
+                tool.cut(scope, now, longest)
+                call('PEXPIREAT', scope, format('%.0f', now + longest))
+              end
             end
             shuts[scope] = shut
           end
@@ -272,7 +289,12 @@ for try = 1, 2 do
   if not got[1] then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
-  if not dry and got[2] and tonumber(got[2]) <= now then
+  if not tonumber(got[1]) then
+    tools().garbage('accounts', '#epoch', 'a whole number')
+  end
+  -- One that is no number is put right here; one that is a day off cannot be right.
+  local wake = not dry and got[2] and (tonumber(got[2]) or 0)
+  if wake and not (wake > now and wake <= now + 86400000) then
     tools().thaw(now, REAP)
     got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
   end
@@ -311,13 +333,18 @@ if accounts[1] then
 end
 for k = 1, #accounts do
   local account, record = accounts[k], got[k + 3]
-  -- What begins with # is no account.
-  if not record or string.byte(account) == 35 then
+  local flags = record and string.match(record, '^%d+ %d+ %d+ (%d+)$')
+  -- Nor is what begins with # an account.
+  if not flags or string.byte(account) == 35 then
+    if not force then
+      call('ZREM', FREE, account)
+      tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
+    end
     given[account] = nil
   else
-    used[k] = (used[k] or 0) + given[account]
+    used[k] = (tonumber(used[k] or 0) or tools().garbage('used', account, 'a number')) + given[account]
     uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
-    if string.sub(record, -2) == ' 4' and tools().wants_probe(account) then
+    if flags == '4' and tools().wants_probe(account) then
       probes = probes or {}
       probes[account] = true
     end
@@ -350,7 +377,7 @@ if leases[1] then
     local account = accounts[k]
     if given[account] then
       if pass then
-        call('HINCRBY', USED, '#' .. account, format('%d', given[account]))
+        redis.pcall('HINCRBY', USED, '#' .. account, format('%d', given[account]))
       end
       settle(account, got[k + 3], used[k], free)
     end

@@ -11,12 +11,16 @@
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
 -- Returns {old, new}, each empty when nothing is set
--- Errors  NOACCOUNT, BADARG; nothing is written then
+-- Errors  NOACCOUNT, BADARG, WRONGTYPE; nothing is written then
 -- Flags  allow-oom: an operator needs it most when things are full
 -- Cost  O(log accounts)
 local tool = tools()
 local verb, subject = ARGV[1], ARGV[2] or ''
 local CONTROL = KEYS[7]
+tool.check_keys()
+if type(redis.pcall('HEXISTS', CONTROL, 'percent')) == 'table' then
+  tool.refuse('WRONGTYPE control is no hash')
+end
 if verb == 'drain' or verb == 'undrain' or verb == 'thaw' then
   tool.id(subject, 'account')
   -- One that was drained and is no longer configured can still be let go.

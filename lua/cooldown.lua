@@ -1,4 +1,4 @@
--- cooldown: no new leases for an account until a time; it only ever extends. And what else an upstream's answers say of it.
+-- cooldown: no new leases for an account until a time; it only ever extends, but never beyond the longest there may be. And what else an upstream's answers say of it.
 --
 -- KEYS  the six of ledger.lua
 --       7 scope's cooldowns (ZSET, account id -> until, ms), only to cool in that scope alone
@@ -38,10 +38,13 @@ end
 local now = tool.now_ms()
 local key = scope or COOLDOWN
 local member = what == 'behind' and 'behind:' .. account or account
-local ends = math.max(now + length, tonumber(call('ZSCORE', key, member) or 0))
-if scope then
-  call('ZREMRANGEBYSCORE', scope, '-inf', now)
+local longest = math.max(length, tool.longest('#rest'))
+if scope and type(redis.pcall('ZREMRANGEBYSCORE', scope, '-inf', now)) == 'table' then
+  -- Of another type: what it was, it is no scope's.
+  call('DEL', scope)
 end
+tool.cut(key, now, longest)
+local ends = math.max(now + length, tonumber(call('ZSCORE', key, member) or 0))
 call('ZADD', key, ends, member)
 if scope then
   local last = call('ZRANGE', scope, -1, -1, 'WITHSCORES')
@@ -51,7 +54,7 @@ end
 if what == 'behind' then
   tool.behind(account, true)
 else
-  if what == 'probe' and tonumber(string.match(record, '%d+$')) < tool.REMOVED then
+  if what == 'probe' and (tonumber(string.match(record, '%d+$')) or 0) < tool.REMOVED then
     call('HSET', ACCOUNTS, probe, '')
   end
   -- One that was probing has the flag already, and is no longer free.

@@ -11,7 +11,7 @@
 --         | drained | cooling | removed; of several the last one named
 --         flags: all that is against it, as in its record
 --         A cooldown, or a time behind, that is over but not cleared away yet counts as over.
--- Errors  NOPOOL, BADARG
+-- Errors  NOPOOL, BADARG; WRONGTYPE and GARBAGE name what cannot be there
 -- Flags  no-writes
 -- Cost  O(accounts answered · log accounts)
 local tool = tools()
@@ -19,23 +19,36 @@ if not ARGV[1] or not string.find(ARGV[1], '^%d+$') then
   tool.refuse('BADARG cursor: not a whole number')
 end
 local most = tool.whole(ARGV[2], 'count', 1, 1000)
+tool.check_keys()
 local held = call('HMGET', ACCOUNTS, '#revision', '#epoch')
 if not held[2] then
   return redis.error_reply('NOPOOL no accounts are synced for this pool')
 end
+for i, field in ipairs({'#revision', '#epoch'}) do
+  if held[i] and not tool.digits(held[i]) then
+    tool.garbage('accounts', field, 'a whole number')
+  end
+end
 local now = tool.now_ms()
+local longest = now + tool.longest('#rest')
 local page = call('HSCAN', ACCOUNTS, ARGV[1], 'COUNT', most)
 local rows = {}
 for i = 1, #page[2], 2 do
   local account = page[2][i]
   if string.byte(account) ~= 35 then
-    local max, load, base, flags = string.match(page[2][i + 1], '^(%d+) (%d+) (%d+) (%d+)$')
-    max, flags = tonumber(max), tonumber(flags)
+    local max, load, base, flags = tool.parts(page[2][i + 1])
+    if not max or not tool.is_id(account) then
+      tool.garbage('accounts', account, 'an account with a record')
+    end
     local used = tool.used(account)
-    local ends = tonumber(call('ZSCORE', COOLDOWN, account) or 0)
-    local behind = tonumber(base) >= BEHIND
+    if used < 0 or used > 1e9 or used % 1 ~= 0 then
+      tool.garbage('used', account, 'a count')
+    end
+    -- What Redis' clock, set back, left too long is cut by who meets it.
+    local ends = math.min(tonumber(call('ZSCORE', COOLDOWN, account) or 0), longest)
+    local behind = base >= BEHIND
     if behind then
-      base = string.format('%.0f', base - BEHIND)
+      base = base - BEHIND
       behind = tonumber(call('ZSCORE', COOLDOWN, 'behind:' .. account) or 0) > now
     end
     local state = used < max and (behind and 'behind' or 'free') or 'full'
@@ -58,11 +71,11 @@ for i = 1, #page[2], 2 do
     if flags >= tool.REMOVED then
       state = 'removed'
     end
-    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, string.format('%.0f', ends), flags}
+    rows[#rows + 1] = {account, max, used, string.format('%.0f', base), math.floor(load * used / max), state, string.format('%.0f', ends), flags}
   end
 end
-local percent = call('HGET', KEYS[7], 'percent')
-if percent and #percent > 5 then
+local percent = redis.pcall('HGET', KEYS[7], 'percent')
+if percent and (type(percent) == 'table' or #percent > 5) then
   percent = '?'
 end
 return {page[1], string.format('%.0f', now), held[1], held[2], call('ZCARD', LEASES), call('ZCOUNT', LEASES, '-inf', now), percent, rows}

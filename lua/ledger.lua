@@ -1,7 +1,9 @@
 -- What every ledger script begins with.
 --
 -- KEYS, all under one hash tag, the same six first in every script:
---   1 accounts  HASH  account id -> "max load base flags"; #revision, #digest, #epoch of the sync in force;
+--   1 accounts  HASH  account id -> "max load base flags"; #revision, #digest, #epoch of the sync in force; #coming, the
+--                     sync in parts under way (sync.lua); #ttl and #rest, the longest lease and the longest cooldown of
+--                     all Envoys, "ms until" (note_longest);
 --                     #wake, when the first cooldown ends, ms; #pass, number of the reconcile pass under way;
 --                     #probe:<account id>, once it has cooled it takes one lease at a time: that lease, or empty
 --   2 free      ZSET  account id -> score, only accounts that can take a lease now
@@ -16,6 +18,10 @@
 -- An account that probes keeps the flag of one that cools, without being in `cooldown`: scripts that know no probes see one
 -- that takes no lease, and let it go at their next recount. One that is behind has BEHIND on top of its base, above what any
 -- base, load and chance can be: it is chosen when no other can take a lease, by scripts too that know nothing of it.
+--
+-- Anyone may have written anything into these keys. A script that reads what cannot be there fails, before it writes, with
+-- "GARBAGE <key> <field>: <what it is not>", or with Redis' own WRONGTYPE; reconcile.lua mends it, and names the key. An
+-- account whose record cannot be read is not free.
 local ACCOUNTS, FREE, USED, LEASES, OWNER, COOLDOWN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 local BEHIND = 2 ^ 52
@@ -50,7 +56,8 @@ local function settle(account, record, used, list)
   else
     call('ZREM', FREE, account)
     -- A removed account goes with its last lease.
-    if tonumber(flags) >= 8 and used <= 0 then
+    local removed = tonumber(flags or 0)
+    if removed >= 8 and removed < 16 and used <= 0 then
       call('HDEL', ACCOUNTS, account)
       call('HDEL', USED, account)
     end
@@ -88,7 +95,11 @@ local function drop(ids)
   local records = call('HMGET', ACCOUNTS, unpack(accounts))
   local counts, free = {}, {}
   for i = 1, count do
-    used[i] = tonumber(used[i] or 0) - ended[accounts[i]]
+    used[i] = tonumber(used[i] or 0)
+    if not used[i] then
+      error({err = 'GARBAGE used ' .. string.gsub(accounts[i], '[^%w._-]', '?') .. ': not a number'})
+    end
+    used[i] = used[i] - ended[accounts[i]]
     counts[2 * i - 1], counts[2 * i] = accounts[i], string.format('%d', used[i])
   end
   call('ZREM', LEASES, unpack(leases))
@@ -97,7 +108,7 @@ local function drop(ids)
   -- The pass under way has counted them.
   for i = 1, marked and #marked or 0, 2 do
     if marked[i + 1] == records[count + 1] then
-      call('HINCRBY', USED, '#' .. marked[i], '-1')
+      redis.pcall('HINCRBY', USED, '#' .. marked[i], '-1')
     end
   end
   for i = 1, count do
@@ -112,6 +123,12 @@ end
 -- The rest is built only when it is needed: making a function costs about as much as a command.
 local function tools()
   local self = {DISABLED = 1, DRAINED = 2, COOLING = 4, REMOVED = 8}
+  -- The longest lease, and the longest cooldown, that there can be.
+  local DAY_MS = 86400000
+  -- How long the longest time of all Envoys is remembered after the last of them said it.
+  local LONGEST_MS = 300000
+  -- How many entries of a key one call shortens.
+  local CUT = 500
 
   function self.refuse(text)
     error({err = text})
@@ -125,11 +142,95 @@ local function tools()
     return value
   end
 
+  function self.is_id(text)
+    return text and #text <= 64 and string.find(text, '^[%w._-]+$')
+  end
+
   function self.id(text, name)
-    if not text or #text > 64 or not string.find(text, '^[%w._-]+$') then
+    if not self.is_id(text) then
       self.refuse('BADARG ' .. name .. ': not [A-Za-z0-9._-]{1,64}')
     end
     return text
+  end
+
+  -- Names a field of a key, whatever bytes it is made of.
+  function self.name_of(key, field)
+    return key .. ' ' .. string.gsub(string.sub(field, 1, 64), '[^%w._#:-]', '?')
+  end
+
+  function self.garbage(key, field, is_not)
+    self.refuse('GARBAGE ' .. self.name_of(key, field) .. ': not ' .. is_not)
+  end
+
+  -- A whole number as it stands in Redis; nil when it is none, or of more digits than `most` (16).
+  function self.digits(text, most)
+    return text and #text <= (most or 16) and string.find(text, '^%d+$') and text or nil
+  end
+
+  -- The parts of an account's record; nil when it is none.
+  function self.parts(record)
+    local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
+    max, load, base, flags = tonumber(max), tonumber(load), tonumber(base), tonumber(flags)
+    if max and max >= 1 and max <= 100000 and load <= 1e9 and base <= 1e15 + BEHIND and flags < 16 then
+      return max, load, base, flags
+    end
+  end
+
+  -- The next of the six keys, after number `at`, that is of another type than it must be: its number, and what is wrong
+  -- with it; nil: there is none. Hashes and sorted sets take turns.
+  function self.wrong_key(at)
+    for i = (at or 0) + 1, 6 do
+      local hash = i % 2 == 1
+      local reply = redis.pcall(hash and 'HEXISTS' or 'ZSCORE', KEYS[i], '#')
+      if type(reply) == 'table' and string.find(reply.err or '', '^WRONGTYPE') then
+        return i, string.match(KEYS[i], '[^:]*$') .. ' is no ' .. (hash and 'hash' or 'sorted set')
+      end
+    end
+  end
+
+  function self.check_keys()
+    local _, wrong = self.wrong_key()
+    if wrong then
+      self.refuse('WRONGTYPE ' .. wrong)
+    end
+  end
+
+  -- Remembers in `field` the longest time of all Envoys. Each of them says its own when it connects and once a minute, so it
+  -- is forgotten a while after the last one that said it; not at once when the clock was set back.
+  function self.note_longest(field, ms, now)
+    local held, ends = string.match(call('HGET', ACCOUNTS, field) or '', '^(%d+) (%d+)$')
+    held, ends = tonumber(held), tonumber(ends)
+    if not held or ms >= held or ends <= now then
+      held, ends = ms, nil
+    end
+    if not ends or ends > now + LONGEST_MS then
+      call('HSET', ACCOUNTS, field, string.format('%.0f %.0f', held, now + LONGEST_MS))
+    end
+  end
+
+  -- The longest time that was noted.
+  function self.longest(field)
+    return math.min(tonumber(string.match(call('HGET', ACCOUNTS, field) or '', '^(%d+) %d+$')) or DAY_MS, DAY_MS)
+  end
+
+  -- No entry of a sorted set may end later than this many ms from now: Redis' clock was set back, or this server's is slow.
+  function self.cut(key, now, longest)
+    local ends, list = string.format('%.0f', now + longest), {}
+    for _, member in ipairs(call('ZRANGEBYSCORE', key, '(' .. ends, '+inf', 'LIMIT', 0, CUT)) do
+      list[#list + 1], list[#list + 2] = ends, member
+    end
+    if list[1] then
+      call('ZADD', key, unpack(list))
+    end
+    return #list > 0
+  end
+
+  -- The same for leases and cooldowns.
+  function self.cut_late(now, ttl)
+    self.cut(LEASES, now, math.max(ttl, self.longest('#ttl')))
+    if self.cut(COOLDOWN, now, self.longest('#rest')) then
+      self.wake()
+    end
   end
 
   -- Taken once in a script: before Redis 7.2 it moves while the script runs.
@@ -139,7 +240,7 @@ local function tools()
   end
 
   function self.used(account)
-    return tonumber(call('HGET', USED, account) or 0)
+    return tonumber(call('HGET', USED, account) or 0) or self.garbage('used', account, 'a number')
   end
 
   -- The lease that probes an account; empty: it waits for one; false: it takes what it can hold. All three also while it cools.
@@ -156,10 +257,10 @@ local function tools()
   -- Sets or clears one flag of an account. Answers whether it changed; nil: there is no such account.
   function self.flag(account, value, on)
     local record = call('HGET', ACCOUNTS, account)
-    if not record then
+    local rest, flags = string.match(record or '', '^(%d+ %d+ %d+) (%d+)$')
+    if not rest then
       return nil
     end
-    local rest, flags = string.match(record, '^(.*) (%d+)$')
     local has = math.floor(flags / value) % 2 == 1
     if has == on then
       return false
@@ -173,10 +274,10 @@ local function tools()
   -- Puts an account behind the others, or back. Answers whether it changed; nil: there is no such account.
   function self.behind(account, on)
     local record = call('HGET', ACCOUNTS, account)
-    if not record then
+    local max, load, base, flags = string.match(record or '', '^(%d+) (%d+) (%d+) (%d+)$')
+    if not max then
       return nil
     end
-    local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
     base = tonumber(base)
     if (base >= BEHIND) == on then
       return false
@@ -209,6 +310,7 @@ local function tools()
 
   -- Ends at most `most` cooldowns that are over. Answers how many.
   function self.thaw(now, most)
+    self.cut(COOLDOWN, now, self.longest('#rest'))
     local over = call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)
     for _, member in ipairs(over) do
       call('ZREM', COOLDOWN, member)
@@ -235,7 +337,7 @@ local function tools()
     end
     for account, leases in pairs(ended) do
       local record = call('HGET', ACCOUNTS, account)
-      local max, flags = string.match(record or '0 8', '^(%d+) .-(%d+)$')
+      local max, flags = string.match(record or '', '^(%d+) %d+ %d+ (%d+)$')
       local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
       thawed = thawed and tonumber(call('ZSCORE', LEASES, self.probe_of(account) or '') or 0) <= now
       if (flags == '0' or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
@@ -252,7 +354,7 @@ local function tools()
     call('ZADD', LEASES, expires_ms, lease)
     call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
     if pass then
-      call('HINCRBY', USED, '#' .. account, '1')
+      redis.pcall('HINCRBY', USED, '#' .. account, '1')
     end
     settle(account, record, used)
   end

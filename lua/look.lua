@@ -18,8 +18,8 @@ local most_drained = tool.whole(ARGV[1], 'drained', 1, 1000)
 local most_used = tool.whole(ARGV[2], 'used', 0, 1000)
 
 -- A small hash; nil when it has more fields. Some versions of Redis count the values too.
-local function small(key, most)
-  local page = call('HSCAN', key, '0', 'COUNT', 2 * most + 1)
+local function small(key, most, ask)
+  local page = ask('HSCAN', key, '0', 'COUNT', 2 * most + 1)
   return page[1] == '0' and #page[2] <= 2 * most and page[2]
 end
 
@@ -28,24 +28,24 @@ if percent and #percent > 5 then
   percent = '?'
 end
 -- One more for the percentage.
-local control = small(KEYS[7], most_drained + (percent and 1 or 0))
+local control = small(KEYS[7], most_drained + (percent and 1 or 0), call)
 local drained = {}
 for i = 1, control and #control or 0, 2 do
   drained[#drained + 1] = #control[i] <= 70 and string.match(control[i], '^drain:([%w._-]+)$') or nil
 end
 table.sort(drained)
 
--- One more each for its probe, and six for the fields of the sync, the wake and the pass.
-local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 6)
+-- One more each for its probe, and nine for what else stands there. What is wrong with it must not hide an override.
+local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 9, redis.pcall)
 local ids, limits = {}, {}
 for i = 1, accounts and #accounts or 0, 2 do
   local max, flags = string.match(accounts[i + 1], '^(%d+) %d+ %d+ (%d+)$')
-  if max and tonumber(flags) < tool.REMOVED then
+  if max and tonumber(flags) < tool.REMOVED and tool.is_id(accounts[i]) then
     ids[#ids + 1] = accounts[i]
     limits[#ids] = max
   end
 end
--- What is wrong with it must not hide an override.
+-- Nor must a question.
 local question = redis.pcall('GET', KEYS[8])
 if type(question) ~= 'string' or #question > 512 then
   question = ''
@@ -53,8 +53,8 @@ end
 if #ids == 0 or #ids > most_used then
   return {percent or '', control and table.concat(drained, ' '), '', question}
 end
-local used = call('HMGET', USED, unpack(ids))
+local used = redis.pcall('HMGET', USED, unpack(ids))
 for i = 1, #ids do
-  ids[i] = ids[i] .. ' ' .. (used[i] or '0') .. ' ' .. limits[i]
+  ids[i] = ids[i] .. ' ' .. (tool.digits(used[i]) or '0') .. ' ' .. limits[i]
 end
 return {percent or '', control and table.concat(drained, ' '), table.concat(ids, ' '), question}

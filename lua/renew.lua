@@ -8,7 +8,7 @@
 --         a  re-adopted: it was gone and is counted again, because Redis lost its data since (the epoch is another)
 --            or because the account still had a slot nobody uses, even when it takes no new leases
 --         l  lost: it had expired, and the slot is someone else's by now
--- Errors  NOPOOL, BADARG; nothing is written then
+-- Errors  NOPOOL, BADARG; nothing is written then. GARBAGE; what was there is renewed then
 -- Flags  allow-oom: a lease that can't be renewed would be granted twice
 -- Cost  O(log leases) each
 local tool = tools()
@@ -34,23 +34,30 @@ for i = 1, leases do
     renewed[#renewed + 1] = expires_ms
     renewed[#renewed + 1] = ids[i]
     answers[i] = 'r'
-  else
+  end
+end
+-- Before anything that may fail: no lease ends because another one cannot be taken up.
+if #renewed > 0 then
+  call('ZADD', LEASES, unpack(renewed))
+end
+if not tool.digits(epoch) then
+  tool.garbage('accounts', '#epoch', 'a whole number')
+end
+for i = 1, leases do
+  if not expiries[i] then
     local account = ARGV[3 * i]
-    local record = string.byte(account) ~= 35 and call('HGET', ACCOUNTS, account)
+    local record = tool.is_id(account) and call('HGET', ACCOUNTS, account)
     -- Owned all the same: only its expiry was lost; or it stands twice in one batch.
     if call('HEXISTS', OWNER, ids[i]) == 1 then
-      renewed[#renewed + 1] = expires_ms
-      renewed[#renewed + 1] = ids[i]
+      call('ZADD', LEASES, expires_ms, ids[i])
       answers[i] = 'a'
-    elseif record and (ARGV[3 * i + 1] ~= epoch or tool.used(account) < tonumber(string.match(record, '^%d+'))) then
+    elseif record and tool.parts(record)
+      and (ARGV[3 * i + 1] ~= epoch or tool.used(account) < tonumber(string.match(record, '^%d+'))) then
       tool.adopt(ids[i], account, record, expires_ms)
       answers[i] = 'a'
     else
       answers[i] = 'l'
     end
   end
-end
-if #renewed > 0 then
-  call('ZADD', LEASES, unpack(renewed))
 end
 return {epoch, table.concat(answers)}

@@ -1,5 +1,10 @@
 -- sync: put a pool's accounts in force, if their revision is higher than what Redis holds.
 --
+-- A small pool's go in one call. Those of a large one go in parts, so that Redis serves others between two calls and the pool
+-- works on with what it has: `first` and `more` put accounts in, `sweep` shows what is there so that the caller can tell what
+-- has vanished, and `last` takes that away and puts the revision in force. One worker does this at a time; when it dies half
+-- way, another one begins again after 10 s. A pool that was empty answers NOPOOL until the end.
+--
 -- KEYS  the six of ledger.lua; 7 control (HASH, operator's overrides: drain:<account> -> 1)
 -- ARGV  1 revision, 1..2^53-1
 --       2 digest of the accounts and weights: tells apart two configurations with one revision
@@ -7,82 +12,199 @@
 --       4 full weight of the load, millionths
 --       5.. four for each account: id, max_concurrency, base, 1 when disabled and else 0
 --       Without accounts it only asks whether they are wanted.
+--       Or 5 is @, and then
+--       6 the longest this Envoy's leases last, ms; 0: nothing is said of it
+--       7 the longest its cooldowns last, ms; 0: the same
+--       8 who asks, [A-Za-z0-9._-]{1,64}
+--       9 part: whole  as without @
+--               first, more  10.. four for each account
+--               sweep  10 cursor, 0 to begin with; 11.. ids to take away
+--               last   10.. ids to take away
+--               stray  10.. ids to take away if these accounts are in force: nobody configured them
 -- Returns {answer, revision in force, epoch}
---         wanted    send them (only without accounts)
+--         wanted    send them (without accounts; or once more from the first part)
 --         replaced  they are in force now
+--         part      send the next part; of sweep {part, cursor or 0, ids with a space between}
+--         coming    someone else puts these in force just now, or a higher revision's
 --         current   this revision was in force already
 --         newer     a higher one is in force; nothing changed
 --         differs   this revision is in force with other accounts; nothing changed
--- Errors  BADARG; nothing is written then
--- Cost  O(accounts · log accounts) when they are replaced, else O(1)
+-- Errors  BADARG, WRONGTYPE; nothing is written then
+-- Cost  O(accounts · log accounts) of those in the call, else O(1)
 local tool = tools()
 local revision = tool.whole(ARGV[1], 'revision', 1, 9007199254740991)
 local digest = ARGV[2]
-local new_epoch = tool.whole(ARGV[3], 'epoch', 0, 9007199254740991)
+tool.whole(ARGV[3], 'epoch', 0, 9007199254740991)
 local load = tool.whole(ARGV[4], 'load', 0, 1e9)
-local accounts = (#ARGV - 4) / 4
+local part, first, by, ttl, rest = 'whole', 5, nil, 0, 0
+if ARGV[5] == '@' then
+  ttl, rest = tool.whole(ARGV[6], 'ttl_ms', 0, 86400000), tool.whole(ARGV[7], 'longest_cooldown_ms', 0, 86400000)
+  by, part, first = tool.id(ARGV[8], 'by'), ARGV[9], 10
+end
+local listed = part == 'whole' or part == 'first' or part == 'more'
+if not (listed or part == 'sweep' or part == 'last' or part == 'stray') then
+  tool.refuse('BADARG part: not whole, first, more, sweep, last or stray')
+end
+local cursor
+if part == 'sweep' then
+  cursor = tool.digits(ARGV[first], 20) or tool.refuse('BADARG cursor: not a whole number')
+  first = first + 1
+end
+local accounts = (#ARGV - first + 1) / (listed and 4 or 1)
 if accounts ~= math.floor(accounts) then
   tool.refuse('BADARG accounts: not four arguments each')
 end
-for i = 1, accounts do
-  tool.id(ARGV[4 * i + 1], 'account')
-  tool.whole(ARGV[4 * i + 2], 'max_concurrency', 1, 100000)
-  tool.whole(ARGV[4 * i + 3], 'base', 0, 1e15)
-  tool.whole(ARGV[4 * i + 4], 'disabled', 0, 1)
+for i = first, #ARGV, listed and 4 or 1 do
+  tool.id(ARGV[i], 'account')
+  if listed then
+    tool.whole(ARGV[i + 1], 'max_concurrency', 1, 100000)
+    tool.whole(ARGV[i + 2], 'base', 0, 1e15)
+    tool.whole(ARGV[i + 3], 'disabled', 0, 1)
+  end
+end
+-- How many accounts are read and written together; how many `sweep` shows; how long who syncs in parts may be silent, ms.
+local TOGETHER, SHOWN, SILENCE = 500, 1000, 10000
+
+tool.check_keys()
+local held = call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch', '#coming')
+-- What cannot be there counts as not there, and is put right by a sync.
+for i, most in ipairs({16, 20, 16}) do
+  held[i] = tool.digits(held[i], most)
+end
+local in_force = held[3] and tonumber(held[1])
+local epoch = held[3] or ARGV[3]
+local now = tool.now_ms()
+
+local function note()
+  for field, ms in pairs({['#ttl'] = ttl, ['#rest'] = rest}) do
+    if ms > 0 then
+      tool.note_longest(field, ms, now)
+    end
+  end
+end
+if in_force then
+  note()
 end
 
-local held = call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch')
-local in_force = tonumber(held[1])
-local epoch = held[3] or ARGV[3]
+-- Someone else's sync in parts.
+local coming = {string.match(held[4] or '', '^(%d+) (%S+) (%S+) (%d+) (%S+)$')}
+local ends = tonumber(coming[4] or 0)
+local live = ends > now and ends <= now + SILENCE
+local from = (held[1] or '-') .. '/' .. (held[2] or '-')
+
+local function take_away(list, at)
+  for i = at, #list do
+    local account = list[i]
+    local record = call('HGET', ACCOUNTS, account)
+    if record and string.byte(account) ~= 35 then
+      call('ZREM', COOLDOWN, account, 'behind:' .. account)
+      call('HDEL', ACCOUNTS, '#probe:' .. account)
+      if tool.parts(record) then
+        record = string.gsub(record, '%d+$', tool.REMOVED)
+        call('HSET', ACCOUNTS, account, record)
+      else
+        call('HDEL', ACCOUNTS, account)
+        record = false
+        call('ZREM', FREE, account)
+      end
+      -- Its leases finish; the last one takes the record with it.
+      settle(account, record, tonumber(call('HGET', USED, account) or 0) or 1)
+    end
+  end
+end
+
 if in_force and in_force > revision then
   return {'newer', held[1], epoch}
 end
-if in_force == revision then
+if in_force == revision and held[2] then
+  if part == 'stray' and held[2] == digest and not live then
+    take_away(ARGV, first)
+  end
   return {held[2] == digest and 'current' or 'differs', held[1], epoch}
 end
-if accounts == 0 then
+if live and coming[3] ~= by and tonumber(coming[1]) >= revision and not (part == 'whole' and accounts > 0) then
+  return {'coming', coming[1], epoch}
+end
+local mine = live and coming[3] == by and coming[1] == ARGV[1] and coming[2] == digest and coming[5] == from
+if part == 'stray' or accounts == 0 and listed or not (part == 'whole' or part == 'first' or mine) then
   return {'wanted', held[1] or '0', epoch}
 end
 
--- All is read before anything is written. `used` may be there without `accounts`, after a loss of that key alone.
-local function pairs_of(list)
-  local map = {}
-  for i = 1, #list, 2 do
-    map[list[i]] = list[i + 1]
-  end
-  return map
-end
-local used = pairs_of(call('HGETALL', USED))
-local until_ms = pairs_of(call('ZRANGE', COOLDOWN, 0, -1, 'WITHSCORES'))
-local control = pairs_of(call('HGETALL', KEYS[7]))
-local gone = pairs_of(call('HGETALL', ACCOUNTS))
-if not in_force then
+-- What is left of the last sync; a full set of accounts comes now.
+local gone = part == 'whole' and call('HGETALL', ACCOUNTS) or {}
+if not in_force and (part == 'whole' or part == 'first') then
   -- What a lost `accounts` left behind.
   call('DEL', FREE)
 end
 
-for i = 1, accounts do
-  local account = ARGV[4 * i + 1]
-  local flags = (ARGV[4 * i + 4] == '1' and tool.DISABLED or 0)
-    + (control['drain:' .. account] and tool.DRAINED or 0)
-    + ((until_ms[account] or gone['#probe:' .. account]) and tool.COOLING or 0)
-  local base = ARGV[4 * i + 3] + (until_ms['behind:' .. account] and BEHIND or 0)
-  local record = string.format('%d %.0f %.0f %d', ARGV[4 * i + 2], load, base, flags)
-  call('HSET', ACCOUNTS, account, record)
-  settle(account, record, tonumber(used[account] or 0))
-  gone[account] = nil
+-- Of some accounts: their ids, with something before each.
+local function named(prefix, at, last)
+  local names = {}
+  for i = at, last, 4 do
+    names[#names + 1] = prefix .. ARGV[i]
+  end
+  return unpack(names)
 end
-for account, record in pairs(gone) do
-  if string.byte(account) ~= 35 then
-    record = string.gsub(record, '%d+$', tool.REMOVED)
-    call('HSET', ACCOUNTS, account, record)
-    call('ZREM', COOLDOWN, account, 'behind:' .. account)
-    call('HDEL', ACCOUNTS, '#probe:' .. account)
-    -- Its leases finish; the last one takes the record with it.
-    settle(account, record, tonumber(used[account] or 0))
+local put = {}
+for at = first, listed and #ARGV or 0, 4 * TOGETHER do
+  local last = math.min(at + 4 * TOGETHER - 1, #ARGV)
+  -- `used` may be there without `accounts`, after a loss of that key alone.
+  local used = call('HMGET', USED, named('', at, last))
+  local cooling = call('ZMSCORE', COOLDOWN, named('', at, last))
+  local behind = call('ZMSCORE', COOLDOWN, named('behind:', at, last))
+  local before = call('HMGET', ACCOUNTS, named('', at, last))
+  local probes = call('HMGET', ACCOUNTS, named('#probe:', at, last))
+  -- An operator's key of another type leaves drained what is drained.
+  local drained = redis.pcall('HMGET', KEYS[7], named('drain:', at, last))
+  local records, free = {}, {}
+  for i = 1, (last - at + 1) / 4 do
+    local a = at + 4 * i - 4
+    local account = ARGV[a]
+    local drain = drained[i]
+    if drained.err then
+      drain = math.floor((tonumber(string.match(before[i] or '', ' (%d+)$')) or 0) / tool.DRAINED) % 2 == 1
+    end
+    local flags = (ARGV[a + 3] == '1' and tool.DISABLED or 0) + (drain and tool.DRAINED or 0)
+      + ((cooling[i] or probes[i]) and tool.COOLING or 0)
+    local base = ARGV[a + 2] + (behind[i] and BEHIND or 0)
+    records[2 * i - 1], records[2 * i] = account, string.format('%d %.0f %.0f %d', ARGV[a + 1], load, base, flags)
+  end
+  call('HSET', ACCOUNTS, unpack(records))
+  for i = 1, #records, 2 do
+    put[records[i]] = true
+    -- A count that is none keeps the account out of `free` until the recount.
+    settle(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or 0) or math.huge, free)
+  end
+  if free[1] then
+    call('ZADD', FREE, unpack(free))
   end
 end
+local vanished = {}
+for i = 1, #gone, 2 do
+  if not put[gone[i]] then
+    vanished[#vanished + 1] = gone[i]
+  end
+end
+take_away(vanished, 1)
+
+if part == 'first' or part == 'more' or part == 'sweep' then
+  call('HSET', ACCOUNTS, '#coming', string.format('%s %s %s %.0f %s', ARGV[1], digest, by, now + SILENCE, from))
+end
+if part == 'sweep' then
+  take_away(ARGV, first)
+  local page, ids = call('HSCAN', ACCOUNTS, cursor, 'COUNT', SHOWN), {}
+  for i = 1, #page[2], 2 do
+    ids[#ids + 1] = tool.is_id(page[2][i]) and page[2][i] or nil
+  end
+  return {'part', page[1], table.concat(ids, ' ')}
+elseif part == 'first' or part == 'more' then
+  return {'part', held[1] or '0', epoch}
+elseif part == 'last' then
+  take_away(ARGV, first)
+end
+call('HDEL', ACCOUNTS, '#coming')
 -- The last: with a value this long Redis stores no hash as a list, which it would search from end to end for each field.
 call('HSET', ACCOUNTS, '#revision', ARGV[1], '#digest', digest, '#epoch', epoch, '#table', string.rep('-', 72))
+note()
 tool.wake()
 return {'replaced', ARGV[1], epoch}

@@ -985,7 +985,7 @@ fn set_headers(f: Fields<'_, '_>) -> Vec<(String, String)> {
 type Rule = (fn(&str) -> bool, &'static str);
 
 const ANY: Rule = (|_| true, "");
-const NAME: Rule = (|s| is_word(s, b"._-"), "is not [A-Za-z0-9._-]{1,64}");
+const NAME: Rule = (is_name, "is not [A-Za-z0-9._-]{1,64}");
 const KEY_PREFIX: Rule = (|s| is_word(s, b"._:-"), "is not [A-Za-z0-9._:-]{1,64}");
 const CLUSTER: Rule = (
     |s| (1..=125).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_graphic()),
@@ -1018,6 +1018,11 @@ const MATCH_VALUE: Rule = (
     |s| !s.is_empty() && !has_control_bytes(s),
     "is empty or holds a control byte",
 );
+
+/// What pools and accounts may be called.
+pub(crate) fn is_name(s: &str) -> bool {
+    is_word(s, b"._-")
+}
 
 fn is_word(s: &str, punctuation: &[u8]) -> bool {
     (1..=64).contains(&s.len())

@@ -47,6 +47,8 @@ pub enum Counter {
     ProbePassed,
     /// Times an account that fails fast was put behind the others.
     Behind,
+    /// Replies that say that the pool holds what cannot be there.
+    Garbage,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
@@ -72,7 +74,7 @@ pub enum Counter {
 }
 
 /// A pool's counters without a reason, in the order of [`place`].
-const POOL: [&str; 24] = [
+const POOL: [&str; 25] = [
     "requests;outcome=atomic",
     "requests;outcome=local",
     "gray.requests;choice=in",
@@ -97,6 +99,7 @@ const POOL: [&str; 24] = [
     "probe.sent",
     "probe.passed",
     "behind",
+    "garbage",
 ];
 const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -249,6 +252,7 @@ fn place(counter: Counter) -> Place {
         Counter::Probe => 21,
         Counter::ProbePassed => 22,
         Counter::Behind => 23,
+        Counter::Garbage => 24,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeReady => return Place::Worker(0),

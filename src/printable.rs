@@ -28,6 +28,31 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
+/// The longest part of a server's words that is repeated, in bytes.
+pub const MOST_ASCII: usize = 200;
+
+/// Bytes of any kind as printable ASCII with escapes such as `\x1b`, cut with dots behind [`MOST_ASCII`] bytes.
+#[must_use]
+pub fn ascii(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        let escaped = match byte {
+            b' '..=b'~' => 1,
+            _ => 4,
+        };
+        if text.len().saturating_add(escaped) > MOST_ASCII {
+            text.push_str("...");
+            break;
+        }
+        if escaped == 1 {
+            text.push(char::from(*byte));
+        } else {
+            text.extend(byte.escape_ascii().map(char::from));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

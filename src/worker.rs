@@ -15,11 +15,12 @@ use crate::lease::{LeaseId, LeaseIds};
 use crate::ledger::greeting::{self, Refusal};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, Asked, By, Fault, Heard, Looked, Mode, Override, PoolKeys, Reconciled,
-    Renewed, Script, Shas, Sync, SyncAccount, Synced,
+    self, Acquire, Acquired, Asked, By, Fault, Heard, Longest, Looked, Mode, Override, Part,
+    PoolKeys, Reconciled, Renewed, Script, Shas, Step, Sync, SyncAccount, Synced,
 };
 use crate::memory::Memory;
 use crate::pool::{self, Counts, Names, Shown};
+use crate::printable;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::fmt;
@@ -56,6 +57,11 @@ const RELEASE_BATCH: usize = 100;
 const ACQUIRE_BATCH: usize = 32;
 /// An answer to someone's question is kept for so long, in ms.
 const ANSWER_MS: u64 = 10_000;
+/// A pool that holds what cannot be there is recounted after this long, in ms, at first and at most: each time in a row that
+/// it is not right afterwards, after twice as long.
+const MEND_MS: (u64, u64) = (100, 60_000);
+/// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (README, *A large pool*).
+const SYNC_PART: usize = 500;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
 /// Looks on their way at once: those of many pools must not stand before every acquire.
@@ -252,6 +258,13 @@ pub enum Notice {
         /// How many entries were wrong.
         entries: u64,
     },
+    /// A pool's keys hold what cannot be there; a recount mends it, as far as it can be derived.
+    Garbage {
+        /// The pool's name.
+        pool: String,
+        /// Key, field, and what it is not.
+        what: String,
+    },
     /// The share of the gray release in force is another one.
     Percent {
         /// The pool's name.
@@ -371,6 +384,7 @@ impl Notice {
             | Self::Differs { .. }
             | Self::SyncFailed { .. }
             | Self::Drift { .. }
+            | Self::Garbage { .. }
             | Self::Ignored { .. }
             | Self::Lost { .. } => true,
         }
@@ -436,6 +450,10 @@ impl fmt::Display for Notice {
                     "pool {pool}: {entries} entries of the ledger were wrong and were mended; did someone edit it?"
                 )
             }
+            Self::Garbage { pool, what } => write!(
+                f,
+                "pool {pool}: Redis holds what cannot be there: {what}; a recount mends what can be derived"
+            ),
             Self::Percent {
                 pool,
                 old,
@@ -527,7 +545,7 @@ enum Command {
     },
     Sync {
         pool: usize,
-        full: bool,
+        step: SyncStep,
         tries: u8,
     },
     Reconcile {
@@ -549,6 +567,65 @@ enum Command {
         heard: Heard,
         tries: u8,
     },
+}
+
+impl Command {
+    /// Whose ledger it is about.
+    fn pool(&self) -> Option<usize> {
+        match self {
+            Self::Auth | Self::Select | Self::SetName | Self::Version | Self::Load(_) => None,
+            Self::Acquire { leases, .. } => leases.first().map(|acquire| acquire.pool),
+            Self::Release { pool, .. }
+            | Self::Renew { pool, .. }
+            | Self::Sync { pool, .. }
+            | Self::Reconcile { pool, .. }
+            | Self::Look { pool, .. }
+            | Self::Answer { pool, .. }
+            | Self::Cooldown { pool, .. } => Some(*pool),
+        }
+    }
+
+    /// One of the many steps that put a large pool in force: nobody waits for them.
+    fn is_part(&self) -> bool {
+        match self {
+            Self::Sync { step, .. } => match step {
+                SyncStep::From(_)
+                | SyncStep::Sweep { .. }
+                | SyncStep::Last { .. }
+                | SyncStep::Stray(_) => true,
+                SyncStep::Ask | SyncStep::Whole => false,
+            },
+            Self::Auth
+            | Self::Select
+            | Self::SetName
+            | Self::Version
+            | Self::Load(_)
+            | Self::Acquire { .. }
+            | Self::Release { .. }
+            | Self::Renew { .. }
+            | Self::Reconcile { .. }
+            | Self::Look { .. }
+            | Self::Answer { .. }
+            | Self::Cooldown { .. } => false,
+        }
+    }
+}
+
+/// What a sync command carries.
+#[derive(Debug, Clone)]
+enum SyncStep {
+    /// Nothing: are the accounts wanted?
+    Ask,
+    /// All accounts.
+    Whole,
+    /// Some accounts of a large pool, from this one on.
+    From(usize),
+    /// What has vanished of what was shown, and where to look on.
+    Sweep { cursor: String, gone: Vec<String> },
+    /// The last that has vanished.
+    Last { gone: Vec<String> },
+    /// Accounts in the ledger that nobody configured.
+    Stray(Vec<String>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -672,6 +749,12 @@ struct PoolState {
     epoch: u64,
     /// What the last sync answered, so that it is said once.
     synced: Option<Synced>,
+    /// What cannot be there, as it was said last.
+    garbage: String,
+    /// It is to be recounted soon.
+    suspect: bool,
+    /// No sooner than then, in ms; and how long after that at least, should it not be right by then.
+    mend_ms: (u64, u64),
     control: Control,
     /// Which account a request names, where a shadow is compared with that.
     names: Option<Names>,
@@ -759,6 +842,8 @@ pub struct Worker {
     ready_ms: u64,
     /// When the next reconcile step is due, in ms; the pool it is for; whether one is on its way.
     reconcile: (u64, usize, bool),
+    /// The pass is out of turn; then whose turn it is afterwards, and when.
+    out_of_turn: Option<(u64, usize)>,
     /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
     /// on their way.
     look: (u64, usize),
@@ -786,6 +871,9 @@ impl Worker {
                 syncing: false,
                 epoch: 0,
                 synced: None,
+                garbage: String::new(),
+                suspect: false,
+                mend_ms: (0, MEND_MS.0),
                 control: Control::default(),
                 names: (config.gray.mode == GrayMode::Shadow
                     && config.traditional == Traditional::Passthrough)
@@ -800,8 +888,8 @@ impl Worker {
             },
             gate: Gate::new(&config.gray.salt),
             ids: LeaseIds::new(worker),
-            // The number is explained in `reconcile.lua`; 1: it knows of probes and of accounts that are behind.
-            name: format!("1.{worker:016x}"),
+            // The number is explained in `reconcile.lua`; 2: it knows what cannot be there.
+            name: format!("2.{worker:016x}"),
             random,
             pools,
             requests: Slab::new(),
@@ -830,6 +918,7 @@ impl Worker {
             sweep_slots: 0,
             ready_ms: 0,
             reconcile: (0, 0, false),
+            out_of_turn: None,
             look: (u64::MAX, 0),
             memory: Memory::default(),
             counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
@@ -1710,17 +1799,30 @@ impl Worker {
                 });
                 state.keys.renew(out, by, config.lease.ttl_ms, arguments);
             }
-            Command::Sync { pool, full, .. } => {
+            Command::Sync { pool, step, .. } => {
                 let Some((state, pool)) = self.pools.get(*pool).zip(config.pools.get(*pool)) else {
                     return;
                 };
-                let accounts = full.then(|| sync_accounts(pool, &state.counts));
+                let (part, range) = match step {
+                    SyncStep::Ask => (Part::Whole, None),
+                    SyncStep::Whole => (Part::Whole, Some((0, usize::MAX))),
+                    SyncStep::From(0) => (Part::First, Some((0, SYNC_PART))),
+                    SyncStep::From(from) => (Part::More, Some((*from, SYNC_PART))),
+                    SyncStep::Sweep { cursor, gone } => (Part::Sweep(cursor, gone), None),
+                    SyncStep::Last { gone } => (Part::Last(gone), None),
+                    SyncStep::Stray(ids) => (Part::Stray(ids), None),
+                };
+                let accounts =
+                    range.map(|(from, most)| sync_accounts(pool, &state.counts, from, most));
                 let arguments = Sync {
                     revision: pool.revision,
                     digest: state.digest,
                     epoch: u64::from(self.random.u32(1..)),
                     load: pool::millionths(config.score.load),
                     accounts: accounts.as_deref(),
+                    part,
+                    longest: longest(config),
+                    by: &self.name,
                 };
                 state.keys.sync(out, by, &arguments);
             }
@@ -1729,9 +1831,14 @@ impl Worker {
                     return;
                 };
                 let (_, count) = RECONCILE_STEP;
-                state
-                    .keys
-                    .reconcile(out, by, &self.name, RECONCILE_SILENCE_MS, count);
+                let step = Step {
+                    worker: &self.name,
+                    silence_ms: RECONCILE_SILENCE_MS,
+                    count,
+                    longest: longest(config),
+                    soon: self.out_of_turn.is_some(),
+                };
+                state.keys.reconcile(out, by, &step);
             }
             Command::Look { pool, .. } => {
                 let Some(state) = self.pools.get(*pool) else {
@@ -1995,6 +2102,14 @@ impl Worker {
         if let Command::Acquire { leases, .. } = &command {
             self.asked = self.asked.saturating_sub(leases.len().saturating_sub(1));
         }
+        if let Some(pool) = command.pool()
+            && let Some(Value::Error(error)) = Values::new(reply).value()
+            && let Some(what) = script::garbage(error)
+            // An operator's key is told of where it is read.
+            && !matches!(command, Command::Look { .. })
+        {
+            self.see_garbage(now_ms, pool, what);
+        }
         if self.state == PipeState::Opening || reply.first() == Some(&b'-') {
             self.hear_refusal(&command, reply);
         }
@@ -2060,7 +2175,7 @@ impl Worker {
                     self.recover(now_ms, Fault::of(error), pool, None);
                 }
             }
-            Command::Sync { pool, full, tries } => self.on_synced(now_ms, pool, full, tries, reply),
+            Command::Sync { pool, step, tries } => self.on_synced(now_ms, pool, step, tries, reply),
             Command::Cooldown {
                 slot,
                 pool,
@@ -2127,17 +2242,22 @@ impl Worker {
         }
         if self.pending.is_empty() {
             for pool in 0..self.pools.len() {
-                self.write(
-                    now_ms,
-                    Command::Sync {
-                        pool,
-                        full: false,
-                        tries: 0,
-                    },
-                    false,
-                );
+                self.ask_sync(now_ms, pool);
             }
         }
+    }
+
+    fn ask_sync(&mut self, now_ms: u64, pool: usize) {
+        let step = SyncStep::Ask;
+        self.write(
+            now_ms,
+            Command::Sync {
+                pool,
+                step,
+                tries: 0,
+            },
+            false,
+        );
     }
 
     /// The pipe is ready: what waited for it is sent.
@@ -2158,6 +2278,8 @@ impl Worker {
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
         self.reconcile = (first_ms, 0, false);
+        self.out_of_turn = None;
+        self.mend_next(now_ms);
         for state in &mut self.pools {
             if state.control.look != Look::Never {
                 state.control.look = Look::Due(now_ms);
@@ -2245,10 +2367,40 @@ impl Worker {
                     }
                     if acquire.kind == AcquireKind::Take {
                         let event = self.outcome(pool, answer);
+                        if let Event::Failed {
+                            reason: Reason::UnknownAccount,
+                            ..
+                        } = event
+                            && let Acquired::Granted { account, .. } = answer
+                        {
+                            self.see_stray(now_ms, pool, account);
+                        }
                         self.answer(now_ms, slot, event);
                     }
                 }
             }
+        }
+    }
+
+    /// An account that this configuration does not have, while its very accounts are in force, is nobody's: it is taken out.
+    #[inline(never)]
+    fn see_stray(&mut self, now_ms: u64, pool: usize, account: &[u8]) {
+        let synced = self.pools.get(pool).and_then(|state| state.synced);
+        let under_way = |(_, sent): &(u64, Command)| matches!(sent, Command::Sync { .. });
+        if !matches!(synced, Some(Synced::Current | Synced::Replaced))
+            || self.pending.iter().any(under_way)
+        {
+            return;
+        }
+        let what = [b"accounts ", account, b": not configured"].concat();
+        match std::str::from_utf8(account) {
+            Ok(id) if crate::config::is_name(id) => {
+                let (step, tries) = (SyncStep::Stray(vec![id.to_owned()]), 0);
+                self.write(now_ms, Command::Sync { pool, step, tries }, false);
+                self.count_in(pool, Counter::Garbage);
+                self.say_garbage(pool, &what);
+            }
+            Ok(_) | Err(_) => self.see_garbage(now_ms, pool, &what),
         }
     }
 
@@ -2304,7 +2456,8 @@ impl Worker {
         if self.recover(now_ms, fault, pool, retry) {
             return;
         }
-        if self.is_open() {
+        // One pool's fault says nothing of the others.
+        if self.is_open() && !matches!(fault, Fault::Garbage | Fault::NoPool) {
             self.acquires_fail(now_ms, Reason::Refused, Some(fault));
         }
         for acquire in leases {
@@ -2402,9 +2555,32 @@ impl Worker {
         }
     }
 
-    fn on_synced(&mut self, now_ms: u64, pool: usize, full: bool, tries: u8, reply: &[u8]) {
+    fn on_synced(&mut self, now_ms: u64, pool: usize, step: SyncStep, tries: u8, reply: &[u8]) {
         let result = script::synced(reply);
-        if full && let Some(state) = self.pools.get_mut(pool) {
+        let next = match result {
+            Ok(Synced::Part) => self.next_part(pool, &step, reply),
+            // Someone else changed it meanwhile, or began anew: once more from the first.
+            Ok(Synced::Wanted) if !matches!(step, SyncStep::Ask) && tries < RETRIES => {
+                Some(SyncStep::From(0))
+            }
+            Ok(_) | Err(_) => None,
+        };
+        if let Some(next) = next {
+            let tries = tries.saturating_add(u8::from(result == Ok(Synced::Wanted)));
+            self.write(
+                now_ms,
+                Command::Sync {
+                    pool,
+                    step: next,
+                    tries,
+                },
+                false,
+            );
+            return self.serve_once_synced(now_ms);
+        }
+        if !matches!(step, SyncStep::Ask | SyncStep::Stray(_))
+            && let Some(state) = self.pools.get_mut(pool)
+        {
             state.syncing = false;
         }
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
@@ -2416,7 +2592,9 @@ impl Worker {
         match result {
             // Said already.
             Ok(answer @ (Synced::Newer(_) | Synced::Differs)) if before == Some(answer) => {}
-            Ok(Synced::Wanted) => self.sync(now_ms, pool),
+            Ok(Synced::Wanted) if matches!(step, SyncStep::Ask) => self.sync(now_ms, pool),
+            // The next recount that it hears of says whether it still is.
+            Ok(Synced::Wanted | Synced::Coming | Synced::Part) => {}
             Ok(Synced::Current) => {}
             Ok(Synced::Replaced) => self.output.notices.push(Notice::Replaced {
                 pool: name,
@@ -2436,18 +2614,26 @@ impl Worker {
             Err(fault) => {
                 let retry = (tries < RETRIES).then_some(Command::Sync {
                     pool,
-                    full,
+                    step,
                     tries: tries.saturating_add(1),
                 });
-                // A pipe that went down for it says why.
-                if !self.recover(now_ms, fault, pool, retry) && self.is_open() {
+                // A pipe that went down for it says why; so does what cannot be there.
+                if !self.recover(now_ms, fault, pool, retry)
+                    && self.is_open()
+                    && fault != Fault::Garbage
+                {
                     self.output
                         .notices
                         .push(Notice::SyncFailed { pool: name, fault });
                 }
             }
         }
-        if self.state == PipeState::Opening && self.pending.is_empty() {
+        self.serve_once_synced(now_ms);
+    }
+
+    /// Every pool's sync is answered. Those that go in parts go on while the others are served.
+    fn serve_once_synced(&mut self, now_ms: u64) {
+        if self.state == PipeState::Opening && self.pending.iter().all(|(_, sent)| sent.is_part()) {
             self.serve(now_ms);
         }
     }
@@ -2459,16 +2645,7 @@ impl Worker {
         };
         let known = std::mem::replace(&mut state.epoch, epoch);
         if known != 0 && known != epoch {
-            let full = false;
-            self.write(
-                now_ms,
-                Command::Sync {
-                    pool,
-                    full,
-                    tries: 0,
-                },
-                false,
-            );
+            self.ask_sync(now_ms, pool);
         }
     }
 
@@ -2479,15 +2656,53 @@ impl Worker {
         };
         if !state.syncing {
             state.syncing = true;
+            let accounts = self.config.pools.get(pool).map(|pool| pool.accounts.len());
+            let step = if accounts.unwrap_or(0) > SYNC_PART {
+                SyncStep::From(0)
+            } else {
+                SyncStep::Whole
+            };
             self.write(
                 now_ms,
                 Command::Sync {
                     pool,
-                    full: true,
+                    step,
                     tries: 0,
                 },
                 false,
             );
+        }
+    }
+
+    /// A part of a large pool has arrived: what comes after it.
+    fn next_part(&self, pool: usize, step: &SyncStep, reply: &[u8]) -> Option<SyncStep> {
+        match step {
+            SyncStep::From(from) => {
+                let next = from.saturating_add(SYNC_PART);
+                let accounts = &self.config.pools.get(pool)?.accounts;
+                Some(if next < accounts.len() {
+                    SyncStep::From(next)
+                } else {
+                    SyncStep::Sweep {
+                        cursor: "0".to_owned(),
+                        gone: Vec::new(),
+                    }
+                })
+            }
+            SyncStep::Sweep { .. } => {
+                let counts = &self.pools.get(pool)?.counts;
+                let (cursor, ids) = script::swept(reply);
+                let gone = ids.filter(|id| counts.index(id.as_bytes()).is_none());
+                let gone = gone.map(str::to_owned).collect();
+                Some(match cursor {
+                    "0" => SyncStep::Last { gone },
+                    cursor => SyncStep::Sweep {
+                        cursor: cursor.to_owned(),
+                        gone,
+                    },
+                })
+            }
+            SyncStep::Ask | SyncStep::Whole | SyncStep::Last { .. } | SyncStep::Stray(_) => None,
         }
     }
 
@@ -2497,6 +2712,54 @@ impl Worker {
         if !under_way && due_ms <= now_ms {
             self.reconcile.2 = true;
             self.write(now_ms, Command::Reconcile { pool, tries: 0 }, false);
+        }
+    }
+
+    /// A pool holds what cannot be there: said once, counted, and its recount comes soon; less soon each time that it was
+    /// in vain.
+    #[inline(never)]
+    fn see_garbage(&mut self, now_ms: u64, pool: usize, what: &[u8]) {
+        self.count_in(pool, Counter::Garbage);
+        self.say_garbage(pool, what);
+        if let Some(state) = self.pools.get_mut(pool) {
+            state.suspect = true;
+        }
+        self.mend_next(now_ms);
+    }
+
+    fn say_garbage(&mut self, pool: usize, what: &[u8]) {
+        let name = self.pool_name(pool);
+        let what = printable::ascii(what);
+        if let Some(state) = self
+            .pools
+            .get_mut(pool)
+            .filter(|state| state.garbage != what)
+        {
+            state.garbage.clone_from(&what);
+            self.output
+                .notices
+                .push(Notice::Garbage { pool: name, what });
+        }
+    }
+
+    /// Between two passes, a pool that holds what cannot be there has its turn.
+    fn mend_next(&mut self, now_ms: u64) {
+        let (due_ms, turn, under_way) = self.reconcile;
+        if self.out_of_turn.is_some() || under_way {
+            return;
+        }
+        let suspects = self.pools.iter().enumerate();
+        let first = suspects
+            .filter(|(_, state)| state.suspect)
+            .min_by_key(|(_, state)| state.mend_ms.0);
+        if let Some((pool, state)) = first {
+            // Not all workers at once.
+            let soon_ms = now_ms.saturating_add(self.random.u64(..MEND_MS.0));
+            let soon_ms = soon_ms.max(state.mend_ms.0);
+            if soon_ms < due_ms {
+                self.out_of_turn = Some((due_ms, turn));
+                self.reconcile = (soon_ms, pool, false);
+            }
         }
     }
 
@@ -2511,26 +2774,66 @@ impl Worker {
                 return;
             }
         }
-        if let Ok(Reconciled::Done(entries)) = step
-            && entries > 0
-        {
-            self.counters.add_in(pool, Counter::Drift, entries);
-            let pool = self.pool_name(pool);
-            self.output.notices.push(Notice::Drift { pool, entries });
+        let state = step.map(|step| step.state);
+        if let Ok(step) = step {
+            if !step.found.is_empty() {
+                self.count_in(pool, Counter::Garbage);
+                self.say_garbage(pool, step.found);
+            }
+            if step.state != Reconciled::Elsewhere
+                && let Some(suspect) = self.pools.get_mut(pool)
+            {
+                // It will be seen again if it is not mended.
+                suspect.suspect = false;
+            }
         }
+        if let Ok(Reconciled::Done(entries)) = state {
+            if entries > 0 {
+                self.counters.add_in(pool, Counter::Drift, entries);
+                let pool = self.pool_name(pool);
+                self.output.notices.push(Notice::Drift { pool, entries });
+            } else if let Some(state) = self.pools.get_mut(pool) {
+                state.garbage.clear();
+            }
+        }
+        if let Ok(Reconciled::Working(_)) = state {
+            let due_ms = now_ms.saturating_add(RECONCILE_STEP.0);
+            self.reconcile = (due_ms, pool, false);
+            return;
+        }
+        self.learn_in_force(now_ms, pool, step.ok().and_then(|step| step.in_force));
         let pools = self.pools.len().max(1) as u64;
-        let (wait_ms, pool) = match step {
-            Ok(Reconciled::Working(_)) => (RECONCILE_STEP.0, pool),
+        let every_ms = RECONCILE_MS.checked_div(pools).unwrap_or(RECONCILE_MS);
+        self.reconcile = match self.out_of_turn.take() {
+            Some((due_ms, turn)) => {
+                if let Some(state) = self.pools.get_mut(pool) {
+                    let (before_ms, wait_ms) = state.mend_ms;
+                    let long_ago = now_ms.saturating_sub(before_ms) > MEND_MS.1;
+                    let wait_ms = if long_ago { MEND_MS.0 } else { wait_ms };
+                    let twice_ms = wait_ms.saturating_mul(2).min(MEND_MS.1);
+                    state.mend_ms = (now_ms.saturating_add(twice_ms), twice_ms);
+                    state.suspect = false;
+                }
+                (due_ms.max(now_ms), turn, false)
+            }
             // One pool after the other, so that each has its turn once in the interval.
-            Ok(Reconciled::Done(_) | Reconciled::Elsewhere) | Err(_) => {
+            None => {
                 let next = pool.saturating_add(1);
-                (
-                    RECONCILE_MS.checked_div(pools).unwrap_or(RECONCILE_MS),
-                    if next < self.pools.len() { next } else { 0 },
-                )
+                let next = if next < self.pools.len() { next } else { 0 };
+                (now_ms.saturating_add(every_ms), next, false)
             }
         };
-        self.reconcile = (now_ms.saturating_add(wait_ms), pool, false);
+        self.mend_next(now_ms);
+    }
+
+    /// A recount says what is in force: less than what is configured here, and it is put in again.
+    fn learn_in_force(&mut self, now_ms: u64, pool: usize, in_force: Option<(u64, Option<u64>)>) {
+        let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
+        if let Some((held, digest)) = in_force
+            && (held < revision || held == revision && digest.is_none())
+        {
+            self.ask_sync(now_ms, pool);
+        }
     }
 
     /// Looks at the operator's overrides when that is due, in every pool that has had a request.
@@ -2563,7 +2866,10 @@ impl Worker {
                 tries: tries.saturating_add(1),
             });
             // Without the right to look, a worker can still do all else.
-            if fault != Fault::Denied && self.recover(now_ms, fault, pool, retry) {
+            // An operator's key of another type is mended by an operator.
+            if fault == Fault::Garbage {
+                self.counters.add(Counter::RedisError(fault));
+            } else if fault != Fault::Denied && self.recover(now_ms, fault, pool, retry) {
                 return;
             }
         }
@@ -2581,7 +2887,7 @@ impl Worker {
         self.look.0 = self.look.0.min(due_ms);
         let ignored = match looked {
             // An error from within the script.
-            Err(Fault::Unknown | Fault::Denied) => [Some(Ignored::All), None],
+            Err(Fault::Unknown | Fault::Garbage | Fault::Denied) => [Some(Ignored::All), None],
             // Of the moment, and counted.
             Err(_) => return,
             Ok(looked) => [
@@ -2685,8 +2991,13 @@ impl Worker {
             }
             (Fault::NoPool, Some(command)) => {
                 self.sync(now_ms, pool);
-                self.write(now_ms, command, false);
-                true
+                let accounts = self.config.pools.get(pool).map(|pool| pool.accounts.len());
+                // A large one takes longer than anyone can wait.
+                let at_once = accounts.is_some_and(|accounts| accounts <= SYNC_PART);
+                if at_once {
+                    self.write(now_ms, command, false);
+                }
+                at_once
             }
             (_, _) => false,
         }
@@ -2883,10 +3194,17 @@ fn account_id(config: &Config, pool: usize, account: u32) -> Option<&str> {
         .map(|account| account.id.as_str())
 }
 
-fn sync_accounts<'a>(pool: &'a Pool, counts: &Counts) -> Vec<SyncAccount<'a>> {
+fn sync_accounts<'a>(
+    pool: &'a Pool,
+    counts: &Counts,
+    from: usize,
+    most: usize,
+) -> Vec<SyncAccount<'a>> {
     pool.accounts
         .iter()
         .zip(counts.bases())
+        .skip(from)
+        .take(most)
         .map(|(account, base)| SyncAccount {
             id: &account.id,
             max_concurrency: account.max_concurrency,
@@ -2894,6 +3212,17 @@ fn sync_accounts<'a>(pool: &'a Pool, counts: &Counts) -> Vec<SyncAccount<'a>> {
             enabled: account.enabled,
         })
         .collect()
+}
+
+fn longest(config: &Config) -> Longest {
+    let behind_ms = match config.failing.percent {
+        0 => 0,
+        _ => config.failing.behind_ms,
+    };
+    Longest {
+        ttl_ms: config.lease.ttl_ms,
+        cooldown_ms: config.cooldown.max_ms.max(behind_ms),
+    }
 }
 
 /// Tells apart two sets of accounts, as the ledger sees them, under one revision.

@@ -13,8 +13,9 @@ use crate::lease::hex;
 use crate::ledger::greeting::{self, Refusal};
 use crate::ledger::keys::session_account;
 use crate::ledger::resp::{self, Value, Values};
-use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas};
+use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas, garbage};
 use crate::ledger::view::{Pool, Question, explain, text};
+use crate::printable::ascii;
 use crate::worker::PipeOrder;
 use api::{
     Ask, MAX_BODY, Recall, Response, Route, admit, ask, changed, crowded, no_body, refused,
@@ -805,6 +806,12 @@ impl Console {
                 job.again = true;
                 None
             }
+            Err(Fault::Garbage) => {
+                let what = what_stands(reply);
+                let message = ["pool ", pool, ": Redis holds what cannot be there: ", &what];
+                let hint = "the next recount mends what can be derived";
+                Some(Response::error(503, "garbage", &message, hint))
+            }
             Err(fault) => {
                 let response = refused(fault, pool, job.ask.as_ref());
                 // Another one may be reached anew, and this one must be told the scripts again.
@@ -898,6 +905,15 @@ fn ms(bytes: usize, per_ms: usize) -> u64 {
     bytes.checked_div(per_ms).unwrap_or(0) as u64
 }
 
+/// What an error says cannot be there.
+fn what_stands(reply: &[u8]) -> String {
+    let said = match Values::new(reply).value() {
+        Some(Value::Error(error)) => garbage(error),
+        Some(_) | None => None,
+    };
+    ascii(said.unwrap_or(b"a value of another kind"))
+}
+
 impl Job {
     fn new(owner: Owner, wants: Wants) -> Self {
         Self {
@@ -954,10 +970,11 @@ impl Job {
                     Some(Value::Array(2)) => {}
                     other => return Err(Fault::in_place_of(other)),
                 }
-                let mut word = || std::str::from_utf8(values.bulk()?).ok();
+                // What stood there before may be anything.
+                let mut word = || Some(String::from_utf8_lossy(values.bulk()?).into_owned());
                 let both = word().zip(word()).zip(self.ask.as_ref());
                 let ((old, new), ask) = both.ok_or(Fault::Mismatch)?;
-                return Ok(Some(changed(ask, pool, old, new)));
+                return Ok(Some(changed(ask, pool, &old, &new)));
             }
             Wants::Recall(step) => return self.recall(now_ms, step, values.value()),
             Wants::Look | Wants::Explain(Part::Accounts) => {}
@@ -972,6 +989,11 @@ impl Job {
             }
             // No filter has created it so far.
             Err(Fault::NoPool) if self.wants == Wants::Look => {}
+            // The others are shown all the same.
+            Err(Fault::Garbage) if self.wants == Wants::Look => {
+                self.seen = Pool::default();
+                self.seen.error = Some(what_stands(reply));
+            }
             Err(fault) => return Err(fault),
         }
         let mut seen = std::mem::take(&mut self.seen);

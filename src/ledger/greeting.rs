@@ -3,6 +3,7 @@
 use super::resp::{Value, Values, push_command};
 use super::script::Script;
 use crate::config::Redis;
+use crate::printable::ascii;
 use std::fmt;
 
 /// What is asked, as it is said.
@@ -15,8 +16,6 @@ pub const SET_NAME: &str = "CLIENT SETNAME";
 pub const LOAD: &str = "SCRIPT LOAD";
 const CONNECTION: &str = "the connection";
 
-/// The longest part of a server's words that is repeated, in bytes.
-const MOST_SAID: usize = 200;
 /// The longest version that is believed to be one, in bytes.
 const MOST_VERSION: usize = 32;
 
@@ -187,23 +186,7 @@ pub fn said(error: &[u8], password: &str) -> String {
     if !password.is_empty() && find(line, password.as_bytes()).is_some() {
         return "an error that holds the password".to_owned();
     }
-    let mut text = String::new();
-    for byte in line {
-        let escaped = match byte {
-            b' '..=b'~' => 1,
-            _ => 4,
-        };
-        if text.len().saturating_add(escaped) > MOST_SAID {
-            text.push_str("...");
-            break;
-        }
-        if escaped == 1 {
-            text.push(char::from(*byte));
-        } else {
-            text.extend(byte.escape_ascii().map(char::from));
-        }
-    }
-    text
+    ascii(line)
 }
 
 fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
@@ -343,7 +326,7 @@ mod tests {
             let at = at.min(error.len());
             error.splice(at..at, *b"5ecret");
             let text = said(&error, "5ecret");
-            assert!(text.len() <= MOST_SAID + 3 && text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text:?}");
+            assert!(text.len() <= crate::printable::MOST_ASCII + 3 && text.bytes().all(|byte| matches!(byte, b' '..=b'~')), "{text:?}");
             assert!(!text.contains("5ecret"));
         }
     }

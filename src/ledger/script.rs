@@ -215,6 +215,53 @@ pub struct Sync<'a> {
     pub load: u64,
     /// The accounts; `None` only asks whether they are wanted.
     pub accounts: Option<&'a [SyncAccount<'a>]>,
+    /// Who asks, and how much of it this is.
+    pub part: Part<'a>,
+    /// How long this Envoy's leases and cooldowns last at most.
+    pub longest: Longest,
+    /// The worker's name.
+    pub by: &'a str,
+}
+
+/// How much a sync carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// All accounts, or none.
+    Whole,
+    /// The first of them.
+    First,
+    /// Some more.
+    More,
+    /// All have been sent: takes these ids away, and shows what else is there, from this cursor on.
+    Sweep(&'a str, &'a [String]),
+    /// Takes these ids away, and puts the rest in force.
+    Last(&'a [String]),
+    /// Takes these ids away, which nobody configured, from the accounts in force.
+    Stray(&'a [String]),
+}
+
+/// How long leases and cooldowns of one Envoy last at most, in ms; 0: it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Longest {
+    /// A lease, without renewal.
+    pub ttl_ms: u64,
+    /// A cooldown, or a time behind the others.
+    pub cooldown_ms: u64,
+}
+
+/// Arguments of `reconcile.lua`.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// Who asks.
+    pub worker: &'a str,
+    /// How long it may be silent, in ms.
+    pub silence_ms: u64,
+    /// About how many entries to look at.
+    pub count: u64,
+    /// How long this Envoy's leases and cooldowns last at most.
+    pub longest: Longest,
+    /// Whether the pool holds what cannot be there.
+    pub soon: bool,
 }
 
 /// One account of a sync.
@@ -394,23 +441,37 @@ impl PoolKeys {
     /// `sync.lua`
     pub fn sync(&self, out: &mut Vec<u8>, by: By, sync: &Sync) {
         let accounts = sync.accounts.unwrap_or_default();
-        self.head(
-            out,
-            Script::Sync,
-            by,
-            1,
-            accounts.len().saturating_mul(4).saturating_add(4),
-        );
+        let (part, cursor, ids) = match sync.part {
+            Part::Whole => ("whole", None, &[][..]),
+            Part::First => ("first", None, &[][..]),
+            Part::More => ("more", None, &[][..]),
+            Part::Sweep(cursor, ids) => ("sweep", Some(cursor), ids),
+            Part::Last(ids) => ("last", None, ids),
+            Part::Stray(ids) => ("stray", None, ids),
+        };
+        let arguments = accounts.len().saturating_mul(4).saturating_add(ids.len());
+        let head = 9_usize.saturating_add(usize::from(cursor.is_some()));
+        self.head(out, Script::Sync, by, 1, arguments.saturating_add(head));
         push_bulk(out, self.control.as_bytes());
         push_number(out, sync.revision);
         push_number(out, sync.digest);
         push_number(out, sync.epoch);
         push_number(out, sync.load);
+        push_bulk(out, b"@");
+        push_number(out, sync.longest.ttl_ms);
+        push_number(out, sync.longest.cooldown_ms);
+        push_bulks(out, &[sync.by.as_bytes(), part.as_bytes()]);
+        if let Some(cursor) = cursor {
+            push_bulk(out, cursor.as_bytes());
+        }
         for account in accounts {
             push_bulk(out, account.id.as_bytes());
             push_number(out, u64::from(account.max_concurrency));
             push_number(out, account.base);
             push_number(out, u64::from(!account.enabled));
+        }
+        for id in ids {
+            push_bulk(out, id.as_bytes());
         }
     }
 
@@ -439,14 +500,20 @@ impl PoolKeys {
         }
     }
 
-    /// `reconcile.lua`; `worker` names who asks.
-    pub fn reconcile(&self, out: &mut Vec<u8>, by: By, worker: &str, silence_ms: u64, count: u64) {
-        self.head(out, Script::Reconcile, by, 2, 3);
+    /// `reconcile.lua`
+    pub fn reconcile(&self, out: &mut Vec<u8>, by: By, step: &Step) {
+        let soon = usize::from(step.soon);
+        self.head(out, Script::Reconcile, by, 2, soon.saturating_add(5));
         push_bulk(out, self.pass.as_bytes());
         push_bulk(out, self.control.as_bytes());
-        push_bulk(out, worker.as_bytes());
-        push_number(out, silence_ms);
-        push_number(out, count);
+        push_bulk(out, step.worker.as_bytes());
+        push_number(out, step.silence_ms);
+        push_number(out, step.count);
+        push_number(out, step.longest.ttl_ms);
+        push_number(out, step.longest.cooldown_ms);
+        if step.soon {
+            push_bulk(out, b"soon");
+        }
     }
 
     /// `look.lua`; at most so many drained accounts, and the use of so many.
@@ -586,6 +653,8 @@ pub enum Fault {
     Unknown,
     /// Not the answer to what was asked: replies and commands no longer match.
     Mismatch,
+    /// The pool holds what cannot be there: a value that is none, a key of another type. It is this pool's fault alone.
+    Garbage,
 }
 
 impl Fault {
@@ -606,7 +675,7 @@ impl Fault {
     }
 
     /// All of them, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoScript,
         Self::NoPool,
         Self::NoAccount,
@@ -623,6 +692,7 @@ impl Fault {
         Self::BadArgument,
         Self::Unknown,
         Self::Mismatch,
+        Self::Garbage,
     ];
 
     /// Sorts an error reply by its first word.
@@ -643,6 +713,11 @@ impl Fault {
             b"NOREPLICAS" => Self::NoReplicas,
             b"TRYAGAIN" => Self::TryAgain,
             b"BADARG" => Self::BadArgument,
+            b"GARBAGE" | b"WRONGTYPE" => Self::Garbage,
+            // Our scripts fail by themselves only at what they read.
+            b"ERR" if contains(error, b"user_script") && !contains(error, b"ACL failure") => {
+                Self::Garbage
+            }
             _ => Self::Unknown,
         }
     }
@@ -667,6 +742,7 @@ impl Fault {
             Self::BadArgument => "bad_argument",
             Self::Unknown => "unknown",
             Self::Mismatch => "mismatch",
+            Self::Garbage => "garbage",
         }
     }
 
@@ -685,6 +761,7 @@ impl Fault {
             | Self::TryAgain
             | Self::BadArgument
             | Self::Unknown
+            | Self::Garbage
             | Self::Mismatch => false,
         }
     }
@@ -709,6 +786,7 @@ impl Fault {
             | Self::Moved
             | Self::Denied
             | Self::Unknown
+            | Self::Garbage
             | Self::Mismatch => true,
         }
     }
@@ -757,6 +835,10 @@ pub enum Synced {
     Newer(u64),
     /// Other accounts are in force under the same revision.
     Differs,
+    /// The next part is wanted.
+    Part,
+    /// Someone else puts these in force just now, or a higher revision's.
+    Coming,
 }
 
 /// Reads the reply to an acquire of `leases` leases: the ledger's epoch at that moment, and one answer each.
@@ -770,7 +852,7 @@ pub fn acquired(
     let mut values = Values::new(reply);
     let length = leases.saturating_add(1);
     array(&mut values, length..=length)?;
-    let epoch = values.number().ok_or(Fault::Mismatch)?;
+    let epoch = number_in(&mut values)?;
     let answers = std::iter::from_fn(move || values.value()).map_while(|value| match value {
         Value::Bulk(text) => {
             let account = text.strip_suffix(b":probe");
@@ -779,10 +861,9 @@ pub fn acquired(
                 probes: account.is_some(),
             })
         }
-        Value::Integer(wait_ms) => {
-            let retry_after_ms = u64::try_from(wait_ms).ok()?;
-            Some(Acquired::Saturated { retry_after_ms })
-        }
+        Value::Integer(wait_ms) => Some(Acquired::Saturated {
+            retry_after_ms: u64::try_from(wait_ms).unwrap_or(1),
+        }),
         Value::Nil => Some(Acquired::NoAccount),
         Value::Simple(_) | Value::Error(_) | Value::Array(_) => None,
     });
@@ -798,7 +879,7 @@ pub fn acquired(
 /// The [`Fault`] that stands in its place.
 pub fn number(reply: &[u8]) -> Result<u64, Fault> {
     match Values::new(reply).value() {
-        Some(Value::Integer(number)) => u64::try_from(number).map_err(|_| Fault::Mismatch),
+        Some(Value::Integer(number)) => u64::try_from(number).map_err(|_| Fault::Garbage),
         other => Err(Fault::in_place_of(other)),
     }
 }
@@ -810,7 +891,8 @@ pub fn number(reply: &[u8]) -> Result<u64, Fault> {
 pub fn renewed(reply: &[u8], leases: usize) -> Result<(u64, impl Iterator<Item = Renewed>), Fault> {
     let mut values = Values::new(reply);
     array(&mut values, 2..=2)?;
-    let (epoch, letters) = values.number().zip(values.bulk()).ok_or(Fault::Mismatch)?;
+    let epoch = number_in(&mut values)?;
+    let letters = values.bulk().ok_or(Fault::Mismatch)?;
     if letters.len() != leases || !letters.iter().all(|letter| b"ral".contains(letter)) {
         return Err(Fault::Mismatch);
     }
@@ -829,15 +911,27 @@ pub fn renewed(reply: &[u8], leases: usize) -> Result<(u64, impl Iterator<Item =
 pub fn synced(reply: &[u8]) -> Result<Synced, Fault> {
     let mut values = Values::new(reply);
     array(&mut values, 3..=3)?;
-    let (answer, revision) = values.bulk().zip(values.number()).ok_or(Fault::Mismatch)?;
+    let answer = values.bulk().ok_or(Fault::Mismatch)?;
+    let revision = number_in(&mut values)?;
     match answer {
         b"wanted" => Ok(Synced::Wanted),
         b"replaced" => Ok(Synced::Replaced),
         b"current" => Ok(Synced::Current),
         b"newer" => Ok(Synced::Newer(revision)),
         b"differs" => Ok(Synced::Differs),
+        b"part" => Ok(Synced::Part),
+        b"coming" => Ok(Synced::Coming),
         _ => Err(Fault::Mismatch),
     }
+}
+
+/// Where a sweep goes on, 0: it is over; and the ids that it has shown. For the reply that [`synced`] reads as a part's.
+pub fn swept(reply: &[u8]) -> (&str, impl Iterator<Item = &str>) {
+    let mut values = Values::new(reply);
+    let _ = (values.value(), values.value());
+    let mut word = || std::str::from_utf8(values.bulk().unwrap_or_default()).unwrap_or_default();
+    let (cursor, ids) = (word(), word());
+    (cursor, ids.split(' ').filter(|id| !id.is_empty()))
 }
 
 /// What `reconcile.lua` answers.
@@ -851,19 +945,58 @@ pub enum Reconciled {
     Done(u64),
 }
 
+/// One step of a recount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recount<'a> {
+    /// How far it is.
+    pub state: Reconciled,
+    /// What it found that cannot be there, with keys and fields; empty: nothing.
+    pub found: &'a [u8],
+    /// The revision in force, 0: none, and its digest; `None`: it was not said.
+    pub in_force: Option<(u64, Option<u64>)>,
+}
+
 /// Reads the reply to a reconcile.
 ///
 /// # Errors
 /// The [`Fault`] that stands in its place.
-pub fn reconciled(reply: &[u8]) -> Result<Reconciled, Fault> {
+pub fn reconciled(reply: &[u8]) -> Result<Recount<'_>, Fault> {
     let mut values = Values::new(reply);
-    array(&mut values, 2..=2)?;
-    match values.bulk().zip(values.number()) {
-        Some((b"elsewhere", _)) => Ok(Reconciled::Elsewhere),
-        Some((b"working", drift)) => Ok(Reconciled::Working(drift)),
-        Some((b"done", drift)) => Ok(Reconciled::Done(drift)),
-        Some(_) | None => Err(Fault::Mismatch),
+    let length = array(&mut values, 2..=5)?;
+    let state = values.bulk().ok_or(Fault::Mismatch)?;
+    let drift = number_in(&mut values)?;
+    let state = match state {
+        b"elsewhere" => Reconciled::Elsewhere,
+        b"working" => Reconciled::Working(drift),
+        b"done" => Reconciled::Done(drift),
+        _ => return Err(Fault::Mismatch),
+    };
+    let (mut found, mut in_force) = (&[][..], None);
+    if length == 5 {
+        found = values.bulk().ok_or(Fault::Mismatch)?;
+        let (revision, digest) = values.bulk().zip(values.bulk()).ok_or(Fault::Mismatch)?;
+        in_force = Some((whole(revision).unwrap_or(0), whole(digest)));
     }
+    Ok(Recount {
+        state,
+        found,
+        in_force,
+    })
+}
+
+/// What an error says of a pool's keys, for people: without what Redis adds to it. `None`: it says nothing of them.
+#[must_use]
+pub fn garbage(error: &[u8]) -> Option<&[u8]> {
+    if Fault::of(error) != Fault::Garbage {
+        return None;
+    }
+    let error = error.strip_prefix(b"GARBAGE ").unwrap_or(error);
+    let end = error.windows(9).position(|part| part == b" script: ");
+    Some(error.get(..end.unwrap_or(error.len())).unwrap_or(error))
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 /// What `look.lua` answers.
@@ -933,6 +1066,15 @@ pub fn looked(reply: &[u8]) -> Result<Looked<'_>, Fault> {
         used,
         question,
     })
+}
+
+/// A number where the ledger's own stand. One of the right shape with something else in it is the pool's fault.
+fn number_in(values: &mut Values) -> Result<u64, Fault> {
+    match values.value() {
+        Some(Value::Bulk(text)) => whole(text).ok_or(Fault::Garbage),
+        Some(Value::Integer(number)) => u64::try_from(number).map_err(|_| Fault::Garbage),
+        other => Err(Fault::in_place_of(other)),
+    }
 }
 
 fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result<usize, Fault> {

@@ -113,6 +113,8 @@ pub struct Pool {
     pub percent: Option<u16>,
     /// Whether something else stands in its place, which filters ignore.
     pub ignored: bool,
+    /// What cannot be there, so that nothing else is known.
+    pub error: Option<String>,
     /// In no order.
     pub accounts: Vec<Account>,
     /// Where each stands: a scan may show one twice.
@@ -130,7 +132,7 @@ impl Pool {
             Some(Value::Array(8)) => {}
             other => return Err(Fault::in_place_of(other)),
         }
-        self.head_and_rows(&mut values).ok_or(Fault::Mismatch)
+        self.head_and_rows(&mut values).ok_or(Fault::Garbage)
     }
 
     fn head_and_rows(&mut self, values: &mut Values) -> Option<Option<String>> {
@@ -211,7 +213,11 @@ impl Pool {
             account.write(json);
             json.raw("}");
         }
-        json.raw("]").raw("}");
+        json.raw("]");
+        if let Some(error) = &self.error {
+            json.name("error").text(error);
+        }
+        json.raw("}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Redis away, slow, or of another mind.
 
-use crate::pipe::account;
+use crate::pipe::{Pipe, account};
 use crate::support::{PATIENCE, Port, Redis, eventually};
 use crate::{Rig, finish, program, run};
 use serde_json::Value;
@@ -259,8 +259,38 @@ fn what_is_not_the_ledgers() {
     let mut rig = Rig::new();
     rig.redis.run::<()>("DEL", &["slotgate:{p}:leases"]);
     rig.redis.run::<()>("SET", &["slotgate:{p}:leases", "x"]);
-    let told = rig.run(&["status"]).failed(3);
-    assert!(told.contains("WRONGTYPE"), "{told}");
+    for command in [&["status"][..], &["explain"], &["drain", "a"]] {
+        let told = rig.run(command).failed(3);
+        assert!(
+            told.contains("pool p: ") && told.contains("WRONGTYPE leases is no sorted set"),
+            "{told}"
+        );
+    }
+    // Another pool is shown all the same, and served.
+    let mut other = Pipe::open(&rig.redis, "other");
+    other.sync(1, 1, Some(&[account("a", 1)])).unwrap();
+    let shown = rig.run(&["status"]);
+    assert_eq!((shown.code, shown.err.as_str()), (1, ""));
+    assert!(shown.out.contains("pool other  0/1 slots"), "{}", shown.out);
+    assert!(shown.out.contains("WRONGTYPE leases"), "{}", shown.out);
+    let shown = rig.run(&["status", "--json"]);
+    let shown: Value = serde_json::from_str(&shown.out).unwrap();
+    assert!(shown["pools"][0]["error"].is_null());
+    let error = shown["pools"][1]["error"].as_str().unwrap();
+    assert!(error.contains("WRONGTYPE leases"), "{error}");
+    rig.run(&["drain", "a", "--pool", "other"]).done();
+    let epoch = ["slotgate:{p}:accounts", "#epoch", "\u{1b}[31m"];
+    rig.redis.run::<()>("DEL", &["slotgate:{p}:leases"]);
+    rig.redis.run::<()>("HSET", &epoch);
+    let told = rig.run(&["status", "--pool", "p"]).failed(3);
+    assert!(
+        told.contains("accounts #epoch: not a whole number"),
+        "{told}"
+    );
+    rig.redis.run::<()>("DEL", &["slotgate:{p}:accounts"]);
+    rig.redis.run::<()>("SET", &["slotgate:{p}:accounts", "x"]);
+    let told = rig.run(&["status", "--pool", "p"]).failed(3);
+    assert!(told.contains("WRONGTYPE accounts is no hash"), "{told}");
     rig.redis.run::<()>("FLUSHALL", &[]);
     rig.pipe.sync(1, 1, Some(&[account("a", 1)])).unwrap();
     rig.redis

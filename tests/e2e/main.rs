@@ -26,6 +26,7 @@ mod configuration;
 mod console;
 mod control;
 mod edges;
+mod garbage;
 mod gray;
 mod greeting;
 mod grpc;

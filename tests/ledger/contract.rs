@@ -749,7 +749,7 @@ fn a_wrong_type_at_a_key_loses_no_lease_that_is_to_be_freed_or_renewed() {
         let before = others(&rig);
         rig.redis.run::<()>("RENAME", &[&key, kept]);
         rig.redis.run::<()>("SET", &[&key, "not a collection"]);
-        assert_eq!(rig.pipe.release(&[lease]), Err(Fault::Unknown), "{name}");
+        assert_eq!(rig.pipe.release(&[lease]), Err(Fault::Garbage), "{name}");
         assert_eq!(others(&rig), before, "{name}");
         // Of another epoch, so that it would be taken up again.
         let lost = rig.mint();
@@ -1131,7 +1131,7 @@ fn look_takes_whatever_someone_wrote_by_hand() {
     }
     rig.redis.run::<()>("DEL", &[&control]);
     rig.redis.run::<()>("SET", &[&control, "10"]);
-    assert_eq!(rig.pipe.look(10, 10), Err(Fault::Unknown));
+    assert_eq!(rig.pipe.look(10, 10), Err(Fault::Garbage));
     rig.redis.run::<()>("DEL", &[&control]);
     // A pool that nobody has synced yet can be set all the same.
     rig.redis.run::<()>("FLUSHALL", &[]);

@@ -10,6 +10,7 @@
 mod choice;
 mod cluster;
 mod contract;
+mod garbage;
 mod model;
 mod pipe;
 mod sessions;

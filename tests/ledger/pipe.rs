@@ -7,9 +7,9 @@ use slotgate::lease::LeaseId;
 use slotgate::ledger::keys::{COMMON, key, session_account};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, Asked, By, Fault, Heard, Mode, Override, PoolKeys, Reconciled, Renewed,
-    Script, Sha, Shas, Sync, SyncAccount, Synced, acquired, looked, number, reconciled, renewed,
-    synced,
+    Acquire, Acquired, Asked, By, Fault, Heard, Longest, Mode, Override, Part, PoolKeys,
+    Reconciled, Renewed, Script, Sha, Shas, Step, Sync, SyncAccount, Synced, acquired, looked,
+    number, reconciled, renewed, synced,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -74,6 +74,8 @@ pub struct Pipe {
     pub probes: bool,
     /// How much the sessions may take.
     pub session_mb: u64,
+    /// What syncs and recounts say of the longest times.
+    pub longest: Longest,
 }
 
 impl Pipe {
@@ -97,6 +99,7 @@ impl Pipe {
             random: 200_000,
             probes: false,
             session_mb: 8,
+            longest: Longest::default(),
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -328,13 +331,21 @@ impl Pipe {
         }
     }
 
+    pub fn release_raw(&mut self, leases: &[LeaseId]) -> Vec<u8> {
+        self.call(|keys, out, by| keys.release(out, by, leases.iter().copied()))
+    }
+
     pub fn release(&mut self, leases: &[LeaseId]) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.release(out, by, leases.iter().copied())))
+        number(&self.release_raw(leases))
+    }
+
+    pub fn renew_raw(&mut self, leases: &[(LeaseId, &str, u64)]) -> Vec<u8> {
+        let ttl_ms = self.ttl_ms;
+        self.call(|keys, out, by| keys.renew(out, by, ttl_ms, leases.iter().copied()))
     }
 
     pub fn renew(&mut self, leases: &[(LeaseId, &str, u64)]) -> Result<Vec<Renewed>, Fault> {
-        let ttl_ms = self.ttl_ms;
-        let reply = self.call(|keys, out, by| keys.renew(out, by, ttl_ms, leases.iter().copied()));
+        let reply = self.renew_raw(leases);
         let (epoch, answers) = renewed(&reply, leases.len())?;
         self.epoch = epoch;
         Ok(answers.collect())
@@ -353,8 +364,32 @@ impl Pipe {
             epoch,
             load: 300_000,
             accounts,
+            part: Part::Whole,
+            longest: self.longest,
+            by: "test",
         };
         synced(&self.call(|keys, out, by| keys.sync(out, by, &sync)))
+    }
+
+    /// A step of a sync in parts, as its reply.
+    pub fn sync_part(
+        &mut self,
+        by: &str,
+        (revision, digest): (u64, u64),
+        part: Part,
+        accounts: &[SyncAccount],
+    ) -> Vec<u8> {
+        let sync = Sync {
+            revision,
+            digest,
+            epoch: 5,
+            load: 300_000,
+            accounts: Some(accounts),
+            part,
+            longest: self.longest,
+            by,
+        };
+        self.call(|keys, out, by| keys.sync(out, by, &sync))
     }
 
     pub fn cooldown(&mut self, account: &str, length_ms: u64) -> Result<u64, Fault> {
@@ -370,8 +405,12 @@ impl Pipe {
         self.heard(account, Heard::Cool(length_ms, scope.copied()))
     }
 
+    pub fn heard_raw(&mut self, account: &str, heard: Heard) -> Vec<u8> {
+        self.call(|keys, out, by| keys.cooldown(out, by, account, heard))
+    }
+
     pub fn heard(&mut self, account: &str, heard: Heard) -> Result<u64, Fault> {
-        number(&self.call(|keys, out, by| keys.cooldown(out, by, account, heard)))
+        number(&self.heard_raw(account, heard))
     }
 
     pub fn reconcile(
@@ -380,7 +419,19 @@ impl Pipe {
         silence_ms: u64,
         count: u64,
     ) -> Result<Reconciled, Fault> {
-        reconciled(&self.call(|keys, out, by| keys.reconcile(out, by, worker, silence_ms, count)))
+        let longest = self.longest;
+        let reply = self.reconcile_raw(&Step {
+            worker,
+            silence_ms,
+            count,
+            longest,
+            soon: false,
+        });
+        Ok(reconciled(&reply)?.state)
+    }
+
+    pub fn reconcile_raw(&mut self, step: &Step) -> Vec<u8> {
+        self.call(|keys, out, by| keys.reconcile(out, by, step))
     }
 
     /// Old and new value.
@@ -390,7 +441,7 @@ impl Pipe {
         subject: &str,
         session: Option<&[u8; 16]>,
     ) -> Result<(String, String), Fault> {
-        let reply = self.call(|keys, out, by| keys.control(out, by, verb, subject, session));
+        let reply = self.control_raw(verb, subject, session);
         let mut values = Values::new(&reply);
         match values.value() {
             Some(Value::Array(2)) => {
@@ -417,6 +468,15 @@ impl Pipe {
         let mut values = Values::new(&reply);
         values.value();
         values.number().unwrap() * 1000 + values.number().unwrap() / 1000
+    }
+
+    pub fn control_raw(
+        &mut self,
+        verb: &str,
+        subject: &str,
+        session: Option<&[u8; 16]>,
+    ) -> Vec<u8> {
+        self.call(|keys, out, by| keys.control(out, by, verb, subject, session))
     }
 
     pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {

@@ -166,7 +166,7 @@ fn what_someone_wrote_by_hand_and_is_no_percentage_changes_nothing() {
     // A key of another type, and more drains than can be followed.
     look(&mut rig, "-WRONGTYPE Operation against a key\r\n");
     assert_eq!(rig.notices(), [ignored(Ignored::All)]);
-    assert_eq!(rig.count(Counter::RedisError(Fault::Unknown)), 1);
+    assert_eq!(rig.count(Counter::RedisError(Fault::Garbage)), 1);
     let count = rig.count(Counter::ControlIgnored);
     look(&mut rig, "-BUSY Redis is busy running a script\r\n");
     assert!(rig.notices().is_empty(), "that passes");

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 #[path = "control.rs"]
 mod control;
+#[path = "garbage.rs"]
+mod garbage;
 #[path = "greeting.rs"]
 mod greeting;
 #[path = "metrics.rs"]
@@ -270,7 +272,17 @@ impl Sent {
     }
 
     fn is_reconcile(&self) -> bool {
-        self.arguments().len() == 3 && self.arguments()[0].starts_with("1.")
+        self.arguments()[0].starts_with("2.")
+    }
+
+    /// Of a sync: which part it is.
+    fn part(&self) -> &str {
+        &self.arguments()[8]
+    }
+
+    /// Of a sync: what it carries.
+    fn listed(&self) -> &[String] {
+        &self.arguments()[9..]
     }
 
     fn is_release(&self) -> bool {
@@ -366,10 +378,7 @@ fn accounts_are_sent_when_wanted() {
     rig.reply(WANTED);
     let sync = rig.commands();
     assert_eq!(sync.len(), 1);
-    assert_eq!(
-        sync[0].arguments()[4..],
-        ["a", "2", "0", "0", "b", "4", "0", "0"]
-    );
+    assert_eq!(sync[0].listed(), ["a", "2", "0", "0", "b", "4", "0", "0"]);
     assert_eq!(rig.request(&[]).1, None, "waits as well");
     assert!(rig.commands().is_empty());
     rig.reply(REPLACED);
@@ -394,7 +403,7 @@ fn accounts_that_redis_forgot_are_sent_once() {
     rig.reply(NOPOOL);
     rig.reply(NOPOOL);
     let sent = rig.commands();
-    assert_eq!(sent[0].arguments()[4], "a", "the accounts first: {sent:?}");
+    assert_eq!(sent[0].listed()[0], "a", "the accounts first: {sent:?}");
     assert_eq!(
         sent[1..].iter().map(Sent::lease).collect::<Vec<_>>(),
         leases
@@ -859,7 +868,13 @@ fn an_account_unknown_here_is_given_back() {
         rig.answers(),
         [(id.1, passed_on(Reason::UnknownAccount).unwrap())]
     );
-    assert_eq!(rig.commands_soon(), [Sent::release(&lease)]);
+    let sent = rig.commands_soon();
+    // These very accounts are in force, so it is nobody's.
+    assert_eq!(
+        (sent[0].part(), sent[0].listed()),
+        ("stray", &["zz".to_owned()][..])
+    );
+    assert_eq!(sent[1..], [Sent::release(&lease)]);
 }
 
 #[test]
@@ -1089,7 +1104,7 @@ fn leases_are_renewed_for_as_long_as_the_stream_lives() {
 /// Answers every command, and notes when each lease had its last renewal.
 fn renew(rig: &mut Rig, last_ms: &mut BTreeMap<String, u64>, longest_ms: &mut u64) {
     for command in rig.commands() {
-        if command.arguments().len() == 3 {
+        if command.is_reconcile() {
             rig.reply("*2\r\n$9\r\nelsewhere\r\n:0\r\n"); // a reconcile
             continue;
         }
@@ -1196,7 +1211,7 @@ fn a_pool_redis_forgot_is_synced_and_the_leases_taken_up_again() {
     assert_eq!(rig.commands()[0].arguments()[1], lease);
     rig.reply("-NOPOOL no accounts are synced for this pool\r\n");
     let sent = rig.commands();
-    assert_eq!(sent[0].arguments()[4], "a", "the accounts first: {sent:?}");
+    assert_eq!(sent[0].listed()[0], "a", "the accounts first: {sent:?}");
     assert_eq!(sent[1].arguments()[1..], [lease, "a".into(), "9".into()]);
 }
 
@@ -1940,7 +1955,7 @@ fn another_epoch_in_a_grant_asks_for_the_revision() {
         "is revision 1 wanted? {sent:?}"
     );
     rig.reply(WANTED);
-    assert_eq!(rig.commands()[0].arguments()[4], "a");
+    assert_eq!(rig.commands()[0].listed()[0], "a");
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             Ok(Answer {
                 text: status::text(&pools, rows, show::Colours::for_stdout()),
                 json: status::json(&pools),
-                exit: Exit::Done,
+                exit: status::exit(&pools),
             })
         }
         Command::Watch {

@@ -8,8 +8,9 @@ use redis::{
 };
 use slotgate::ledger::greeting::{self, Refusal};
 use slotgate::ledger::keys;
-use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas};
+use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas, garbage};
 use slotgate::ledger::view::{Account, Pool, State};
+use slotgate::printable;
 use std::time::Duration;
 
 /// How long Redis may take to be reached, and to answer.
@@ -268,10 +269,14 @@ impl Server {
     fn must_exist(&mut self, pool: &str) -> Result<(), Problem> {
         words::name("pool", pool)?;
         let accounts = keys::key(&self.prefix, pool, "accounts");
-        let epoch: Option<String> = self.ask(redis::cmd("HGET").arg(accounts).arg("#epoch"))?;
-        match epoch {
-            Some(_) => Ok(()),
-            None => Err(self.no_pool(pool)),
+        let mut epoch = redis::cmd("HEXISTS");
+        epoch.arg(accounts).arg("#epoch");
+        match epoch.query(&mut self.connection) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.no_pool(pool)),
+            // It is there, and whoever reads it says what is wrong with it.
+            Err(error) if error.code() == Some("WRONGTYPE") => Ok(()),
+            Err(error) => Err(self.refused(&error)),
         }
     }
 
@@ -327,7 +332,7 @@ impl Server {
             let (next, now_ms, revision, epoch, leases, expired, percent, rows) = match page {
                 Ok(page) => page,
                 Err(error) if error.code() == Some("NOPOOL") => return Err(self.no_pool(pool)),
-                Err(error) => return Err(self.refused(&error)),
+                Err(error) => return Err(self.garbage_or_refused(pool, &error)),
             };
             for row in rows {
                 let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
@@ -374,7 +379,26 @@ impl Server {
         match reply {
             Ok(values) => Ok(values),
             Err(error) if error.code() == Some("NOACCOUNT") => Err(self.no_account(pool, subject)),
-            Err(error) => Err(self.refused(&error)),
+            Err(error) => Err(self.garbage_or_refused(pool, &error)),
+        }
+    }
+
+    /// What one of our own scripts says cannot be there, or else what Redis says.
+    fn garbage_or_refused(&mut self, pool: &str, error: &RedisError) -> Problem {
+        let code = error.code().unwrap_or_default();
+        let said = [code, " ", error.detail().unwrap_or_default()].concat();
+        match garbage(said.as_bytes()) {
+            Some(what) => Problem::new(
+                Exit::Redis,
+                "garbage",
+                format!(
+                    "pool {pool}: Redis at {} holds what cannot be there: {}",
+                    self.name,
+                    printable::ascii(what)
+                ),
+            )
+            .hint("the next recount of a filter mends what can be derived; or is it another --prefix, whose keys belong to something else?"),
+            None => self.refused(error),
         }
     }
 

@@ -12,8 +12,35 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem> {
-    let names = server.some_pools(named)?;
-    names.iter().map(|name| server.pool(name)).collect()
+    let mut problem = None;
+    let mut pools = Vec::new();
+    for name in server.some_pools(named)? {
+        match server.pool(&name) {
+            Ok(pool) => pools.push(pool),
+            // The others are shown all the same.
+            Err(garbage) if garbage.kind == "garbage" => {
+                let mut pool = Pool::default();
+                pool.name = name;
+                pool.error = Some(garbage.what.clone());
+                pools.push(pool);
+                problem = Some(garbage);
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    match problem {
+        Some(problem) if pools.iter().all(|pool| pool.error.is_some()) => Err(problem),
+        Some(_) | None => Ok(pools),
+    }
+}
+
+/// Whether all could be read.
+pub fn exit(pools: &[Pool]) -> Exit {
+    if pools.iter().any(|pool| pool.error.is_some()) {
+        Exit::Wrong
+    } else {
+        Exit::Done
+    }
 }
 
 pub fn json(pools: &[Pool]) -> Value {
@@ -38,6 +65,9 @@ pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> Lines {
 
 /// One pool: a line about it, then a line for each account.
 fn table(text: &mut Lines, pool: &Pool, rows: Option<usize>, colours: Colours) {
+    if let Some(error) = &pool.error {
+        return text.line(error);
+    }
     let total = |of: fn(&Account) -> u64| {
         pool.accounts
             .iter()

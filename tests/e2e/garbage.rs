@@ -1,0 +1,172 @@
+//! Whatever stands in one pool's keys, the other pool goes on, and the bad one is right again soon.
+
+use serde_json::{Value, json};
+
+use crate::support::*;
+use crate::world::{SOON, World, accounts_json, config, way};
+
+/// Pools `demo` and, for requests with `x-pool`, `small`.
+fn two_pools() -> EnvoyConfig {
+    config(&[("a", 50)]).plugin(|plugin| {
+        let mut small = plugin["pools"][0].clone();
+        small["name"] = json!("small");
+        small["match"] = json!([{"header": "x-pool", "exact": "small"}]);
+        small["accounts"] = accounts_json(&[("s", 3), ("t", 5)]);
+        plugin["pools"].as_array_mut().unwrap().insert(0, small);
+    })
+}
+
+/// With a console that shows both.
+fn start() -> World {
+    let world = World::start(two_pools().console(|plugin| {
+        plugin["pools"] = json!(["demo", "small"]);
+    }));
+    world.assert_serves();
+    assert_eq!(small(&world), (200, "atomic".to_owned()));
+    world
+}
+
+fn small(world: &World) -> (u16, String) {
+    let reply = world.client().get("/", &[("x-pool", "small")]);
+    (reply.status, reply.header("x-slotgate-path").to_owned())
+}
+
+fn status(world: &World) -> Value {
+    let console = Client::new(world.envoy.addrs()[1]);
+    let reply = console.get("/api/status", &[("host", "localhost")]);
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+fn pools(status: &Value) -> Vec<String> {
+    let pools = status["pools"].as_array().unwrap().iter();
+    pools
+        .map(|pool| pool["pool"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn one_pools_garbage_is_its_own() {
+    let world = start();
+    let ledger = Ledger::new(&world.redis, "slotgate", "small");
+    let key = |name: &str| ledger.key(name);
+    let ready = world.counter("pipe.ready");
+    let kinds: [(&str, &str, &[&str]); 10] = [
+        ("HSET", "accounts", &["#revision", "abc"]),
+        ("HSET", "accounts", &["#epoch", "abc"]),
+        ("HSET", "accounts", &["#wake", "abc"]),
+        (
+            "HSET",
+            "accounts",
+            &["s", "not a record", "t", "\u{1b}[31m"],
+        ),
+        ("ZADD", "free", &["-9e15", "ghost"]),
+        ("HSET", "used", &["s", "many", "t", "many"]),
+        ("SET", "accounts", &["text"]),
+        ("SET", "free", &["text"]),
+        ("SET", "used", &["text"]),
+        ("SET", "leases", &["text"]),
+    ];
+    for (command, name, rest) in kinds {
+        let what = format!("{command} {name} {rest:?}");
+        let key = key(name);
+        let mut arguments = vec![key.as_str()];
+        arguments.extend(rest);
+        world.redis.run::<()>(command, &arguments);
+        // An Envoy that connects afterwards serves the other pool too, and at once.
+        for _ in 0..20 {
+            world.assert_serves();
+        }
+        assert_eq!(pools(&status(&world)), ["demo", "small"], "{what}");
+        if rest[0] == "#revision" {
+            // No request reads it, so it is mended by the next recount, once a minute, or by who connects.
+            assert_eq!(small(&world).1, "atomic");
+            let error = status(&world)["pools"][1]["error"].clone();
+            assert_eq!(error, json!("accounts #revision: not a whole number"));
+            world.another(two_pools()).client().get("/", &[]);
+        }
+        let mended = poll(SOON, || {
+            // Traditional at worst, or for a moment refused: there is no account until the sync.
+            assert!([200, 429].contains(&small(&world).0), "{what}");
+            world.assert_serves();
+            let right = small(&world).1 == "atomic"
+                && ledger
+                    .try_state()
+                    .is_ok_and(|state| state.accounts.len() == 2);
+            (right && status(&world)["pools"][1]["error"].is_null()).then_some(())
+        });
+        assert!(
+            mended.is_some(),
+            "{what}: {:#?}\n{}",
+            ledger.try_state(),
+            world.envoy.log_tail(20)
+        );
+    }
+    assert!(
+        poll(SOON, || ledger.is_empty().then_some(())).is_some(),
+        "{:#?}",
+        ledger.state()
+    );
+    ledger.assert_consistent();
+    // `#wake` and a key that is empty anyway are put right without a word.
+    for said in [
+        "accounts #epoch: not a whole number",
+        "not an account with a record",
+        "accounts is no hash",
+        "free ghost",
+    ] {
+        assert!(
+            world.envoy.log_contains(said),
+            "{said}: {}",
+            world.envoy.log_tail(40)
+        );
+    }
+    world.eventually_counts("garbage", 5);
+    let of = |name: &str| world.envoy.stat(&format!("wasmcustom.slotgate.{name}"));
+    assert_eq!(of("garbage;pool=demo"), Some(0));
+    assert!(world.counter("redis_error;reason=garbage") >= 4);
+    assert_eq!(world.counters("pipe.lost"), 0);
+    assert_eq!(world.counter("pipe.ready"), ready);
+    assert_eq!(world.counter("breaker.opened"), 0);
+    let refused = "requests;outcome=traditional;reason=refused;pool=demo";
+    assert_eq!(of(refused), Some(0));
+}
+
+/// What is broken before an Envoy connects keeps its pipe from nothing.
+#[test]
+fn an_envoy_that_connects_to_garbage_serves() {
+    let world = start();
+    let small_key = |name: &str| Ledger::new(&world.redis, "slotgate", "small").key(name);
+    for (command, name, rest) in [
+        ("HSET", "accounts", &["#revision", "abc"][..]),
+        ("HSET", "accounts", &["#epoch", "abc"]),
+        ("SET", "used", &["text"]),
+        ("SET", "accounts", &["text"]),
+        // An operator's key is not mended, and the pool serves nevertheless.
+        ("SET", "control", &["text"]),
+    ] {
+        let key = small_key(name);
+        let mut arguments = vec![key.as_str()];
+        arguments.extend(rest);
+        world.redis.run::<()>(command, &arguments);
+        let fresh = world.another(two_pools());
+        let reply = fresh.client().get("/", &[]);
+        assert_eq!(way(&reply), (200, "atomic"), "{command} {name} {rest:?}");
+        let mended = poll(SOON, || {
+            let reply = fresh.client().get("/", &[("x-pool", "small")]);
+            (way(&reply) == (200, "atomic")).then_some(())
+        });
+        assert!(
+            mended.is_some(),
+            "{command} {name} {rest:?}: {}",
+            fresh.log_tail(20)
+        );
+        let lost: u64 = fresh
+            .filter_stats()
+            .iter()
+            .filter(|(name, _)| name.starts_with("pipe.lost"))
+            .map(|(_, count)| count)
+            .sum();
+        assert_eq!(lost, 0, "{command} {name}");
+    }
+}

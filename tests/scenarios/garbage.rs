@@ -1,0 +1,501 @@
+//! What the worker makes of replies that say that one pool holds what cannot be there, and of a large pool's sync in parts.
+
+use super::*;
+use slotgate::worker::Output;
+
+const GARBAGE: &str =
+    "-GARBAGE accounts #epoch: not a whole number script: 0123, on @user_script:9.\r\n";
+const WRONGTYPE: &str = "-WRONGTYPE Operation against a key holding the wrong kind of value script: 0123, on @user_script:9.\r\n";
+const LUA: &str =
+    "-ERR user_script:7: attempt to compare nil with number script: 0123, on @user_script:7.\r\n";
+const STEP: &str = "*5\r\n$7\r\nworking\r\n$1\r\n0\r\n$0\r\n\r\n$1\r\n1\r\n$1\r\n5\r\n";
+
+fn done(found: &str, revision: &str, digest: &str) -> String {
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let drift = usize::from(!found.is_empty()).to_string();
+    let parts = ["done", &drift, found, revision, digest].map(bulk);
+    format!("*5\r\n{}", parts.concat())
+}
+
+/// Pools `p` for `x-warm` and `q`, both in force.
+fn two_pools() -> Rig {
+    let mut rig = Rig::new(|json| {
+        let mut second = json["pools"][0].clone();
+        second["name"] = "q".into();
+        json["pools"][0]["match"] = serde_json::json!([{"header": "x-warm", "present": true}]);
+        json["pools"].as_array_mut().unwrap().push(second);
+    });
+    let (id, _) = rig.request(&[("x-warm", "1")]);
+    rig.open();
+    rig.reply(&CURRENT.repeat(2));
+    rig.reply(&granted("a"));
+    rig.answers();
+    rig.worker.on_end(rig.now_ms, id);
+    rig.commands_soon();
+    rig.reply(":1\r\n");
+    rig
+}
+
+fn said(rig: &mut Rig) -> Vec<String> {
+    let notices = rig.notices();
+    notices.iter().map(ToString::to_string).collect()
+}
+
+fn pool_of(command: &Sent) -> &str {
+    command.0[3].split(['{', '}']).nth(1).unwrap()
+}
+
+/// Answers everything: acquires so.
+fn answer(rig: &mut Rig, error: &str) {
+    for command in rig.commands() {
+        rig.reply(if command.is_acquire() {
+            error
+        } else {
+            ":1\r\n"
+        });
+    }
+}
+
+/// The next reconcile that is sent within this long, in ms, and when.
+fn reconcile(rig: &mut Rig, within_ms: u64) -> Option<(u64, Sent)> {
+    let begin_ms = rig.now_ms;
+    while rig.now_ms < begin_ms + within_ms {
+        rig.wait(10);
+        for command in rig.commands() {
+            if command.is_reconcile() {
+                return Some((rig.now_ms - begin_ms, command));
+            }
+            rig.reply(":1\r\n");
+        }
+    }
+    None
+}
+
+#[test]
+fn garbage_is_named_once_counted_and_recounted_soon_and_the_pipe_stays() {
+    for error in [GARBAGE, WRONGTYPE, LUA] {
+        let mut rig = two_pools();
+        for _ in 0..3 {
+            let (id, _) = rig.request(&[("x-warm", "1")]);
+            answer(&mut rig, error);
+            assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
+        }
+        let said = said(&mut rig);
+        assert_eq!(said.len(), 1, "once: {said:?}");
+        assert!(
+            said[0].starts_with("pool p: Redis holds what cannot be there: "),
+            "{said:?}"
+        );
+        assert!(!said[0].contains("@user_script"), "{said:?}");
+        assert_eq!(rig.count(Counter::Garbage), 3);
+        assert_eq!(rig.count(Counter::RedisError(Fault::Garbage)), 3);
+        // The other pool is served, whatever comes of this one.
+        rig.request(&[]);
+        answer(&mut rig, &granted("a"));
+        assert!(matches!(
+            rig.answers()[..],
+            [(
+                _,
+                Verdict::Forward {
+                    path: Path::Atomic,
+                    ..
+                }
+            )]
+        ));
+        assert_eq!(rig.worker.output().pipe, None);
+        rig.commands();
+        let (after_ms, step) = reconcile(&mut rig, 1_000).expect("soon");
+        assert_eq!(
+            (pool_of(&step), step.arguments()[5].as_str()),
+            ("p", "soon")
+        );
+        assert!(after_ms <= 300, "{after_ms}");
+    }
+}
+
+/// So many failures in another pool would open the breaker for all.
+#[test]
+fn the_breaker_is_not_opened_by_one_pools_garbage() {
+    for error in [GARBAGE, "-NOPOOL no accounts are synced for this pool\r\n"] {
+        let mut rig = two_pools();
+        for _ in 0..50 {
+            rig.request(&[("x-warm", "1")]);
+            for _ in 0..100 {
+                let commands = rig.commands();
+                let none = commands.is_empty();
+                for command in commands {
+                    let sync = command.arguments().iter().any(|word| word == "@");
+                    rig.reply(if sync { REPLACED } else { error });
+                }
+                if none {
+                    break;
+                }
+            }
+        }
+        assert_eq!(rig.count(Counter::BreakerOpened), 0, "{error}");
+        let (id, verdict) = rig.request(&[]);
+        assert_eq!(verdict, None);
+        rig.reply(&granted("a"));
+        assert!(rig.answers().iter().any(|(stream, _)| *stream == id.1));
+    }
+}
+
+#[test]
+fn what_is_not_mended_is_recounted_less_and_less_often() {
+    let mut rig = two_pools();
+    let mut times = Vec::new();
+    let end_ms = rig.now_ms + 180_000;
+    while rig.now_ms < end_ms {
+        rig.request(&[("x-warm", "1")]);
+        rig.wait(50);
+        for command in rig.commands() {
+            if command.is_reconcile() {
+                if command.arguments().len() == 6 {
+                    times.push(rig.now_ms);
+                }
+                rig.reply(&done("", "1", "5"));
+            } else if command.is_acquire() && pool_of(&command) == "p" {
+                rig.reply(GARBAGE);
+            } else {
+                rig.reply(":1\r\n");
+            }
+        }
+        rig.answers();
+        let said = said(&mut rig);
+        assert_eq!(rig.worker.output().pipe, None, "{times:?} {said:?}");
+    }
+    let gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!((6..=14).contains(&times.len()), "no storm: {gaps:?}");
+    assert!(gaps[0] < 1_000, "{gaps:?}");
+    assert!(gaps.last().unwrap() > &20_000, "{gaps:?}");
+}
+
+#[test]
+fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
+    let mut rig = two_pools();
+    rig.request(&[("x-warm", "1")]);
+    answer(&mut rig, GARBAGE);
+    rig.notices();
+    reconcile(&mut rig, 1_000).expect("soon");
+    rig.reply(STEP);
+    let (after_ms, _) = reconcile(&mut rig, 1_000).expect("the next step");
+    assert!(after_ms <= 30, "{after_ms}");
+    rig.reply(&done("accounts a: not an account with a record", "1", ""));
+    let said = said(&mut rig);
+    assert!(
+        said.iter()
+            .any(|one| one.contains("accounts a: not an account")),
+        "{said:?}"
+    );
+    let sync = rig.commands();
+    assert_eq!(
+        (sync.len(), pool_of(&sync[0]), sync[0].part()),
+        (1, "p", "whole")
+    );
+    assert!(sync[0].listed().is_empty(), "only asked");
+    rig.reply(WANTED);
+    assert_eq!(rig.commands()[0].listed()[0], "a");
+    rig.reply(REPLACED);
+    // The others' turn comes as ever, and what is in force is not synced again.
+    let (after_ms, step) = reconcile(&mut rig, 61_000).expect("the usual one");
+    assert!(after_ms > 0);
+    assert_eq!(step.arguments().len(), 5);
+    for (revision, digest, asks) in [
+        ("1", "5", false),
+        ("2", "", false),
+        ("", "", true),
+        ("1", "", true),
+    ] {
+        rig.reply(&done("", revision, digest));
+        let sent = rig.commands();
+        assert_eq!(!sent.is_empty(), asks, "{revision} {digest}");
+        if asks {
+            rig.reply(CURRENT);
+        }
+        reconcile(&mut rig, 61_000).expect("the usual one");
+    }
+}
+
+/// A value of the right shape with something else in it is the pool's fault; another shape is nobody's answer.
+#[test]
+fn values_that_are_none_are_no_mismatch() {
+    for reply in [
+        "*2\r\n$3\r\nabc\r\n$1\r\na\r\n",
+        "*2\r\n$0\r\n\r\n$1\r\na\r\n",
+        "*2\r\n:-4\r\n$1\r\na\r\n",
+    ] {
+        let mut rig = two_pools();
+        rig.request(&[("x-warm", "1")]);
+        rig.reply(reply);
+        assert_eq!(rig.worker.output().pipe, None, "{reply:?}");
+        assert_eq!(
+            rig.count(Counter::RedisError(Fault::Garbage)),
+            1,
+            "{reply:?}"
+        );
+    }
+    for reply in [
+        "*3\r\n$1\r\n9\r\n$1\r\na\r\n$1\r\na\r\n",
+        "+OK\r\n",
+        "*2\r\n*0\r\n$1\r\na\r\n",
+        "*2\r\n$-1\r\n$1\r\na\r\n",
+    ] {
+        let mut rig = two_pools();
+        rig.request(&[("x-warm", "1")]);
+        rig.reply(reply);
+        assert_eq!(
+            rig.worker.output().pipe,
+            Some(PipeOrder::Reset),
+            "{reply:?}"
+        );
+    }
+}
+
+/// While it connects, a pool's garbage keeps nobody waiting.
+#[test]
+fn a_pipe_becomes_ready_past_garbage() {
+    for error in [
+        GARBAGE,
+        WRONGTYPE,
+        LUA,
+        "*3\r\n$7\r\ncurrent\r\n$3\r\nabc\r\n$1\r\n9\r\n",
+    ] {
+        let mut rig = Rig::new(|json| {
+            let mut second = json["pools"][0].clone();
+            second["name"] = "q".into();
+            json["pools"][0]["match"] = serde_json::json!([{"header": "x-warm", "present": true}]);
+            json["pools"].as_array_mut().unwrap().push(second);
+        });
+        rig.request(&[]);
+        rig.open();
+        rig.commands();
+        rig.reply(error);
+        rig.reply(CURRENT);
+        assert_eq!(rig.count(Counter::PipeReady), 1, "{error}");
+        assert!(rig.commands().iter().any(|sent| sent.is_acquire()));
+        rig.reply(&granted("a"));
+        assert!(matches!(
+            rig.answers()[..],
+            [(
+                _,
+                Verdict::Forward {
+                    path: Path::Atomic,
+                    ..
+                }
+            )]
+        ));
+        if error.starts_with('-') {
+            let (_, step) = reconcile(&mut rig, 1_000).expect("soon");
+            assert_eq!(pool_of(&step), "p");
+        }
+    }
+}
+
+#[test]
+fn what_is_said_of_garbage_can_be_printed_and_is_short() {
+    let mut rig = two_pools();
+    rig.request(&[("x-warm", "1")]);
+    let long = "x".repeat(5_000);
+    rig.reply(&format!(
+        "-GARBAGE accounts \u{1b}[31m\u{7}\u{202e}{long}\r\n"
+    ));
+    let said = said(&mut rig);
+    assert!(
+        said[0].len() < 400 && said[0].bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+        "{said:?}"
+    );
+}
+
+fn large(accounts: usize) -> Rig {
+    Rig::new(|json| {
+        let list =
+            (0..accounts).map(|n| serde_json::json!({"id": format!("a{n}"), "max_concurrency": 1}));
+        let large = serde_json::json!({"name": "large", "accounts": list.collect::<Vec<_>>()});
+        let small = &mut json["pools"][0];
+        small["match"] = serde_json::json!([{"header": "x-warm", "present": true}]);
+        json["pools"].as_array_mut().unwrap().push(large);
+    })
+}
+
+const PART: &str = "*3\r\n$4\r\npart\r\n$1\r\n0\r\n$1\r\n9\r\n";
+
+fn page(cursor: &str, ids: &str) -> String {
+    format!(
+        "*3\r\n$4\r\npart\r\n${}\r\n{cursor}\r\n${}\r\n{ids}\r\n",
+        cursor.len(),
+        ids.len()
+    )
+}
+
+/// What it sends and how it is answered, until a large pool is in force; requests of the other one are served all the while.
+#[test]
+fn a_large_pool_goes_in_parts_and_the_other_is_served_meanwhile() {
+    let mut rig = large(1_200);
+    rig.request(&[("x-warm", "1")]);
+    rig.open();
+    rig.commands();
+    rig.reply(CURRENT);
+    assert_eq!(
+        rig.count(Counter::PipeReady),
+        0,
+        "the large one has yet to say whether it is wanted"
+    );
+    rig.reply(WANTED);
+    let mut seen = Vec::new();
+    let mut first = true;
+    let mut answers = vec![
+        page("77", "a0 old"),
+        page("0", "a1199 older"),
+        REPLACED.to_owned(),
+    ];
+    while let Some(sync) = {
+        let sent = rig.commands();
+        assert_eq!(
+            rig.count(Counter::PipeReady),
+            1,
+            "it serves while the parts go on"
+        );
+        assert_eq!(
+            sent.len(),
+            if first { 2 } else { 1 },
+            "one part at a time: {sent:?}"
+        );
+        first = false;
+        for acquire in sent.iter().filter(|sent| sent.is_acquire()) {
+            assert_eq!(pool_of(acquire), "p");
+        }
+        sent.into_iter().find(|sent| !sent.is_acquire())
+    } {
+        seen.push((sync.part().to_owned(), sync.listed().to_vec()));
+        let answer = match sync.part() {
+            "first" | "more" => PART.to_owned(),
+            _ => answers.remove(0),
+        };
+        rig.reply(&answer);
+        if seen.len() == 1 {
+            rig.reply(&granted("a"));
+            assert!(matches!(
+                rig.answers()[..],
+                [(
+                    _,
+                    Verdict::Forward {
+                        path: Path::Atomic,
+                        ..
+                    }
+                )]
+            ));
+        }
+        if answers.is_empty() {
+            break;
+        }
+    }
+    let parts: Vec<(&str, usize)> = seen
+        .iter()
+        .map(|(part, list)| (part.as_str(), list.len()))
+        .collect();
+    assert_eq!(
+        parts,
+        [
+            ("first", 2_000),
+            ("more", 2_000),
+            ("more", 800),
+            ("sweep", 1),
+            ("sweep", 2),
+            ("last", 1)
+        ]
+    );
+    assert_eq!(seen[4].1, ["77", "old"]);
+    assert_eq!(seen[5].1, ["older"]);
+    let said = said(&mut rig);
+    assert!(
+        said.iter()
+            .any(|one| one.contains("pool large: accounts of revision 1 are in force")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_sync_in_parts_that_someone_else_does_or_changes() {
+    // Someone else is at it: nothing more is sent.
+    let mut rig = large(600);
+    rig.request(&[("x-warm", "1")]);
+    rig.open();
+    rig.reply(CURRENT);
+    rig.commands();
+    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    assert_eq!(rig.count(Counter::PipeReady), 1);
+    assert!(rig.commands().iter().all(Sent::is_acquire));
+    // It changed meanwhile: from the first once more, and not for ever.
+    let mut rig = large(600);
+    rig.request(&[("x-warm", "1")]);
+    rig.open();
+    rig.reply(CURRENT);
+    rig.commands();
+    rig.reply(WANTED);
+    let mut parts = Vec::new();
+    for _ in 0..10 {
+        for sent in rig.commands() {
+            if sent.is_acquire() {
+                rig.reply(&granted("a"));
+            } else {
+                parts.push(sent.part().to_owned());
+                rig.reply(if sent.part() == "first" { PART } else { WANTED });
+            }
+        }
+    }
+    assert_eq!(parts, ["first", "more", "first", "more", "first", "more"]);
+    assert_eq!(rig.worker.output().pipe, None);
+    // Lost half way: the next connection asks anew.
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.open();
+    rig.commands();
+    rig.reply(CURRENT);
+    rig.reply(WANTED);
+    let sent = rig.commands();
+    assert!(
+        sent.iter()
+            .any(|sent| !sent.is_acquire() && sent.part() == "first"),
+        "{sent:?}"
+    );
+    let _: &Output = rig.worker.output();
+}
+
+/// A large pool that Redis forgot takes longer than its requests can wait.
+#[test]
+fn requests_of_a_large_pool_that_is_not_there_do_not_wait_for_it() {
+    let mut rig = large(600);
+    rig.request(&[("x-warm", "1")]);
+    rig.open();
+    rig.reply(&CURRENT.repeat(2));
+    rig.reply(&granted("a"));
+    rig.answers();
+    rig.commands();
+    let (id, _) = rig.request(&[]);
+    rig.commands();
+    rig.reply(NOPOOL);
+    assert_eq!(
+        rig.answers(),
+        [(
+            id.1,
+            Verdict::Forward {
+                path: Path::Traditional,
+                reason: Some(Reason::Refused),
+                pool: 1,
+                holds: None
+            }
+        )]
+    );
+    let sent = rig.commands();
+    assert_eq!((sent.len(), sent[0].part()), (1, "first"));
+    let (_, verdict) = rig.request(&[]);
+    assert_eq!(verdict, None);
+    rig.commands();
+    rig.reply(PART);
+    rig.reply(NOPOOL);
+    let sent = rig.commands();
+    assert_eq!(
+        (sent.len(), sent[0].part()),
+        (1, "more"),
+        "it goes on, and is not begun twice"
+    );
+}
