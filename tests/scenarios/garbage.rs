@@ -131,6 +131,7 @@ fn the_breaker_is_not_opened_by_one_pools_garbage() {
                     break;
                 }
             }
+            rig.answers();
         }
         assert_eq!(rig.count(Counter::BreakerOpened), 0, "{error}");
         let (id, verdict) = rig.request(&[]);
