@@ -1806,9 +1806,6 @@ impl Worker {
             self.write(now_ms, Command::Select, false);
         }
         self.write(now_ms, Command::SetName, false);
-        for script in Script::FILTER {
-            self.write(now_ms, Command::Load(script), false);
-        }
     }
 
     /// The pipe was closed from the other side, or could not be opened.
@@ -2024,8 +2021,19 @@ impl Worker {
         match command {
             Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),
             Command::Select => self.hello(now_ms, is_ok(reply), Down::Select),
-            // Only a name: what stands between us and Redis may not know the command.
-            Command::SetName => {}
+            // Redis drops who sends more than 16 kB before it has logged in, and with it its own error. So the scripts wait
+            // for the first reply. What the name itself comes to does not matter: what stands between us and Redis may not
+            // know the command.
+            Command::SetName => match Values::new(reply).value() {
+                Some(Value::Error(error)) if error.starts_with(b"NOAUTH") => {
+                    self.lose_pipe(now_ms, Down::Auth);
+                }
+                Some(_) | None => {
+                    for script in Script::FILTER {
+                        self.write(now_ms, Command::Load(script), false);
+                    }
+                }
+            },
             Command::Load(script) => {
                 let sha = Values::new(reply)
                     .bulk()
