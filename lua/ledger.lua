@@ -200,10 +200,11 @@ local function tools()
   function self.note_longest(field, ms, now)
     local held, ends = string.match(call('HGET', ACCOUNTS, field) or '', '^(%d+) (%d+)$')
     held, ends = tonumber(held), tonumber(ends)
-    if not held or ms >= held or ends <= now then
-      held, ends = ms, nil
+    if not held or ms > held or ends <= now then
+      held, ends = ms, 0
     end
-    if not ends or ends > now + LONGEST_MS then
+    -- Not each time that it is said: those who connect together would all write it.
+    if ends > now + LONGEST_MS or ms == held and ends < now + 0.8 * LONGEST_MS then
       call('HSET', ACCOUNTS, field, string.format('%.0f %.0f', held, now + LONGEST_MS))
     end
   end

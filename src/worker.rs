@@ -1890,9 +1890,6 @@ impl Worker {
             self.write(now_ms, Command::Select, false);
         }
         self.write(now_ms, Command::SetName, false);
-        for script in Script::FILTER {
-            self.write(now_ms, Command::Load(script), false);
-        }
     }
 
     /// The pipe was closed from the other side, or could not be opened.
@@ -2117,12 +2114,20 @@ impl Worker {
         match command {
             Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),
             Command::Select => self.hello(now_ms, is_ok(reply), Down::Select),
-            // Only a name: what stands between us and Redis may not know the command.
-            Command::SetName => self.hello(
-                now_ms,
-                !refusal.is_some_and(Refusal::turned_away),
-                Down::Refused,
-            ),
+            Command::SetName if refusal.is_some_and(Refusal::turned_away) => {
+                self.lose_pipe(now_ms, Down::Refused);
+            }
+            Command::SetName if refusal.is_some_and(Refusal::wants_login) => {
+                self.lose_pipe(now_ms, Down::Auth);
+            }
+            // Redis drops who sends more than 16 kB before it has logged in, and with it its own error. So the scripts wait
+            // for the first reply. What the name itself comes to does not matter: what stands between us and Redis may not
+            // know the command.
+            Command::SetName => {
+                for script in Script::FILTER {
+                    self.write(now_ms, Command::Load(script), false);
+                }
+            }
             Command::Load(_) if refusal.is_some_and(Refusal::is_too_old) => {
                 let asked = |(_, command): &(u64, Command)| matches!(command, Command::Version);
                 if !self.pending.iter().any(asked) {

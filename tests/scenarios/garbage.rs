@@ -500,3 +500,19 @@ fn requests_of_a_large_pool_that_is_not_there_do_not_wait_for_it() {
         "it goes on, and is not begun twice"
     );
 }
+
+/// Redis drops who sends more than 16 kB before it has logged in: what it has to say must be heard first.
+#[test]
+fn who_is_not_logged_in_sends_no_script() {
+    let mut rig = Rig::new(|_| {});
+    rig.request(&[]);
+    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.worker.output().pipe = None;
+    rig.worker.on_pipe_open(rig.now_ms);
+    let sent = rig.worker.output().bytes.len();
+    assert!(sent < 1_000, "{sent}");
+    rig.commands();
+    rig.reply("-NOAUTH Authentication required.\r\n");
+    assert_eq!(rig.count(Counter::PipeLost(Down::Auth)), 1);
+    assert!(rig.commands().is_empty());
+}

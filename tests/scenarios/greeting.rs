@@ -235,6 +235,7 @@ fn a_redis_below_7_is_asked_for_its_version() {
     ] {
         let mut rig = opened(false);
         rig.reply(OK);
+        assert_eq!(rig.commands().len(), Script::FILTER.len());
         rig.reply(TOO_OLD);
         let sent = rig.commands();
         assert_eq!(sent.len(), 1, "{sent:?}");

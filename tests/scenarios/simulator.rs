@@ -540,7 +540,13 @@ impl Simulation {
             return Ok(b"*4\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n$0\r\n\r\n".to_vec());
         }
         let (now_ms, ledger) = (self.now_ms, &mut self.ledger);
-        ledger.leases.retain(|_, (_, over_ms)| *over_ms > now_ms);
+        let over = |(_, over_ms): &(usize, u64)| *over_ms <= now_ms;
+        if self.without != Without::Renewals
+            && let Some((lease, _)) = ledger.leases.iter().find(|(_, lease)| over(lease))
+        {
+            return Err(format!("leaked until it expired: {}", text(lease)));
+        }
+        ledger.leases.retain(|_, lease| !over(lease));
         let used = |ledger: &Ledger, account: usize| {
             ledger
                 .leases
