@@ -13,6 +13,7 @@ const LASTS: Duration = Duration::from_secs(2);
 /// A stream's length in the load, and some.
 const STREAM_MS: u64 = 1_000;
 const CROWD: usize = 10_000;
+const HOUR_MS: i64 = 3_600_000;
 
 /// Fewer slots than clients, so that every slot that is free is taken at once.
 const ACCOUNTS: Accounts = &[("a", 8), ("b", 8), ("c", 8)];
@@ -251,6 +252,57 @@ pub const FAULTS: &[Fault] = &[
             crowd,
         )
     },
+    fault(
+        "garbage in the ledger, ten times",
+        &["garbage", "redis_error;reason=garbage"],
+        |world| {
+            const GARBAGE: [[&str; 2]; 5] = [
+                ["#epoch", "abc"],
+                ["#wake", "\u{1b}[2J"],
+                ["#revision", ""],
+                ["a", "4 x"],
+                ["nobody", "9 9 9 0"],
+            ];
+            for [field, value] in GARBAGE.iter().cycle().take(10) {
+                world
+                    .redis
+                    .run::<u64>("HSET", &["slotgate:{demo}:accounts", field, value]);
+                sleep(Duration::from_millis(200));
+            }
+        },
+    ),
+    forgetful(
+        "keys of another type",
+        &["garbage", "redis_error;reason=garbage"],
+        |world| {
+            for key in ["free", "used", "accounts", "owner", "leases"] {
+                let key = format!("slotgate:{{demo}}:{key}");
+                world.redis.run::<()>("SET", &[&key, "garbage"]);
+                sleep(Duration::from_millis(400));
+            }
+        },
+    ),
+    Fault {
+        toll: Toll::Killed,
+        ..fault(
+            "Envoy killed, and Redis' clock set back by an hour",
+            &[],
+            |world| {
+                world.envoy(VICTIM).kill();
+                world.clock.shift(-HOUR_MS);
+                sleep(LASTS);
+                world.start_envoy(VICTIM);
+            },
+        )
+    },
+    forgetful(
+        "Redis' clock set forward by an hour",
+        &["lease.readopted"],
+        |world| {
+            world.clock.shift(HOUR_MS);
+            sleep(LASTS);
+        },
+    ),
     fault("ten thousand requests at once", &[], storm),
     fault(
         "the same while Redis stands still",

@@ -17,6 +17,8 @@ pub type Accounts = &'static [(&'static str, u32)];
 pub struct World {
     pub nodes: Vec<Node>,
     pub redis: Redis,
+    /// Redis' own.
+    pub clock: Clock,
     pub proxy: FaultProxy,
     pub upstream: Upstream,
     pub ledger: Ledger,
@@ -32,7 +34,8 @@ pub struct Node {
 
 impl World {
     pub fn start(redis_args: &[&str], accounts: Accounts) -> World {
-        let redis = Redis::start_with(redis_args);
+        let clock = Clock::running();
+        let redis = Redis::start_at(&clock, redis_args);
         let nodes = (0..ENVOYS).map(|_| Node {
             listener: Port::free(),
             admin: Port::free(),
@@ -44,6 +47,7 @@ impl World {
             ledger: Ledger::new(&redis, "slotgate", "demo"),
             upstream: Upstream::start(),
             redis,
+            clock,
             accounts,
         };
         for node in 0..ENVOYS {

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::{Dir, root};
 
-/// The wall clock of a redis-server started with it: it stands still unless it is set.
+/// The wall clock of a redis-server started with it: it stands still unless it is set, or runs beside the real one.
 #[derive(Debug)]
 pub struct Clock {
     file: File,
@@ -36,8 +36,21 @@ impl Clock {
         clock
     }
 
+    /// One that runs, on time at first.
+    pub fn running() -> Clock {
+        Clock::new(0)
+    }
+
+    /// This far ahead of the real clock, or behind it; it runs on from there.
+    pub fn shift(&self, by_ms: i64) {
+        self.write(by_ms * 1000);
+    }
+
     pub fn set(&self, now_ms: u64) {
-        let microseconds = now_ms * 1000;
+        self.write(now_ms as i64 * 1000);
+    }
+
+    fn write(&self, microseconds: i64) {
         self.file
             .write_all_at(&microseconds.to_ne_bytes(), 0)
             .expect("the clock's file is writable");
