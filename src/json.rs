@@ -45,7 +45,7 @@ impl Json {
                 // None of them needs more than four digits.
                 char if is_harmful(char) => {
                     let mut digits = [0; 4];
-                    crate::lease::hex(u64::from(char), &mut digits);
+                    crate::request::lease::hex(u64::from(char), &mut digits);
                     self.0.push_str("\\u");
                     self.0
                         .push_str(std::str::from_utf8(&digits).unwrap_or("0020"));

@@ -11,22 +11,15 @@
     )
 )]
 
-pub mod admission;
-pub mod breaker;
-pub mod bridge;
 pub mod config;
 pub mod console;
-pub mod cooldown;
-pub mod counters;
-pub mod failing;
-pub mod gray;
-pub mod headers;
 mod host;
 pub mod json;
-pub mod lease;
 pub mod ledger;
-pub mod memory;
+pub mod pipe;
 pub mod pool;
 pub mod printable;
-pub mod structpb;
+pub mod request;
+pub mod units;
+pub mod upstream;
 pub mod worker;

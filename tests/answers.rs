@@ -11,8 +11,8 @@
 
 use serde_json::{Value, json};
 use slotgate::config::{Cooldown, Role, WaitForm, parse};
-use slotgate::cooldown::rest;
-use slotgate::headers::Headers;
+use slotgate::request::headers::Headers;
+use slotgate::upstream::cooldown::rest;
 
 const NOW: u64 = 1_785_684_988; // Sun, 02 Aug 2026 15:36:28 GMT
 const DAY_MS: u64 = 86_400_000;
@@ -395,7 +395,7 @@ fn a_table_of_ones_own() {
 /// What the documents print is what is in force.
 #[test]
 fn the_default_table_is_a_configuration_like_any_other() {
-    let text = std::fs::read_to_string("src/cooldown_headers.json").unwrap();
+    let text = std::fs::read_to_string("src/upstream/cooldown_headers.json").unwrap();
     let table: Value = serde_json::from_str(&text).unwrap();
     let built_in = cooldown(json!({}));
     assert_eq!(cooldown(table).headers, built_in.headers);

@@ -1,12 +1,12 @@
 //! What may be asked of the console, who may ask it, and the answers: everything that needs no Redis.
 
 use crate::config::Console as Config;
-use crate::gray::same;
-use crate::headers::Headers;
 use crate::json::Json;
 use crate::ledger::script::Fault;
 use crate::ledger::view::quoted;
-use crate::memory;
+use crate::request::gray::same;
+use crate::request::headers::Headers;
+use crate::worker::decisions;
 use core::net::{Ipv4Addr, Ipv6Addr};
 use serde_json::{Map, Value};
 use std::rc::Rc;
@@ -74,7 +74,7 @@ impl Response {
         }
     }
 
-    /// All headers, in the layout of [`crate::headers`].
+    /// All headers, in the layout of [`crate::request::headers`].
     #[must_use]
     pub fn headers(&self) -> Vec<u8> {
         let all: Vec<(&[u8], &[u8])> = HEADERS
@@ -384,7 +384,7 @@ impl Recall {
     pub fn forgotten(&self) -> Response {
         let id = quoted(&self.id);
         let message = ["no worker remembers ", self.kind, " ", &id];
-        Response::error(404, "not_remembered", &message, memory::FORGETS)
+        Response::error(404, "not_remembered", &message, decisions::FORGETS)
     }
 }
 

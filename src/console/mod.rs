@@ -6,17 +6,17 @@
 pub mod api;
 
 use crate::config::Console as Config;
-use crate::gray::hash128;
-use crate::headers::Headers;
 use crate::json::Json;
-use crate::lease::hex;
-use crate::ledger::greeting::{self, Refusal};
 use crate::ledger::keys::session_account;
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas, garbage};
 use crate::ledger::view::{Pool, Question, explain, text};
+use crate::pipe::down::PipeOrder;
+use crate::pipe::greeting::{self, Refusal};
 use crate::printable::ascii;
-use crate::worker::PipeOrder;
+use crate::request::gray::hash128;
+use crate::request::headers::Headers;
+use crate::request::lease::hex;
 use api::{
     Ask, MAX_BODY, Recall, Response, Route, admit, ask, changed, crowded, no_body, refused,
     too_long, unavailable,

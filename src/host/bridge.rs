@@ -1,7 +1,7 @@
 //! Role `bridge`: the network filter between the pipe and Redis.
 
 use super::calls::{self, Buffer};
-use crate::bridge::{Deframer, frame_header};
+use crate::pipe::frames::{Deframer, frame_header};
 use std::cell::RefCell;
 
 /// One connection of the internal listener.

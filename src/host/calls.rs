@@ -3,8 +3,8 @@
 //! The SDK's own wrappers panic on any status they don't expect, and on header bytes that aren't UTF-8; a panic here strands
 //! every paused request of the worker. Signatures are those of the proxy-wasm ABI 0.2.1.
 
-use crate::headers::Headers;
 use crate::printable::harmless;
+use crate::request::headers::Headers;
 use log::LevelFilter;
 use std::cell::Cell;
 use std::ptr::null_mut;
@@ -220,7 +220,7 @@ pub fn set_buffer(kind: Buffer, length: usize, bytes: &[u8]) -> Result<(), HostE
     ok(unsafe { proxy_set_buffer_bytes(kind as u32, 0, length, bytes.as_ptr(), bytes.len()) })
 }
 
-/// All headers, in the layout of [`crate::headers`].
+/// All headers, in the layout of [`crate::request::headers`].
 pub fn headers(map: Map) -> Vec<u8> {
     // SAFETY: both pointers live across the call.
     returned(|data, size| unsafe { proxy_get_header_map_pairs(map as u32, data, size) })
@@ -294,7 +294,7 @@ pub fn close_downstream() {
     let _ = unsafe { proxy_close_stream(2) };
 }
 
-/// Answers the request of the effective context. `headers` in the layout of [`crate::headers`]. A gRPC request gets a 200
+/// Answers the request of the effective context. `headers` in the layout of [`crate::request::headers`]. A gRPC request gets a 200
 /// with this `grpc_status` and the body as `grpc-message` instead; −1: what Envoy makes of the status.
 pub fn respond(status: u32, headers: &[u8], body: &[u8], details: &str, grpc_status: i32) {
     // SAFETY: all pointers live across the call.

@@ -2,9 +2,9 @@
 
 use super::calls::{self, Map};
 use super::root::{Shared, apply, tell_log, unix_time};
-use crate::admission::Path;
-use crate::failing::{self, Source};
-use crate::headers::Headers;
+use crate::request::admission::Path;
+use crate::request::headers::Headers;
+use crate::upstream::failing::{self, Source};
 use std::cell::Cell;
 use std::rc::Rc;
 

@@ -2,8 +2,9 @@
 //! the difference to what it added before, so a gauge is the sum of theirs.
 
 use super::calls::{self, Metric};
-use crate::counters::{self, OTHER, name_of};
-use crate::worker::{Gauges, Worker};
+use crate::worker::Worker;
+use crate::worker::counters::{self, OTHER, name_of};
+use crate::worker::output::Gauges;
 
 /// Envoy's metrics, defined once per configuration, and what they hold of this worker so far.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 //! stands between them, so a pool's keys live on one shard and a script may use them together.
 
 use super::resp::whole;
-use crate::lease::hex;
+use crate::request::lease::hex;
 
 /// The six keys that every script is given first, in this order (`lua/ledger.lua` names them).
 pub const COMMON: [&str; 6] = ["accounts", "free", "used", "leases", "owner", "cooldown"];

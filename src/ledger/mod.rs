@@ -1,7 +1,6 @@
 //! The Redis state of a pool: its keys, its scripts, and the bytes on the wire.
 
 pub mod chance;
-pub mod greeting;
 pub mod keys;
 pub mod resp;
 pub mod script;

@@ -5,7 +5,7 @@ use super::resp::{
     Value, Values, push_array, push_bulk, push_bulk_of, push_bulks, push_command, push_number,
     whole,
 };
-use crate::lease::LeaseId;
+use crate::request::lease::LeaseId;
 
 /// One Lua file of `lua/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -603,7 +603,7 @@ fn hashed(prefix: &str, hash: &[u8; 16]) -> Vec<u8> {
     let mut key = prefix.as_bytes().to_vec();
     for byte in hash {
         let mut pair = [0; 2];
-        crate::lease::hex(u64::from(*byte), &mut pair);
+        crate::request::lease::hex(u64::from(*byte), &mut pair);
         key.extend_from_slice(&pair);
     }
     key
@@ -613,7 +613,7 @@ fn hashed(prefix: &str, hash: &[u8; 16]) -> Vec<u8> {
 fn push_hashed(out: &mut Vec<u8>, prefix: &str, hash: &[u8; 16]) {
     let mut digits = [0; 32];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
-        crate::lease::hex(u64::from(*byte), pair);
+        crate::request::lease::hex(u64::from(*byte), pair);
     }
     push_bulk_of(out, prefix.as_bytes(), &digits);
 }

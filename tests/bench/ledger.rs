@@ -17,10 +17,10 @@ mod pipe;
 mod support;
 
 use pipe::Pipe;
-use slotgate::gray::hash128;
-use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::resp::{push_array, push_bulk};
 use slotgate::ledger::script::{By, Mode, SyncAccount};
+use slotgate::request::gray::hash128;
+use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::time::Instant;
 use support::{HASHED, Redis};
 

@@ -20,8 +20,8 @@ mod support;
 use std::time::Instant;
 
 use pipe::Pipe;
-use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::script::{By, Mode, SyncAccount};
+use slotgate::request::lease::{LeaseId, LeaseIds};
 use support::Redis;
 
 const POOLS: usize = 100;

@@ -14,8 +14,8 @@
 mod support;
 
 use slotgate::config::{Role, parse};
-use slotgate::headers::Headers;
 use slotgate::ledger::script::Script;
+use slotgate::request::headers::Headers;
 use slotgate::worker::Worker;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,8 +4,8 @@ use crate::Rig;
 use crate::pipe::{Pipe, account};
 use crate::support::Redis;
 use serde_json::{Value, json};
-use slotgate::gray::hash128;
 use slotgate::ledger::script::{Mode, SyncAccount};
+use slotgate::request::gray::hash128;
 
 fn percent(redis: &Redis, pool: &str) -> Option<String> {
     redis.run(

@@ -3,8 +3,8 @@
 
 use crate::{Rig, finish, program, run};
 use serde_json::Value;
-use slotgate::gray::hash128;
 use slotgate::printable::is_harmful;
+use slotgate::request::gray::hash128;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 

@@ -22,8 +22,8 @@ mod warnings;
 
 use pipe::{PREFIX, Pipe, account};
 use serde_json::Value;
-use slotgate::lease::LeaseIds;
 use slotgate::ledger::script::{Mode, SyncAccount, Synced};
+use slotgate::request::lease::LeaseIds;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use support::{Ledger, Redis};

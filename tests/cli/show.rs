@@ -3,9 +3,9 @@
 use crate::pipe::account;
 use crate::{Rig, run};
 use serde_json::{Value, json};
-use slotgate::gray::{Gate, hash128};
 use slotgate::ledger::keys::{session_digits, session_tag};
 use slotgate::ledger::script::{Acquired, Heard, Mode, SyncAccount, acquired};
+use slotgate::request::gray::{Gate, hash128};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -258,7 +258,11 @@ fn expired_leases_are_told_apart() {
         "{out}"
     );
     // As it says: the next one does find it.
-    assert_eq!(rig.pipe.take(slotgate::lease::LeaseIds::new(9).mint()), "a");
+    assert_eq!(
+        rig.pipe
+            .take(slotgate::request::lease::LeaseIds::new(9).mint()),
+        "a"
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slotgate::gray::Gate;
+use slotgate::request::gray::Gate;
 
 use crate::support::*;
 use crate::world::{SOON, World, config};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use redis::Commands;
 use serde_json::json;
-use slotgate::gray::Gate;
 use slotgate::ledger::script::Script;
+use slotgate::request::gray::Gate;
 use tokio::task::JoinHandle;
 
 use crate::support::*;

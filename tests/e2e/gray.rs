@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use slotgate::gray::Gate;
+use slotgate::request::gray::Gate;
 
 use crate::support::*;
 use crate::world::{SOON, World, config, way};

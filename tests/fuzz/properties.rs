@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use slotgate::bridge::{Deframer, HEADER, MAX_FRAME, frame_header};
+use slotgate::config::structpb;
 use slotgate::config::{Config, MatchValue, Role, WaitForm, parse};
-use slotgate::cooldown::{self, http_date, rfc3339, wait_ms};
-use slotgate::failing::Source;
-use slotgate::gray::{self, BUCKETS, Gate};
-use slotgate::headers::Headers;
 use slotgate::ledger::resp::{self, Value, Values};
 use slotgate::ledger::script::{self, Fault};
+use slotgate::pipe::down::PipeOrder;
+use slotgate::pipe::frames::{Deframer, HEADER, MAX_FRAME, frame_header};
 use slotgate::pool;
-use slotgate::structpb;
-use slotgate::worker::{PipeOrder, Worker};
+use slotgate::request::gray::{self, BUCKETS, Gate};
+use slotgate::request::headers::Headers;
+use slotgate::upstream::cooldown::{self, http_date, rfc3339, wait_ms};
+use slotgate::upstream::failing::Source;
+use slotgate::worker::Worker;
 
 /// A target's name, which is its file's and its corpus', and its property.
 pub type Property = (&'static str, fn(&[u8]));

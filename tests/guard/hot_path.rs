@@ -2,7 +2,7 @@
 //! percentage. `guard acquire 1000`, `guard together 1000`, `guard out 1000`.
 
 use slotgate::config::{Role, parse};
-use slotgate::headers::Headers;
+use slotgate::request::headers::Headers;
 use slotgate::ledger::script::Script;
 use slotgate::worker::Worker;
 

@@ -3,9 +3,9 @@
 use crate::pipe::Pipe;
 use crate::support::Redis;
 use slotgate::config::{Account, PriorityMode, Score};
-use slotgate::lease::LeaseIds;
 use slotgate::ledger::script::{Acquired, Mode, SyncAccount, acquired};
 use slotgate::pool::bases;
+use slotgate::request::lease::LeaseIds;
 use std::collections::BTreeMap;
 
 const SCORE: Score = Score {

@@ -6,8 +6,8 @@ use crate::support::{
     Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, RedisCluster, Upstream, acl_rules, eventually,
 };
 use serde_json::json;
-use slotgate::lease::LeaseIds;
 use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, Synced};
+use slotgate::request::lease::LeaseIds;
 
 /// Each script in each mode, with a session and a scope.
 fn exercise(pipe: &mut Pipe) {

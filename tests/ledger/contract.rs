@@ -2,10 +2,10 @@
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, PATIENCE, Redis, eventually};
-use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::script::{
     Asked, Fault, Heard, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced, looked,
 };
+use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -3,12 +3,12 @@
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
 use crate::support::{Clock, Ledger, Redis};
-use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::resp::{Value, Values};
 use slotgate::ledger::script::{
     Asked, Fault, Heard, Longest, Mode, Part, Reconciled, Step, SyncAccount, Synced, garbage,
     reconciled, swept, synced,
 };
+use slotgate::request::lease::{LeaseId, LeaseIds};
 
 const START_MS: u64 = 1_700_000_000_000;
 const LONGEST: Longest = Longest {

@@ -5,10 +5,10 @@ use crate::pipe::{Answer, PREFIX, Pipe};
 use crate::support::{Clock, Ledger, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
-use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::script::{
     Asked, Fault, Heard, Mode, Reconciled, Renewed, SyncAccount, Synced,
 };
+use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::{BTreeMap, BTreeSet};
 
 const ACCOUNTS: [&str; 5] = ["a", "b", "c", "d", "e"];

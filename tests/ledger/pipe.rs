@@ -3,7 +3,6 @@
 #![allow(dead_code)]
 
 use crate::support::Redis;
-use slotgate::lease::LeaseId;
 use slotgate::ledger::keys::{COMMON, key, session_account};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
@@ -11,6 +10,7 @@ use slotgate::ledger::script::{
     Reconciled, Renewed, Script, Sha, Shas, Step, Sync, SyncAccount, Synced, acquired, looked,
     number, reconciled, renewed, synced,
 };
+use slotgate::request::lease::LeaseId;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -2,9 +2,9 @@
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Clock, Ledger, Redis};
-use slotgate::lease::LeaseIds;
 use slotgate::ledger::keys::{COMMON, SESSION_KEYS};
 use slotgate::ledger::script::{Asked, Mode, Script, SyncAccount};
+use slotgate::request::lease::LeaseIds;
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const TTL_MS: u64 = 160_000;
@@ -449,7 +449,7 @@ fn a_flood_of_new_sessions_stays_within_its_memory() {
     let mut lease_each = |pipe: &mut Pipe, names: std::ops::Range<u64>, prefix: &str| {
         let mut granted = Vec::new();
         let hashes: Vec<_> = names
-            .map(|number| slotgate::gray::hash128(format!("{prefix}{number}").as_bytes()))
+            .map(|number| slotgate::request::gray::hash128(format!("{prefix}{number}").as_bytes()))
             .collect();
         for part in hashes.chunks(TOGETHER) {
             let asked: Vec<_> = part

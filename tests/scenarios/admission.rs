@@ -1,9 +1,9 @@
 //! The request's transition table, written down a second time and compared for every phase, event and policy.
 
 use proptest::prelude::*;
-use slotgate::admission::{Effect, Effects, Event, Path, Phase, Policy, Reason};
 use slotgate::config::{OnFailure, OnSaturated, Traditional};
-use slotgate::lease::{LeaseId, LeaseIds};
+use slotgate::request::admission::{Effect, Effects, Event, Path, Phase, Policy, Reason};
+use slotgate::request::lease::{LeaseId, LeaseIds};
 
 fn lease() -> LeaseId {
     LeaseIds::new(7).mint()

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use slotgate::config::{Role, parse};
 use slotgate::console::api::Response;
 use slotgate::console::{Console, Heard};
-use slotgate::headers::Headers;
 use slotgate::ledger::script::Script;
-use slotgate::worker::PipeOrder;
+use slotgate::pipe::down::PipeOrder;
+use slotgate::request::headers::Headers;
 
 mod crowd;
 mod hosts;

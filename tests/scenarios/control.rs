@@ -1,7 +1,7 @@
 //! What an operator sets in Redis reaches the worker by its looks, and nothing else does.
 
 use super::*;
-use slotgate::worker::Ignored;
+use slotgate::worker::notice::Ignored;
 
 const POLL_MS: u64 = 1_000;
 
@@ -590,7 +590,7 @@ fn rejections_are_told_with_their_reason() {
 #[test]
 fn the_last_decisions_are_remembered_and_no_more() {
     let mut rig = looking(|_| {}, &seen("", "", ""));
-    let last = slotgate::memory::REMEMBERED + 10;
+    let last = slotgate::worker::decisions::REMEMBERED + 10;
     for number in 0..last {
         rig.request(&[("x-session-id", "s")]);
         rig.worker.identify(format!("r{number}").as_bytes());
@@ -610,14 +610,14 @@ fn the_last_decisions_are_remembered_and_no_more() {
     rig.answers();
     rig.request(&[]);
     rig.worker.identify(b"slow");
-    for number in 0..slotgate::memory::REMEMBERED {
+    for number in 0..slotgate::worker::decisions::REMEMBERED {
         rig.request(&[("x-session-id", "s")]);
         rig.worker.identify(format!("r{number}").as_bytes());
     }
     rig.reply(&granted("a"));
     assert_eq!(rig.answers().len(), 1);
     assert_eq!(rig.worker.recall(rig.now_ms, b"n request slow"), None);
-    let newest = slotgate::memory::REMEMBERED - 1;
+    let newest = slotgate::worker::decisions::REMEMBERED - 1;
     let answer = rig
         .worker
         .recall(rig.now_ms, format!("n request r{newest}").as_bytes());

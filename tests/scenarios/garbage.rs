@@ -1,7 +1,7 @@
 //! What the worker makes of replies that say that one pool holds what cannot be there, and of a large pool's sync in parts.
 
 use super::*;
-use slotgate::worker::Output;
+use slotgate::worker::output::Output;
 
 const GARBAGE: &str =
     "-GARBAGE accounts #epoch: not a whole number script: 0123, on @user_script:9.\r\n";

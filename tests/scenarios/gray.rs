@@ -1,8 +1,8 @@
 //! Who is in: golden buckets, shares over a million sessions, sources of the session, the override.
 
 use crate::config;
-use slotgate::gray::{Choice, Gate, session};
-use slotgate::headers::Headers;
+use slotgate::request::gray::{Choice, Gate, session};
+use slotgate::request::headers::Headers;
 
 /// Computed by an independent implementation in Python, itself checked against SipHash's published vectors (see `src/gray.rs` for the rule).
 const GOLDEN: &[(&str, &str, u16)] = &[

@@ -2,7 +2,8 @@
 
 use super::*;
 use slotgate::pool::Counts;
-use slotgate::worker::{Gauges, Logged};
+use slotgate::request::verdict::Logged;
+use slotgate::worker::output::Gauges;
 
 fn logged(json: &mut serde_json::Value) {
     json["access_log"] = true.into();

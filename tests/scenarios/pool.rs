@@ -1,8 +1,8 @@
 //! Which pool serves a request, and the choice of an account on this worker's own counts.
 
 use crate::config;
-use slotgate::headers::Headers;
 use slotgate::pool::{Counts, bases, select};
+use slotgate::request::headers::Headers;
 
 #[test]
 fn the_first_pool_with_a_rule_that_fits() {

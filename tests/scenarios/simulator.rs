@@ -4,11 +4,14 @@
 use crate::config;
 use fastrand::Rng;
 use slotgate::config::Config;
-use slotgate::failing::Source;
-use slotgate::headers::Headers;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::Script;
-use slotgate::worker::{Output, PipeOrder, SETTLED_PER_ROUND, Verdict, Worker};
+use slotgate::pipe::down::PipeOrder;
+use slotgate::request::headers::Headers;
+use slotgate::request::verdict::Verdict;
+use slotgate::upstream::failing::Source;
+use slotgate::worker::output::Output;
+use slotgate::worker::{SETTLED_PER_ROUND, Worker};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 

@@ -1,8 +1,8 @@
 //! A value that is sent twice: an empty one hides none that comes after it.
 
 use crate::config;
-use slotgate::gray::{Choice, Gate, session};
-use slotgate::headers::Headers;
+use slotgate::request::gray::{Choice, Gate, session};
+use slotgate::request::headers::Headers;
 
 fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
     let pairs: Vec<_> = headers

@@ -1,14 +1,17 @@
 //! The worker's transition table: what each event does in each state of the pipe, and every deadline.
 
 use crate::config;
-use slotgate::admission::{Path, Reason};
-use slotgate::counters::Counter;
-use slotgate::failing::Source;
-use slotgate::headers::Headers;
-use slotgate::lease::LeaseId;
 use slotgate::ledger::resp::{Value, Values, reply_length};
 use slotgate::ledger::script::{Fault, Script};
-use slotgate::worker::{Down, Notice, PipeOrder, Verdict, Worker};
+use slotgate::pipe::down::{Down, PipeOrder};
+use slotgate::request::admission::{Path, Reason};
+use slotgate::request::headers::Headers;
+use slotgate::request::lease::LeaseId;
+use slotgate::request::verdict::Verdict;
+use slotgate::upstream::failing::Source;
+use slotgate::worker::Worker;
+use slotgate::worker::counters::Counter;
+use slotgate::worker::notice::Notice;
 use std::collections::{BTreeMap, VecDeque};
 
 #[path = "control.rs"]

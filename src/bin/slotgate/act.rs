@@ -6,9 +6,9 @@ use crate::server::Server;
 use crate::show::Lines;
 use crate::words::{count, name, percent as as_percent};
 use serde_json::{Value, json};
-use slotgate::gray::hash128;
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{duration, quoted};
+use slotgate::request::gray::hash128;
 
 /// One of control.lua's verbs on an account.
 pub fn account(

@@ -6,7 +6,7 @@ use crate::words::{percent, quoted};
 use crate::{Answer, check};
 use serde_json::json;
 use slotgate::config::GrayMode;
-use slotgate::gray::{BUCKETS, Gate};
+use slotgate::request::gray::{BUCKETS, Gate};
 
 /// What is given counts more than what is configured.
 pub fn run(

@@ -5,10 +5,10 @@ use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::{Cell, Lines};
 use crate::words::{count, document, percent};
-use slotgate::gray::hash128;
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{Explained, Line, Next, Question, State, explain, quoted};
 use slotgate::pool::{UNIT, millionths};
+use slotgate::request::gray::hash128;
 
 pub fn run(
     server: &mut Server,

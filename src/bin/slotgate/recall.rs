@@ -9,7 +9,7 @@ use crate::words::{percent, quoted};
 use serde_json::{Value, json};
 use slotgate::ledger::keys;
 use slotgate::ledger::view::duration;
-use slotgate::memory::FORGETS;
+use slotgate::worker::decisions::FORGETS;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 

@@ -6,10 +6,10 @@ use redis::{
     Cmd, ConnectionLike, FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
     RedisError, RedisResult, Value,
 };
-use slotgate::ledger::greeting::{self, Refusal};
 use slotgate::ledger::keys;
 use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas, garbage};
 use slotgate::ledger::view::{Account, Pool, State};
+use slotgate::pipe::greeting::{self, Refusal};
 use slotgate::printable;
 use std::time::Duration;
 

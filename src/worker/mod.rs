@@ -1,29 +1,41 @@
 //! One worker: its requests, its pipe to Redis, and everything that has a deadline.
 //!
-//! Pure like [`crate::admission`]: each `on_…` method is an event, `now_ms` is the host's monotonic clock, and what must
+//! Pure like [`crate::request::admission`]: each `on_…` method is an event, `now_ms` is the host's monotonic clock, and what must
 //! be done is left in [`Output`].
 
-use crate::admission::{Effect, Event, Path, Phase, Policy, Reason};
-use crate::breaker::Breaker;
+pub mod breaker;
+mod command;
+pub mod counters;
+pub mod decisions;
+pub mod notice;
+pub mod output;
+
 use crate::config::{Config, GrayMode, Pool, Traditional};
-use crate::cooldown;
-use crate::counters::{Counter, Counters};
-use crate::failing::{Source, Windows};
-use crate::gray::{self, Choice, Gate};
-use crate::headers::Headers;
-use crate::lease::{LeaseId, LeaseIds};
-use crate::ledger::greeting::{self, Refusal};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
     self, Acquire, Acquired, Asked, By, Fault, Heard, Longest, Looked, Mode, Override, Part,
     PoolKeys, Reconciled, Renewed, Script, Shas, Step, Sync, SyncAccount, Synced,
 };
-use crate::memory::Memory;
+use crate::pipe::down::{Down, PipeOrder};
+use crate::pipe::greeting::{self, Refusal};
 use crate::pool::{self, Counts, Names, Shown};
 use crate::printable;
+use crate::request::admission::{Effect, Event, Path, Phase, Policy, Reason};
+use crate::request::gray::{self, Choice, Gate};
+use crate::request::headers::Headers;
+use crate::request::lease::{LeaseId, LeaseIds};
+use crate::request::verdict::{Logged, Verdict};
+use crate::units::millionths;
+use crate::upstream::cooldown;
+use crate::upstream::failing::{Source, Windows};
+use breaker::Breaker;
+use command::{AcquireCommand, AcquireKind, Command, LostAcquire, PendingRelease, SyncStep};
+use counters::{Counter, Counters};
+use decisions::Memory;
+use notice::{Ignored, Notice};
+use output::{Answer, Gauges, Output};
 use slab::Slab;
 use std::collections::VecDeque;
-use std::fmt;
 
 /// Renewals are spread over this many steps of each interval.
 const SWEEP_STEPS: u64 = 64;
@@ -50,7 +62,7 @@ const RECONCILE_STEP: (u64, u64) = (20, 500);
 /// between two passes.
 const RECONCILE_SILENCE_MS: u64 = 90_000;
 /// A release waits this long for an acquire to go with, in ms.
-const RIDE_MS: u64 = 1;
+const LINGER_MS: u64 = 1;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
 /// Leases in one acquire command: Redis does nothing else meanwhile.
@@ -66,8 +78,6 @@ const SYNC_PART: usize = 500;
 const LOOK: (u64, u64) = (1000, 64);
 /// Looks on their way at once: those of many pools must not stand before every acquire.
 const LOOKS: usize = 8;
-/// Names of accounts in one notice.
-const NAMED: usize = 10;
 /// How many paused requests are told their verdict in one round of Envoy's event loop. Those that Envoy answers itself it
 /// settles nested in one another: behind the shipped filters 300 overflow the VM's stack on Envoy 1.40.0, 400 on 1.36.4, and
 /// other filters need stack too. With 8, 16, 64 or 256 it serves equally many requests/s.
@@ -78,601 +88,6 @@ const PORTION: usize = 1024;
 const MOST_WAITS: usize = 20_000;
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
-
-/// What a worker wants done. The host takes it after every event.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// Bytes for the pipe.
-    pub bytes: Vec<u8>,
-    /// What to do with the pipe itself, before `bytes` are sent.
-    pub pipe: Option<PipeOrder>,
-    /// Looks that changed something, by pool: for [`Worker::recall_look`] of the next configuration.
-    pub looks: Vec<(usize, Vec<u8>)>,
-    /// What an operator should read.
-    pub notices: Vec<Notice>,
-    /// How long requests waited for their acquire's outcome: pool and µs.
-    pub waited_us: Vec<(usize, u64)>,
-    /// What the access log is to say of the request whose verdict was returned, with `access_log` only.
-    pub log: Option<Logged>,
-}
-
-/// A paused request's verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer {
-    /// The request's stream.
-    pub stream: u32,
-    /// What becomes of it.
-    pub verdict: Verdict,
-    /// What the access log is to say of it, with `access_log` only.
-    pub log: Option<Logged>,
-}
-
-/// What to do with the pipe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PipeOrder {
-    /// Open it; answered by [`Worker::on_pipe_open`] or [`Worker::on_pipe_closed`].
-    Open,
-    /// Drop it without a word.
-    Reset,
-}
-
-/// What the access log says of a request beside its verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Logged {
-    /// Its bucket; `None` when that did not decide: it fits no pool, or an override was given.
-    pub bucket: Option<u16>,
-    /// How long it waited for its acquire's outcome, in µs; `None` when it did not.
-    pub acquire_us: Option<u64>,
-}
-
-impl Logged {
-    /// The wait as text, in ms with three decimals.
-    #[must_use]
-    pub fn acquire_ms(&self) -> Option<String> {
-        let us = self.acquire_us?;
-        // Three digits behind a one, which then goes.
-        let (whole, rest) = (us / 1000, (us % 1000).saturating_add(1000));
-        let (mut text, rest) = (whole.to_string(), rest.to_string());
-        text.push('.');
-        text.push_str(rest.get(1..).unwrap_or_default());
-        Some(text)
-    }
-}
-
-/// What goes up and down, in the order of its names.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Gauges(pub [u64; Gauges::NAMES.len()]);
-
-impl Gauges {
-    /// As they stand in metrics.
-    pub const NAMES: [&str; 4] = [
-        "breaker.open",
-        "pipe.workers_ready",
-        "pipe.workers_down",
-        "queue.commands",
-    ];
-}
-
-/// What becomes of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on.
-    Forward {
-        /// Which way.
-        path: Path,
-        /// Why not by the ledger.
-        reason: Option<Reason>,
-        /// Its pool, by index.
-        pool: usize,
-        /// The lease, and the account by index.
-        holds: Option<(LeaseId, u32)>,
-    },
-    /// 429.
-    Saturated {
-        /// Its pool, by index.
-        pool: usize,
-        /// When to come back, in ms.
-        retry_after_ms: u64,
-    },
-    /// 503.
-    Unavailable {
-        /// Its pool, by index.
-        pool: usize,
-        /// Why.
-        reason: Reason,
-    },
-}
-
-impl Verdict {
-    /// The lease and the account that the request uses, if any.
-    #[must_use]
-    pub fn holds(self) -> Option<(LeaseId, u32)> {
-        match self {
-            Self::Forward { holds, .. } => holds,
-            Self::Saturated { .. } | Self::Unavailable { .. } => None,
-        }
-    }
-
-    /// Which way the request goes; `None` when it does not go on.
-    #[must_use]
-    pub fn path(self) -> Option<Path> {
-        match self {
-            Self::Forward { path, .. } => Some(path),
-            Self::Saturated { .. } | Self::Unavailable { .. } => None,
-        }
-    }
-}
-
-/// What an operator should read, once for each change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// The pipe serves again.
-    PipeReady,
-    /// The pipe is down, and why.
-    PipeDown(Down),
-    /// The same, because the server refused a part of the greeting, or can't serve us now.
-    PipeRefused(Down, Refusal),
-    /// Envoy opens no stream through this cluster.
-    PipeUnopened {
-        /// Its name.
-        cluster: String,
-    },
-    /// Acquires failed too often in a row, the last of them so, with this error of Redis.
-    BreakerOpened(Reason, Option<Fault>),
-    /// Acquires are answered again.
-    BreakerClosed,
-    /// A pool's accounts were put in force.
-    Replaced {
-        /// The pool's name.
-        pool: String,
-        /// The revision.
-        revision: u64,
-    },
-    /// Redis holds a higher revision than this configuration.
-    Newer {
-        /// The pool's name.
-        pool: String,
-        /// The revision configured here.
-        revision: u64,
-        /// The revision in force.
-        in_force: u64,
-    },
-    /// Redis holds other accounts under the same revision.
-    Differs {
-        /// The pool's name.
-        pool: String,
-        /// The revision.
-        revision: u64,
-    },
-    /// Redis would not take the accounts.
-    SyncFailed {
-        /// The pool's name.
-        pool: String,
-        /// How.
-        fault: Fault,
-    },
-    /// A pool's counts were not what its leases say, and were mended.
-    Drift {
-        /// The pool's name.
-        pool: String,
-        /// How many entries were wrong.
-        entries: u64,
-    },
-    /// A pool's keys hold what cannot be there; a recount mends it, as far as it can be derived.
-    Garbage {
-        /// The pool's name.
-        pool: String,
-        /// Key, field, and what it is not.
-        what: String,
-    },
-    /// The share of the gray release in force is another one.
-    Percent {
-        /// The pool's name.
-        pool: String,
-        /// The override before, in basis points.
-        old: Option<u16>,
-        /// The override now, in basis points.
-        new: Option<u16>,
-        /// What holds without one, in basis points.
-        configured: u16,
-    },
-    /// Other accounts are drained.
-    Drained {
-        /// The pool's name.
-        pool: String,
-        /// Those before, their ids with a space between.
-        old: String,
-        /// Those now, the same way.
-        new: String,
-    },
-    /// Something in the operator's overrides is ignored: what was in force before goes on.
-    Ignored {
-        /// The pool's name.
-        pool: String,
-        /// What it is.
-        what: Ignored,
-    },
-    /// Leases expired although their streams live.
-    Lost {
-        /// The pool's name.
-        pool: String,
-        /// How many.
-        leases: usize,
-    },
-}
-
-/// What is ignored of an operator's overrides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ignored {
-    /// A percentage that is no number of basis points.
-    Percent,
-    /// Drained accounts, because there are too many.
-    Drained,
-    /// All of it: the key is of another type.
-    All,
-}
-
-/// Why the pipe is down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Down {
-    /// Redis, or something on the way to it, closed the connection or refused it.
-    Closed,
-    /// Envoy opens no stream: it has no such cluster, or the cluster no host.
-    Unopened,
-    /// The oldest command waited longer than `command_timeout_ms`.
-    Stuck,
-    /// A reply was not the answer to what was asked.
-    Mismatch,
-    /// Redis refused AUTH.
-    Auth,
-    /// Redis refused SELECT.
-    Select,
-    /// Redis would not load the scripts.
-    Load,
-    /// This Redis can't serve us now.
-    WrongServer(Fault),
-    /// Redis wanted no connection at all.
-    Refused,
-}
-
-impl Down {
-    /// As they stand in metrics.
-    pub const NAMES: [&str; 9] = [
-        "closed",
-        "unopened",
-        "stuck",
-        "mismatch",
-        "auth",
-        "select",
-        "load",
-        "wrong_server",
-        "refused",
-    ];
-
-    /// Its place among the names.
-    #[must_use]
-    pub fn place(self) -> usize {
-        match self {
-            Self::Closed => 0,
-            Self::Unopened => 1,
-            Self::Stuck => 2,
-            Self::Mismatch => 3,
-            Self::Auth => 4,
-            Self::Select => 5,
-            Self::Load => 6,
-            Self::WrongServer(_) => 7,
-            Self::Refused => 8,
-        }
-    }
-}
-
-impl Notice {
-    /// Whether an operator must act.
-    #[must_use]
-    pub fn is_warning(&self) -> bool {
-        match self {
-            Self::PipeReady
-            | Self::BreakerClosed
-            | Self::Replaced { .. }
-            | Self::Percent { .. }
-            | Self::Drained { .. } => false,
-            Self::PipeDown(_)
-            | Self::PipeRefused(..)
-            | Self::PipeUnopened { .. }
-            | Self::BreakerOpened(..)
-            | Self::Newer { .. }
-            | Self::Differs { .. }
-            | Self::SyncFailed { .. }
-            | Self::Drift { .. }
-            | Self::Garbage { .. }
-            | Self::Ignored { .. }
-            | Self::Lost { .. } => true,
-        }
-    }
-}
-
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PipeReady => f.write_str("pipe to Redis is ready"),
-            Self::PipeDown(why) => {
-                f.write_str("pipe to Redis is down: ")?;
-                f.write_str(match why {
-                    Down::Closed => "the connection was closed or refused",
-                    Down::Unopened => "Envoy opened no stream",
-                    Down::Stuck => "no reply within redis.command_timeout_ms",
-                    Down::Mismatch => "a reply was not the answer to what was asked",
-                    Down::Auth => "AUTH was not answered with OK",
-                    Down::Select => "SELECT was not answered with OK",
-                    Down::Load => "SCRIPT LOAD was not answered with a digest",
-                    Down::Refused => "the connection was refused",
-                    Down::WrongServer(fault) => {
-                        return write!(f, "this Redis can't serve us ({})", fault.as_str());
-                    }
-                })
-            }
-            Self::PipeRefused(_, refusal) => write!(f, "pipe to Redis is down: {refusal}"),
-            Self::PipeUnopened { cluster } => write!(
-                f,
-                "pipe to Redis is down: Envoy opens no stream through cluster {cluster} (redis.pipe_cluster); is there such a cluster, with an endpoint?"
-            ),
-            Self::BreakerOpened(reason, fault) => {
-                write!(f, "breaker is open: acquires fail ({}", reason.as_str())?;
-                if let Some(fault) = fault {
-                    write!(f, ": {}", fault.as_str())?;
-                }
-                f.write_str("), from now on only a probe is sent")
-            }
-            Self::BreakerClosed => f.write_str("breaker is closed: acquires are answered again"),
-            Self::Replaced { pool, revision } => write!(
-                f,
-                "pool {pool}: accounts of revision {revision} are in force"
-            ),
-            Self::Newer {
-                pool,
-                revision,
-                in_force,
-            } => write!(
-                f,
-                "pool {pool}: revision {revision} is ignored, Redis holds revision {in_force}; raise pools[].revision to replace it"
-            ),
-            Self::Differs { pool, revision } => write!(
-                f,
-                "pool {pool}: Redis holds other accounts under revision {revision}; raise pools[].revision to replace them"
-            ),
-            Self::SyncFailed { pool, fault } => {
-                let fault = fault.as_str();
-                write!(f, "pool {pool}: Redis did not take the accounts ({fault})")
-            }
-            Self::Drift { pool, entries } => {
-                write!(
-                    f,
-                    "pool {pool}: {entries} entries of the ledger were wrong and were mended; did someone edit it?"
-                )
-            }
-            Self::Garbage { pool, what } => write!(
-                f,
-                "pool {pool}: Redis holds what cannot be there: {what}; a recount mends what can be derived"
-            ),
-            Self::Percent {
-                pool,
-                old,
-                new,
-                configured,
-            } => {
-                write!(f, "pool {pool}: gray percentage ")?;
-                share(f, *old, *configured)?;
-                f.write_str(" => ")?;
-                share(f, *new, *configured)
-            }
-            Self::Drained { pool, old, new } => {
-                write!(f, "pool {pool}: drained accounts ")?;
-                list(f, old, new)?;
-                f.write_str(" => ")?;
-                list(f, new, old)
-            }
-            Self::Ignored { pool, what } => {
-                write!(f, "pool {pool}: ignored in the key control: ")?;
-                f.write_str(match what {
-                    Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
-                    Ignored::Drained => "drains, more than 1000",
-                    Ignored::All => "everything, it is no hash or may not be read",
-                })
-            }
-            Self::Lost { pool, leases } => {
-                write!(
-                    f,
-                    "pool {pool}: {leases} leases expired while their streams live; their slots may be used twice"
-                )
-            }
-        }
-    }
-}
-
-/// A percentage, and where it comes from.
-fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::Result {
-    let points = set.unwrap_or(configured);
-    write!(f, "{}.{:02} % (", points / 100, points % 100)?;
-    f.write_str(match set {
-        Some(_) => "override)",
-        None => "configured)",
-    })
-}
-
-/// Ids of accounts: the first few, those that are not among the others before the rest.
-fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
-    f.write_str(if ids.is_empty() { "none" } else { "" })?;
-    let mut place = 0_usize;
-    for known in [false, true] {
-        for id in ids.split(' ') {
-            if others.split(' ').any(|other| other == id) == known {
-                if place < NAMED {
-                    f.write_str(if place > 0 { ", " } else { "" })?;
-                    f.write_str(id)?;
-                }
-                place = place.saturating_add(1);
-            }
-        }
-    }
-    match place.saturating_sub(NAMED) {
-        0 => Ok(()),
-        more => write!(f, " and {more} more"),
-    }
-}
-
-/// A command on its way.
-#[derive(Debug)]
-enum Command {
-    Auth,
-    Select,
-    SetName,
-    Load(Script),
-    Version,
-    /// Leases of one shape.
-    Acquire {
-        leases: Vec<AcquireCommand>,
-        tries: u8,
-    },
-    Release {
-        pool: usize,
-        doubts: Vec<Doubt>,
-        tries: u8,
-    },
-    Renew {
-        pool: usize,
-        leases: Vec<(usize, LeaseId)>,
-        tries: u8,
-    },
-    Sync {
-        pool: usize,
-        step: SyncStep,
-        tries: u8,
-    },
-    Reconcile {
-        pool: usize,
-        tries: u8,
-    },
-    Look {
-        pool: usize,
-        tries: u8,
-    },
-    Answer {
-        pool: usize,
-        text: String,
-    },
-    Cooldown {
-        slot: usize,
-        pool: usize,
-        account: u32,
-        heard: Heard,
-        tries: u8,
-    },
-}
-
-impl Command {
-    /// Whose ledger it is about.
-    fn pool(&self) -> Option<usize> {
-        match self {
-            Self::Auth | Self::Select | Self::SetName | Self::Version | Self::Load(_) => None,
-            Self::Acquire { leases, .. } => leases.first().map(|acquire| acquire.pool),
-            Self::Release { pool, .. }
-            | Self::Renew { pool, .. }
-            | Self::Sync { pool, .. }
-            | Self::Reconcile { pool, .. }
-            | Self::Look { pool, .. }
-            | Self::Answer { pool, .. }
-            | Self::Cooldown { pool, .. } => Some(*pool),
-        }
-    }
-
-    /// One of the many steps that put a large pool in force: nobody waits for them.
-    fn is_part(&self) -> bool {
-        match self {
-            Self::Sync { step, .. } => match step {
-                SyncStep::From(_)
-                | SyncStep::Sweep { .. }
-                | SyncStep::Last { .. }
-                | SyncStep::Stray(_) => true,
-                SyncStep::Ask | SyncStep::Whole => false,
-            },
-            Self::Auth
-            | Self::Select
-            | Self::SetName
-            | Self::Version
-            | Self::Load(_)
-            | Self::Acquire { .. }
-            | Self::Release { .. }
-            | Self::Renew { .. }
-            | Self::Reconcile { .. }
-            | Self::Look { .. }
-            | Self::Answer { .. }
-            | Self::Cooldown { .. } => false,
-        }
-    }
-}
-
-/// What a sync command carries.
-#[derive(Debug, Clone)]
-enum SyncStep {
-    /// Nothing: are the accounts wanted?
-    Ask,
-    /// All accounts.
-    Whole,
-    /// Some accounts of a large pool, from this one on.
-    From(usize),
-    /// What has vanished of what was shown, and where to look on.
-    Sweep { cursor: String, gone: Vec<String> },
-    /// The last that has vanished.
-    Last { gone: Vec<String> },
-    /// Accounts in the ledger that nobody configured.
-    Stray(Vec<String>),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct AcquireCommand {
-    pool: usize,
-    slot: usize,
-    lease: LeaseId,
-    kind: AcquireKind,
-    session: Option<[u8; 16]>,
-    scope: Option<[u8; 16]>,
-}
-
-impl AcquireCommand {
-    /// What must be the same of all in one command; what is only asked comes first.
-    fn shape(&self) -> (u8, usize, bool, bool) {
-        let mode = match self.kind {
-            AcquireKind::Dry | AcquireKind::DryBeside(_) => 0,
-            AcquireKind::Take => 1,
-            AcquireKind::Record(_) => 2,
-        };
-        (
-            mode,
-            self.pool,
-            self.session.is_some(),
-            self.scope.is_some(),
-        )
-    }
-}
-
-/// An acquire that a lost pipe took along.
-#[derive(Debug)]
-struct LostAcquire {
-    acquire: AcquireCommand,
-    reason: Reason,
-    /// Whether Redis may have taken the lease.
-    in_doubt: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AcquireKind {
-    Take,
-    /// Only asked: nobody knows which account the traditional way takes.
-    Dry,
-    /// Only asked, to be compared with this account, which the traditional way takes.
-    DryBeside(u32),
-    Record(u32),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PipeState {
@@ -724,18 +139,6 @@ struct Request {
     bucket: Option<u16>,
     /// When it came, in µs.
     came_us: u64,
-}
-
-/// A lease that must end and whose release could not be sent, or may have been too early.
-#[derive(Debug, Clone, Copy)]
-struct Doubt {
-    due_ms: u64,
-    pool: usize,
-    lease: LeaseId,
-    /// It has ended by itself by then, in ms.
-    over_ms: u64,
-    /// Sent once already; this is the second time.
-    sent: bool,
 }
 
 #[derive(Debug)]
@@ -816,16 +219,16 @@ pub struct Worker {
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
     /// Leases of the acquires among them, beyond one for each.
-    asked: usize,
+    acquires_in_batches: usize,
     /// Acquires that wait for [`Worker::flush`], and for the pipe to be ready.
     queue: Vec<AcquireCommand>,
     /// Releases that wait for an acquire to go with.
-    riding: Vec<Doubt>,
+    release_batch: Vec<PendingRelease>,
     /// No longer than until then, in ms.
-    ride_ms: u64,
-    doubts: VecDeque<Doubt>,
+    linger_ms: u64,
+    retries: VecDeque<PendingRelease>,
     /// How many of them, from the front, are due in any order: they were put there while the pipe was away.
-    unordered_doubts: usize,
+    unordered_retries: usize,
     /// Acquires that a lost pipe took along, until their requests are told.
     lost: VecDeque<LostAcquire>,
     /// Verdicts that were not handed out yet, oldest first.
@@ -902,12 +305,12 @@ impl Worker {
             short_lived: 0,
             stuck: false,
             pending: VecDeque::new(),
-            asked: 0,
+            acquires_in_batches: 0,
             queue: Vec::new(),
-            riding: Vec::new(),
-            ride_ms: 0,
-            doubts: VecDeque::new(),
-            unordered_doubts: 0,
+            release_batch: Vec::new(),
+            linger_ms: 0,
+            retries: VecDeque::new(),
+            unordered_retries: 0,
             lost: VecDeque::new(),
             answers: VecDeque::new(),
             may_settle: SETTLED_PER_ROUND,
@@ -969,7 +372,7 @@ impl Worker {
 
     /// Those that wait for Redis' reply or for the pipe, an acquire as many as it has leases.
     fn commands(&self) -> usize {
-        let sent = self.pending.len().saturating_add(self.asked);
+        let sent = self.pending.len().saturating_add(self.acquires_in_batches);
         sent.saturating_add(self.queue.len())
     }
 
@@ -987,8 +390,8 @@ impl Worker {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.requests.is_empty()
-            && self.riding.is_empty()
-            && self.doubts.is_empty()
+            && self.release_batch.is_empty()
+            && self.retries.is_empty()
             && self
                 .pending
                 .iter()
@@ -1008,21 +411,21 @@ impl Worker {
             PipeState::Closed | PipeState::Ordered | PipeState::Opening | PipeState::Ready => None,
         };
         let ready = self.state == PipeState::Ready;
-        let doubt = self
-            .doubts
+        let release = self
+            .retries
             .front()
-            .map(|doubt| match self.unordered_doubts {
-                0 => doubt.due_ms,
+            .map(|release| match self.unordered_retries {
+                0 => release.due_ms,
                 _ => 0,
             })
             .filter(|_| ready);
-        let ride = (!self.riding.is_empty()).then_some(self.ride_ms);
+        let ride = (!self.release_batch.is_empty()).then_some(self.linger_ms);
         let sweep = (ready && !self.requests.is_empty()).then_some(self.sweep_due_ms);
         let (due_ms, _, under_way) = self.reconcile;
         let reconcile = (ready && !under_way).then_some(due_ms);
         let (due_ms, looks) = self.look;
         let look = (ready && looks < LOOKS && due_ms < u64::MAX).then_some(due_ms);
-        [acquire, head, open, ride, doubt, sweep, reconcile, look]
+        [acquire, head, open, ride, release, sweep, reconcile, look]
             .into_iter()
             .flatten()
             .min()
@@ -1545,7 +948,7 @@ impl Worker {
         let reopened = self.counters.get(Counter::PipeReady) > 1
             && now_ms.saturating_sub(self.ready_ms) < AGAIN_MS;
         let over_ms = now_ms.saturating_add(self.config.lease.ttl_ms);
-        let doubt = Doubt {
+        let release = PendingRelease {
             due_ms: now_ms,
             pool,
             lease,
@@ -1553,48 +956,50 @@ impl Worker {
             sent: false,
         };
         if self.state == PipeState::Ready {
-            self.send_doubt(now_ms, doubt, in_doubt || reopened);
+            self.send_release(now_ms, release, in_doubt || reopened);
         } else {
-            self.doubt(doubt);
+            self.keep_release(release);
         }
     }
 
-    /// Sends the release of a doubt, with others if it can; `again`: it is due once more later.
-    fn send_doubt(&mut self, now_ms: u64, doubt: Doubt, again: bool) {
-        let again = again && !doubt.sent;
-        let sent = Doubt {
+    /// Sends the release of a release, with others if it can; `again`: it is due once more later.
+    fn send_release(&mut self, now_ms: u64, release: PendingRelease, again: bool) {
+        let again = again && !release.sent;
+        let sent = PendingRelease {
             due_ms: now_ms.saturating_add(AGAIN_MS),
-            sent: again || doubt.sent,
-            ..doubt
+            sent: again || release.sent,
+            ..release
         };
-        if self.riding.is_empty() {
-            self.ride_ms = now_ms.saturating_add(RIDE_MS);
+        if self.release_batch.is_empty() {
+            self.linger_ms = now_ms.saturating_add(LINGER_MS);
         }
-        self.riding.push(sent);
+        self.release_batch.push(sent);
         if again {
-            self.doubt(sent);
+            self.keep_release(sent);
         }
-        if self.riding.len() >= RELEASE_BATCH {
-            self.send_riding(now_ms);
+        if self.release_batch.len() >= RELEASE_BATCH {
+            self.send_release_batch(now_ms);
         }
     }
 
     /// Sends the releases that wait, one command for each pool.
-    fn send_riding(&mut self, now_ms: u64) {
-        while let Some(pool) = self.riding.first().map(|doubt| doubt.pool) {
-            let riding = std::mem::take(&mut self.riding);
-            let (doubts, others) = if riding.iter().all(|doubt| doubt.pool == pool) {
-                (riding, Vec::new())
+    fn send_release_batch(&mut self, now_ms: u64) {
+        while let Some(pool) = self.release_batch.first().map(|release| release.pool) {
+            let release_batch = std::mem::take(&mut self.release_batch);
+            let (releases, others) = if release_batch.iter().all(|release| release.pool == pool) {
+                (release_batch, Vec::new())
             } else {
-                riding.into_iter().partition(|doubt| doubt.pool == pool)
+                release_batch
+                    .into_iter()
+                    .partition(|release| release.pool == pool)
             };
-            self.riding = others;
+            self.release_batch = others;
             let tries = 0;
             self.write(
                 now_ms,
                 Command::Release {
                     pool,
-                    doubts,
+                    releases,
                     tries,
                 },
                 false,
@@ -1603,11 +1008,11 @@ impl Worker {
     }
 
     #[inline(never)]
-    fn doubt(&mut self, doubt: Doubt) {
-        if self.doubts.len() < self.config.redis.max_pending.saturating_mul(4) {
-            self.doubts.push_back(doubt);
-        } else if !doubt.sent {
-            self.count_in(doubt.pool, Counter::Dropped);
+    fn keep_release(&mut self, release: PendingRelease) {
+        if self.retries.len() < self.config.redis.max_pending.saturating_mul(4) {
+            self.retries.push_back(release);
+        } else if !release.sent {
+            self.count_in(release.pool, Counter::Dropped);
         }
     }
 
@@ -1694,7 +1099,7 @@ impl Worker {
             return;
         }
         // Ahead of them: the slots they free may be just what is needed.
-        self.send_riding(now_ms);
+        self.send_release_batch(now_ms);
         let mut queue = std::mem::take(&mut self.queue);
         // Who left meanwhile took nothing and needs nothing.
         queue.retain(|acquire| self.is_wanted(acquire));
@@ -1712,7 +1117,9 @@ impl Worker {
     fn write(&mut self, now_ms: u64, command: Command, with_source: bool) {
         match &command {
             Command::Acquire { leases, .. } => {
-                self.asked = self.asked.saturating_add(leases.len().saturating_sub(1));
+                self.acquires_in_batches = self
+                    .acquires_in_batches
+                    .saturating_add(leases.len().saturating_sub(1));
                 for acquire in leases {
                     self.tell(acquire.slot, acquire.lease);
                 }
@@ -1755,7 +1162,7 @@ impl Worker {
                 let arguments = Acquire {
                     ttl_ms: config.lease.ttl_ms,
                     seed: self.random.u32(..),
-                    random: pool::millionths(config.score.random),
+                    random: millionths(config.score.random),
                     session_ttl_ms: config.affinity.ttl_ms,
                     session_mb: config.affinity.max_mb,
                 };
@@ -1773,11 +1180,11 @@ impl Worker {
                 });
                 state.keys.acquire(out, by, &arguments, leases);
             }
-            Command::Release { pool, doubts, .. } => {
+            Command::Release { pool, releases, .. } => {
                 let Some(state) = self.pools.get(*pool) else {
                     return;
                 };
-                let leases = doubts.iter().map(|doubt| doubt.lease);
+                let leases = releases.iter().map(|release| release.lease);
                 state.keys.release(out, by, leases);
             }
             Command::Renew { pool, leases, .. } => {
@@ -1818,7 +1225,7 @@ impl Worker {
                     revision: pool.revision,
                     digest: state.digest,
                     epoch: u64::from(self.random.u32(1..)),
-                    load: pool::millionths(config.score.load),
+                    load: millionths(config.score.load),
                     accounts: accounts.as_deref(),
                     part,
                     longest: longest(config),
@@ -1983,8 +1390,8 @@ impl Worker {
                 self.output.pipe = Some(PipeOrder::Open);
             }
             PipeState::Ready => {
-                self.send_doubts(now_ms);
-                self.send_riding(now_ms);
+                self.send_retries(now_ms);
+                self.send_release_batch(now_ms);
                 // Ticks come late on a busy machine: as many steps as are due, or every round would be longer.
                 for _ in 0..SWEEP_STEPS {
                     if self.sweep_due_ms <= now_ms && !self.requests.is_empty() {
@@ -2010,25 +1417,25 @@ impl Worker {
 
     /// Sends a portion of the releases that are due. They are due in order, but for those that were put in front before the
     /// pipe broke.
-    fn send_doubts(&mut self, now_ms: u64) {
-        for _ in 0..self.doubts.len().min(PORTION) {
-            let Some(doubt) = self.doubts.pop_front() else {
+    fn send_retries(&mut self, now_ms: u64) {
+        for _ in 0..self.retries.len().min(PORTION) {
+            let Some(release) = self.retries.pop_front() else {
                 break;
             };
-            let unordered = self.unordered_doubts > 0;
-            self.unordered_doubts = self.unordered_doubts.saturating_sub(1);
-            if doubt.over_ms <= now_ms {
+            let unordered = self.unordered_retries > 0;
+            self.unordered_retries = self.unordered_retries.saturating_sub(1);
+            if release.over_ms <= now_ms {
                 continue;
             }
-            if doubt.due_ms > now_ms && unordered {
-                self.doubts.push_back(doubt);
+            if release.due_ms > now_ms && unordered {
+                self.retries.push_back(release);
                 continue;
             }
-            if doubt.due_ms > now_ms {
-                self.doubts.push_front(doubt);
+            if release.due_ms > now_ms {
+                self.retries.push_front(release);
                 break;
             }
-            self.send_doubt(now_ms, doubt, true);
+            self.send_release(now_ms, release, true);
         }
     }
 
@@ -2097,7 +1504,9 @@ impl Worker {
             return self.mismatch(now_ms);
         };
         if let Command::Acquire { leases, .. } = &command {
-            self.asked = self.asked.saturating_sub(leases.len().saturating_sub(1));
+            self.acquires_in_batches = self
+                .acquires_in_batches
+                .saturating_sub(leases.len().saturating_sub(1));
         }
         if let Some(pool) = command.pool()
             && let Some(Value::Error(error)) = Values::new(reply).value()
@@ -2164,9 +1573,9 @@ impl Worker {
             }
             Command::Release {
                 pool,
-                doubts,
+                releases,
                 tries,
-            } => self.on_released(now_ms, pool, doubts, tries, reply),
+            } => self.on_released(now_ms, pool, releases, tries, reply),
             Command::Renew {
                 pool,
                 leases,
@@ -2275,9 +1684,9 @@ impl Worker {
         if !std::mem::take(&mut self.said).is_empty() {
             self.output.notices.push(Notice::PipeReady);
         }
-        self.unordered_doubts = self.doubts.len();
-        self.send_doubts(now_ms);
-        self.send_riding(now_ms);
+        self.unordered_retries = self.retries.len();
+        self.send_retries(now_ms);
+        self.send_release_batch(now_ms);
         self.sweep_due_ms = now_ms;
         self.sweep_step = 0;
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
@@ -2474,32 +1883,32 @@ impl Worker {
         &mut self,
         now_ms: u64,
         pool: usize,
-        mut doubts: Vec<Doubt>,
+        mut releases: Vec<PendingRelease>,
         tries: u8,
         reply: &[u8],
     ) {
         let fault = match script::number(reply) {
             Ok(ended) => {
                 // A reply that is not ours to believe must not count more than was asked.
-                let most = doubts.len() as u64;
+                let most = releases.len() as u64;
                 return self
                     .counters
                     .add_in(pool, Counter::Released, ended.min(most));
             }
             Err(fault) => fault,
         };
-        doubts.retain(|doubt| doubt.over_ms > now_ms);
-        let retry = (tries < RETRIES && !doubts.is_empty()).then(|| Command::Release {
+        releases.retain(|release| release.over_ms > now_ms);
+        let retry = (tries < RETRIES && !releases.is_empty()).then(|| Command::Release {
             pool,
-            doubts: doubts.clone(),
+            releases: releases.clone(),
             tries: tries.saturating_add(1),
         });
         if !self.recover(now_ms, fault, pool, retry) {
-            for doubt in doubts {
-                self.doubt(Doubt {
+            for release in releases {
+                self.keep_release(PendingRelease {
                     due_ms: now_ms.saturating_add(AGAIN_MS),
                     sent: true,
-                    ..doubt
+                    ..release
                 });
             }
         }
@@ -3093,10 +2502,10 @@ impl Worker {
         for state in &mut self.pools {
             state.syncing = false;
         }
-        self.asked = 0;
-        self.doubts.retain(|doubt| doubt.over_ms > now_ms);
+        self.acquires_in_batches = 0;
+        self.retries.retain(|release| release.over_ms > now_ms);
         // Sent again as soon as the pipe is back; where it was to be sent a second time, that one stays as it is.
-        let mut lost = std::mem::take(&mut self.riding);
+        let mut lost = std::mem::take(&mut self.release_batch);
         for (_, command) in std::mem::take(&mut self.pending) {
             match command {
                 Command::Acquire { leases, .. } => {
@@ -3107,7 +2516,7 @@ impl Worker {
                             in_doubt: true,
                         }));
                 }
-                Command::Release { doubts, .. } => lost.extend(doubts),
+                Command::Release { releases, .. } => lost.extend(releases),
                 // A lease renewed in vain is taken up by the next renewal; one whose request left has its release in this
                 // very list.
                 Command::Auth
@@ -3123,9 +2532,9 @@ impl Worker {
                 | Command::Cooldown { .. } => {}
             }
         }
-        for doubt in lost {
+        for release in lost {
             let due_ms = now_ms;
-            self.doubt(Doubt { due_ms, ..doubt });
+            self.keep_release(PendingRelease { due_ms, ..release });
         }
         if self.failures > 0 {
             let queue = std::mem::take(&mut self.queue);
@@ -3232,7 +2641,7 @@ fn longest(config: &Config) -> Longest {
 
 /// Tells apart two sets of accounts, as the ledger sees them, under one revision.
 fn digest(pool: &Pool, config: &Config) -> u64 {
-    let mut text = pool::millionths(config.score.load).to_string();
+    let mut text = millionths(config.score.load).to_string();
     for (account, base) in pool.accounts.iter().zip(pool::bases(
         &pool.accounts,
         config.score,

@@ -1,8 +1,8 @@
 //! What a connection to Redis begins with, whoever opens it, and what a server says against it.
 
-use super::resp::{Value, Values, push_command};
-use super::script::Script;
 use crate::config::Redis;
+use crate::ledger::resp::{Value, Values, push_command};
+use crate::ledger::script::Script;
 use crate::printable::ascii;
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! The last decisions of one worker, for whoever asks which way a request went.
 
 use crate::config::Config;
-use crate::worker::Verdict;
+use crate::request::verdict::Verdict;
 use std::fmt::Write;
 
 /// How many decisions are remembered; a power of two.

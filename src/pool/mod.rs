@@ -1,11 +1,10 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
 use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score, Traditional};
-use crate::gray;
-use crate::headers::Headers;
+use crate::request::gray;
+use crate::request::headers::Headers;
+use crate::units::{UNIT, millionths};
 
-/// Scores are whole numbers in the ledger, this many to the unit.
-pub const UNIT: f64 = 1e6;
 /// More than any score, and less than what a double counts exactly: as in `ledger.lua`.
 pub const BEHIND: f64 = 4_503_599_627_370_496.0;
 
@@ -58,12 +57,6 @@ pub fn bases(accounts: &[Account], score: Score, mode: PriorityMode) -> Vec<u64>
         .iter()
         .map(|account| millionths(base(account.priority)))
         .collect()
-}
-
-/// A score, or a part of one, as the ledger writes it.
-#[must_use]
-pub fn millionths(value: f64) -> u64 {
-    (value * UNIT).round() as u64
 }
 
 /// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.

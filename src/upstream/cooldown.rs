@@ -18,8 +18,8 @@
 //! | gRPC | `grpc-retry-pushback-ms` | gRFC A6 |
 
 use crate::config::{Cooldown, WaitForm, WaitHeader};
-use crate::headers::Headers;
 use crate::pool;
+use crate::request::headers::Headers;
 
 /// How long an account should rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What a worker counts, for each pool and for itself. Plain numbers here; `host::metrics` carries them to Envoy's stats.
 
-use crate::admission::Reason;
 use crate::ledger::script::Fault;
-use crate::worker::Down;
+use crate::pipe::down::Down;
+use crate::request::admission::Reason;
 
 /// One thing counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,8 +2,9 @@
 //!
 //! Nothing here talks to the host: environment variables come in as a function.
 
-use crate::pool::millionths;
-use crate::structpb;
+pub mod structpb;
+
+use crate::units::millionths;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -777,7 +778,7 @@ fn cooldown(mut f: Fields<'_, '_>) -> Cooldown {
 
 /// `cooldown.headers` where the configuration does not say otherwise.
 fn default_wait_steps() -> Vec<WaitStep> {
-    let document = serde_json::from_slice(include_bytes!("cooldown_headers.json"));
+    let document = serde_json::from_slice(include_bytes!("../upstream/cooldown_headers.json"));
     let mut found = Found {
         errors: vec![],
         numbers_as_text: false,

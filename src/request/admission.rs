@@ -4,7 +4,7 @@
 //! released in one place for each way it can end, and only here.
 
 use crate::config::{OnFailure, OnSaturated, Traditional};
-use crate::lease::LeaseId;
+use crate::request::lease::LeaseId;
 
 /// Where a request stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

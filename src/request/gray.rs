@@ -6,7 +6,7 @@
 //! A request is in when `bucket < percent * 100`, so a session in at 10 % stays in at 20 %.
 
 use crate::config::{Gray, SessionSource};
-use crate::headers::Headers;
+use crate::request::headers::Headers;
 use siphasher::{sip, sip128};
 use std::num::NonZeroU64;
 

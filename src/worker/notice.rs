@@ -1,0 +1,273 @@
+//! What an operator should read in the log.
+
+use crate::ledger::script::Fault;
+use crate::pipe::down::Down;
+use crate::pipe::greeting::Refusal;
+use crate::request::admission::Reason;
+use std::fmt;
+
+/// Names of accounts in one notice.
+const NAMED: usize = 10;
+
+/// What an operator should read, once for each change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The pipe serves again.
+    PipeReady,
+    /// The pipe is down, and why.
+    PipeDown(Down),
+    /// The same, because the server refused a part of the greeting, or can't serve us now.
+    PipeRefused(Down, Refusal),
+    /// Envoy opens no stream through this cluster.
+    PipeUnopened {
+        /// Its name.
+        cluster: String,
+    },
+    /// Acquires failed too often in a row, the last of them so, with this error of Redis.
+    BreakerOpened(Reason, Option<Fault>),
+    /// Acquires are answered again.
+    BreakerClosed,
+    /// A pool's accounts were put in force.
+    Replaced {
+        /// The pool's name.
+        pool: String,
+        /// The revision.
+        revision: u64,
+    },
+    /// Redis holds a higher revision than this configuration.
+    Newer {
+        /// The pool's name.
+        pool: String,
+        /// The revision configured here.
+        revision: u64,
+        /// The revision in force.
+        in_force: u64,
+    },
+    /// Redis holds other accounts under the same revision.
+    Differs {
+        /// The pool's name.
+        pool: String,
+        /// The revision.
+        revision: u64,
+    },
+    /// Redis would not take the accounts.
+    SyncFailed {
+        /// The pool's name.
+        pool: String,
+        /// How.
+        fault: Fault,
+    },
+    /// A pool's counts were not what its leases say, and were mended.
+    Drift {
+        /// The pool's name.
+        pool: String,
+        /// How many entries were wrong.
+        entries: u64,
+    },
+    /// A pool's keys hold what cannot be there; a recount mends it, as far as it can be derived.
+    Garbage {
+        /// The pool's name.
+        pool: String,
+        /// Key, field, and what it is not.
+        what: String,
+    },
+    /// The share of the gray release in force is another one.
+    Percent {
+        /// The pool's name.
+        pool: String,
+        /// The override before, in basis points.
+        old: Option<u16>,
+        /// The override now, in basis points.
+        new: Option<u16>,
+        /// What holds without one, in basis points.
+        configured: u16,
+    },
+    /// Other accounts are drained.
+    Drained {
+        /// The pool's name.
+        pool: String,
+        /// Those before, their ids with a space between.
+        old: String,
+        /// Those now, the same way.
+        new: String,
+    },
+    /// Something in the operator's overrides is ignored: what was in force before goes on.
+    Ignored {
+        /// The pool's name.
+        pool: String,
+        /// What it is.
+        what: Ignored,
+    },
+    /// Leases expired although their streams live.
+    Lost {
+        /// The pool's name.
+        pool: String,
+        /// How many.
+        leases: usize,
+    },
+}
+
+/// What is ignored of an operator's overrides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ignored {
+    /// A percentage that is no number of basis points.
+    Percent,
+    /// Drained accounts, because there are too many.
+    Drained,
+    /// All of it: the key is of another type.
+    All,
+}
+
+impl Notice {
+    /// Whether an operator must act.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        match self {
+            Self::PipeReady
+            | Self::BreakerClosed
+            | Self::Replaced { .. }
+            | Self::Percent { .. }
+            | Self::Drained { .. } => false,
+            Self::PipeDown(_)
+            | Self::PipeRefused(..)
+            | Self::PipeUnopened { .. }
+            | Self::BreakerOpened(..)
+            | Self::Newer { .. }
+            | Self::Differs { .. }
+            | Self::SyncFailed { .. }
+            | Self::Drift { .. }
+            | Self::Garbage { .. }
+            | Self::Ignored { .. }
+            | Self::Lost { .. } => true,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PipeReady => f.write_str("pipe to Redis is ready"),
+            Self::PipeDown(why) => {
+                f.write_str("pipe to Redis is down: ")?;
+                f.write_str(match why {
+                    Down::Closed => "the connection was closed or refused",
+                    Down::Unopened => "Envoy opened no stream",
+                    Down::Stuck => "no reply within redis.command_timeout_ms",
+                    Down::Mismatch => "a reply was not the answer to what was asked",
+                    Down::Auth => "AUTH was not answered with OK",
+                    Down::Select => "SELECT was not answered with OK",
+                    Down::Load => "SCRIPT LOAD was not answered with a digest",
+                    Down::Refused => "the connection was refused",
+                    Down::WrongServer(fault) => {
+                        return write!(f, "this Redis can't serve us ({})", fault.as_str());
+                    }
+                })
+            }
+            Self::PipeRefused(_, refusal) => write!(f, "pipe to Redis is down: {refusal}"),
+            Self::PipeUnopened { cluster } => write!(
+                f,
+                "pipe to Redis is down: Envoy opens no stream through cluster {cluster} (redis.pipe_cluster); is there such a cluster, with an endpoint?"
+            ),
+            Self::BreakerOpened(reason, fault) => {
+                write!(f, "breaker is open: acquires fail ({}", reason.as_str())?;
+                if let Some(fault) = fault {
+                    write!(f, ": {}", fault.as_str())?;
+                }
+                f.write_str("), from now on only a probe is sent")
+            }
+            Self::BreakerClosed => f.write_str("breaker is closed: acquires are answered again"),
+            Self::Replaced { pool, revision } => write!(
+                f,
+                "pool {pool}: accounts of revision {revision} are in force"
+            ),
+            Self::Newer {
+                pool,
+                revision,
+                in_force,
+            } => write!(
+                f,
+                "pool {pool}: revision {revision} is ignored, Redis holds revision {in_force}; raise pools[].revision to replace it"
+            ),
+            Self::Differs { pool, revision } => write!(
+                f,
+                "pool {pool}: Redis holds other accounts under revision {revision}; raise pools[].revision to replace them"
+            ),
+            Self::SyncFailed { pool, fault } => {
+                let fault = fault.as_str();
+                write!(f, "pool {pool}: Redis did not take the accounts ({fault})")
+            }
+            Self::Drift { pool, entries } => {
+                write!(
+                    f,
+                    "pool {pool}: {entries} entries of the ledger were wrong and were mended; did someone edit it?"
+                )
+            }
+            Self::Garbage { pool, what } => write!(
+                f,
+                "pool {pool}: Redis holds what cannot be there: {what}; a recount mends what can be derived"
+            ),
+            Self::Percent {
+                pool,
+                old,
+                new,
+                configured,
+            } => {
+                write!(f, "pool {pool}: gray percentage ")?;
+                share(f, *old, *configured)?;
+                f.write_str(" => ")?;
+                share(f, *new, *configured)
+            }
+            Self::Drained { pool, old, new } => {
+                write!(f, "pool {pool}: drained accounts ")?;
+                list(f, old, new)?;
+                f.write_str(" => ")?;
+                list(f, new, old)
+            }
+            Self::Ignored { pool, what } => {
+                write!(f, "pool {pool}: ignored in the key control: ")?;
+                f.write_str(match what {
+                    Ignored::Percent => "percent, not a whole number of basis points in 0..=10000",
+                    Ignored::Drained => "drains, more than 1000",
+                    Ignored::All => "everything, it is no hash or may not be read",
+                })
+            }
+            Self::Lost { pool, leases } => {
+                write!(
+                    f,
+                    "pool {pool}: {leases} leases expired while their streams live; their slots may be used twice"
+                )
+            }
+        }
+    }
+}
+
+/// A percentage, and where it comes from.
+fn share(f: &mut fmt::Formatter<'_>, set: Option<u16>, configured: u16) -> fmt::Result {
+    let points = set.unwrap_or(configured);
+    write!(f, "{}.{:02} % (", points / 100, points % 100)?;
+    f.write_str(match set {
+        Some(_) => "override)",
+        None => "configured)",
+    })
+}
+
+/// Ids of accounts: the first few, those that are not among the others before the rest.
+fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
+    f.write_str(if ids.is_empty() { "none" } else { "" })?;
+    let mut place = 0_usize;
+    for known in [false, true] {
+        for id in ids.split(' ') {
+            if others.split(' ').any(|other| other == id) == known {
+                if place < NAMED {
+                    f.write_str(if place > 0 { ", " } else { "" })?;
+                    f.write_str(id)?;
+                }
+                place = place.saturating_add(1);
+            }
+        }
+    }
+    match place.saturating_sub(NAMED) {
+        0 => Ok(()),
+        more => write!(f, " and {more} more"),
+    }
+}

@@ -1,0 +1,47 @@
+//! What a worker wants done, and what it shows.
+
+use super::notice::Notice;
+use crate::pipe::down::PipeOrder;
+use crate::request::verdict::{Logged, Verdict};
+
+/// What a worker wants done. The host takes it after every event.
+#[derive(Debug, Default)]
+pub struct Output {
+    /// Bytes for the pipe.
+    pub bytes: Vec<u8>,
+    /// What to do with the pipe itself, before `bytes` are sent.
+    pub pipe: Option<PipeOrder>,
+    /// Looks that changed something, by pool: for [`Worker::recall_look`] of the next configuration.
+    pub looks: Vec<(usize, Vec<u8>)>,
+    /// What an operator should read.
+    pub notices: Vec<Notice>,
+    /// How long requests waited for their acquire's outcome: pool and µs.
+    pub waited_us: Vec<(usize, u64)>,
+    /// What the access log is to say of the request whose verdict was returned, with `access_log` only.
+    pub log: Option<Logged>,
+}
+
+/// A paused request's verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// The request's stream.
+    pub stream: u32,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// What the access log is to say of it, with `access_log` only.
+    pub log: Option<Logged>,
+}
+
+/// What goes up and down, in the order of its names.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Gauges(pub [u64; Gauges::NAMES.len()]);
+
+impl Gauges {
+    /// As they stand in metrics.
+    pub const NAMES: [&str; 4] = [
+        "breaker.open",
+        "pipe.workers_ready",
+        "pipe.workers_down",
+        "queue.commands",
+    ];
+}
