@@ -72,7 +72,7 @@ const NAMED: usize = 10;
 /// settles nested in one another: behind the shipped filters 300 overflow the VM's stack on Envoy 1.40.0, 400 on 1.36.4, and
 /// other filters need stack too. With 8, 16, 64 or 256 it serves equally many requests/s.
 pub const SETTLED_PER_ROUND: usize = 32;
-/// How many acquires fail, and how many releases are sent again, in one event.
+/// How many acquires of a lost pipe fail, how many deadlines pass, and how many releases are sent again, at a time.
 const PORTION: usize = 1024;
 /// So many waits are kept until the host takes them: far more than a worker can have in that time.
 const MOST_WAITS: usize = 20_000;
