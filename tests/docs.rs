@@ -95,7 +95,11 @@ impl Document {
                     block = Some((is_yaml, text + &line.1 + "\n"));
                     code.push(line);
                 }
-                (None, None) => prose.push(line),
+                (None, None) => {
+                    let even = line.1.matches('`').count() % 2 == 0;
+                    assert!(even, "{}:{}: a span goes on", name.display(), line.0);
+                    prose.push(line);
+                }
             }
         }
         assert!(block.is_none(), "{}: a block has no end", name.display());
@@ -318,30 +322,20 @@ fn make_targets() {
             let Some(rest) = line.strip_prefix("make ") else {
                 continue;
             };
-            let words = rest.split_whitespace();
-            for name in words
-                .take_while(|word| !word.starts_with(['#', '…']) && !word.contains('='))
-                .take(1)
-            {
-                shown.insert(name.to_owned());
-                let Some(help) = targets.get(name) else {
-                    found.push(format!(
-                        "{}: make {name}: there is no such target",
-                        document.at(number)
-                    ));
-                    continue;
-                };
-                // As `make help` prints it, perhaps cut short.
-                let said = rest[name.len()..].trim();
-                let is_help = document.name == Path::new("docs/development.md")
-                    && rest[name.len()..].starts_with("  ");
-                let cut = said.strip_suffix('…').map(str::trim_end);
-                if is_help && !(said == help || cut.is_some_and(|cut| help.starts_with(cut))) {
-                    found.push(format!(
-                        "{}: make {name}: make help says: {help}",
-                        document.at(number)
-                    ));
-                }
+            let (name, said) = rest.split_once(' ').unwrap_or((rest, ""));
+            shown.insert(name.to_owned());
+            let at = document.at(number);
+            let Some(help) = targets.get(name) else {
+                found.push(format!("{at}: make {name}: there is no such target"));
+                continue;
+            };
+            // Of the output of `make help`, perhaps cut short, every line begins with `make` and has spaces to align it.
+            let is_help = document.name.ends_with("development.md") && rest.contains("  ");
+
+            let said = said.trim();
+            let cut = said.strip_suffix('…').map(str::trim_end);
+            if is_help && said != help && !cut.is_some_and(|cut| help.starts_with(cut)) {
+                found.push(format!("{at}: make {name}: make help says: {help}"));
             }
         }
     }
