@@ -60,7 +60,7 @@ const ANSWER_MS: u64 = 10_000;
 /// A pool that holds what cannot be there is recounted after this long, in ms, at first and at most: each time in a row that
 /// it is not right afterwards, after twice as long.
 const MEND_MS: (u64, u64) = (100, 60_000);
-/// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (README, *A large pool*).
+/// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (docs/ledger.md#a-large-pool).
 const SYNC_PART: usize = 500;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
