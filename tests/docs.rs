@@ -679,7 +679,7 @@ fn configurations_that_are_shown_are_taken() {
 /// Names of `slotgate_…` as Prometheus knows them. Those that `host::metrics` writes itself are read from its text, there with or
 /// without what `account` puts before; `tests/e2e/metrics.rs` compares with what a real Envoy says.
 fn metrics() -> (Names, Vec<[String; 2]>) {
-    use slotgate::{counters, worker::Gauges};
+    use slotgate::worker::{counters, output::Gauges};
     let gauges = Gauges::NAMES.map(|name| counters::name_of(&[name]));
     let all = counters::worker_names()
         .into_iter()

@@ -4,7 +4,6 @@
 use crate::{Rig, finish, program, run};
 use serde_json::Value;
 use slotgate::printable::is_harmful;
-use slotgate::request::gray::hash128;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 

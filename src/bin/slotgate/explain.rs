@@ -7,8 +7,8 @@ use crate::show::{Cell, Lines};
 use crate::words::{count, document, percent};
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{Explained, Line, Next, Question, State, explain, quoted};
-use slotgate::pool::{UNIT, millionths};
 use slotgate::request::gray::hash128;
+use slotgate::units::{UNIT, millionths};
 
 pub fn run(
     server: &mut Server,
