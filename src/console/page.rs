@@ -4,6 +4,13 @@
 //! The files work as they are. They are joined while this is compiled, which also takes out what is only for readers:
 //! comments, indentation, empty lines. `tests/scenarios/console/page.rs` checks that the modules can be joined.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    reason = "all of it runs while this is compiled, and would stop that"
+)]
+
 /// Files as one text, joined while this is compiled.
 macro_rules! joined {
     ($files:expr) => {{
@@ -19,11 +26,11 @@ macro_rules! joined {
     }};
 }
 
-/// The page itself.
+/// The document.
 pub const INDEX: &str = joined!([include_str!("page/index.html")]);
-/// How it looks.
+/// Its look.
 pub const STYLE: &str = joined!([include_str!("page/style.css")]);
-/// What it does. A module comes after those that it imports.
+/// Its behaviour. Each module comes after those that it imports.
 pub const SCRIPT: &str = joined!([
     include_str!("page/dom.js"),
     include_str!("page/notice.js"),
@@ -36,13 +43,8 @@ pub const SCRIPT: &str = joined!([
     include_str!("page/main.js"),
 ]);
 
-/// Copies the files' lines without what [`skipped`] names, and returns how many bytes these are. With an empty `into` it
-/// only counts.
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "it runs while this is compiled, and would stop that"
-)]
+/// Copies the files' lines without what [`skipped`] finds, and returns the number of bytes. With an empty `into` it only
+/// counts.
 const fn join(files: &[&str], into: &mut [u8]) -> usize {
     let (mut file, mut length) = (0, 0);
     while file < files.len() {
@@ -70,12 +72,7 @@ const fn join(files: &[&str], into: &mut [u8]) -> usize {
     length
 }
 
-/// Where what is left out ends, if it begins at `at`; else `at`.
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "as above"
-)]
+/// Returns where a comment, an import, `export ` or space ends that begins at `at`; `at` itself if there is none.
 const fn skipped(text: &[u8], at: usize) -> usize {
     if text[at] == b' ' || text[at] == b'\n' {
         at + 1
@@ -94,22 +91,18 @@ const fn skipped(text: &[u8], at: usize) -> usize {
     }
 }
 
-/// Where `end` ends, from `at` on. A text without it is not compiled.
-#[allow(clippy::arithmetic_side_effects, clippy::panic, reason = "as above")]
+/// Returns where the next `end` ends, from `at` on. A text without it is not compiled.
 const fn past(text: &[u8], mut at: usize, end: &[u8]) -> usize {
     while !begins(text, at, end) {
-        assert!(at < text.len(), "a comment or an import without an end");
+        if at == text.len() {
+            panic!("a comment or an import without an end");
+        }
         at += 1;
     }
     at + end.len()
 }
 
-/// Whether `word` stands at `at`.
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "as above"
-)]
+/// Returns whether `word` is at `at`.
 const fn begins(text: &[u8], at: usize, word: &[u8]) -> bool {
     let mut n = 0;
     while n < word.len() && at + n < text.len() && text[at + n] == word[n] {

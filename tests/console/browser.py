@@ -270,6 +270,17 @@ def hostile(driver, at):
     harmless("garbage")
 
 
+def read_only(driver, at):
+    """Without a token no button is left that would change anything."""
+    open_console(driver, at["console"])
+    driver.execute_script("""
+        const real = window.fetch;
+        window.fetch = async (...request) => Response.json({...await (await real(...request)).json(), writable: false})""")
+    until("read-only", lambda: text(driver, "#live") == "live, read-only: no token is configured")
+    buttons = [button.text for button in driver.find_elements(By.TAG_NAME, "button") if button.is_displayed()]
+    assert buttons == ["Explain", "Which way?"], buttons
+
+
 def many(driver, at):
     """500 accounts: found by typing, and put in order."""
     rows = lambda: driver.execute_script(
@@ -297,6 +308,7 @@ def main():
             looks(driver, at, 3)
             keyboard(driver, at)
             plain_words(driver, at)
+            read_only(driver, at)
             hostile(driver, at)
         with stage(6, 60) as at:
             open_console(driver, at["console"])

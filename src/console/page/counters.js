@@ -1,4 +1,4 @@
-// What this Envoy counted: the gray share of the last minute, and errors with the time they were last seen to grow.
+// The counters of this Envoy: the gray share of the last minute, and errors with the time they last grew.
 import { $, put } from "./dom.js";
 
 const WINDOW_MS = 60_000;

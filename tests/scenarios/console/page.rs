@@ -1,4 +1,4 @@
-//! The page: files that a web developer would recognise, and what the console serves of them.
+//! The page: its files, and what the console serves of them.
 
 use super::*;
 use slotgate::printable::is_harmful;
@@ -48,7 +48,7 @@ fn code(module: &str) -> String {
         .collect()
 }
 
-/// What stands at a module's top: its name, and whether others may import it.
+/// The names that a module declares at its top, each with whether others may import it.
 fn top_names(module: &str) -> Vec<(String, bool)> {
     let mut names = Vec::new();
     for line in module.lines() {
