@@ -35,7 +35,7 @@ cli: ## build target/release/slotgate, the command line
 dist: setup-rust ## build twice, compare, and write what is released to target/dist
 	@scripts/dist.sh
 
-check: setup-rust ## format, lints, and the purity of everything outside src/host
+check: setup-rust ## format, lints, the purity of everything outside src/host, and the documents
 	@scripts/check.sh
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy

@@ -3,7 +3,7 @@
 -- A small pool's go in one call. Those of a large one go in parts, so that Redis serves others between two calls and the pool
 -- works on with what it has: `first` and `more` put accounts in, `sweep` shows what is there so that the caller can tell what
 -- has vanished, and `last` takes that away and puts the revision in force. One worker does this at a time; when it dies half
--- way, another one begins again after 10 s. A pool that was empty answers NOPOOL until the end.
+-- way, another one begins again after 10 s. A pool that was empty takes leases of what was put in so far, under revision 0.
 --
 -- KEYS  the six of ledger.lua; 7 control (HASH, operator's overrides: drain:<account> -> 1)
 -- ARGV  1 revision, 1..2^53-1
@@ -178,6 +178,10 @@ for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   if free[1] then
     call('ZADD', FREE, unpack(free))
   end
+end
+if part == 'first' and not in_force then
+  held[1], from = '0', '0/' .. (held[2] or '-')
+  call('HSET', ACCOUNTS, '#revision', held[1], '#epoch', epoch)
 end
 local vanished = {}
 for i = 1, #gone, 2 do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Format, lints and purity. Where rustfmt or clippy cannot be had, says so and checks the rest.
+# Format, lints, purity and documents. Where rustfmt or clippy cannot be had, says so and checks the rest.
 set -euo pipefail
 cd -P "$(dirname "$0")/.."
 
@@ -15,5 +15,5 @@ if "$CARGO" clippy --version >/dev/null 2>&1; then
 else
     skipped+=(clippy)
 fi
-"$CARGO" test --test purity
+"$CARGO" test --features cli --test purity --test docs
 [ ${#skipped[@]} = 0 ] || echo "check: NOT checked, for want of the tool: ${skipped[*]}" >&2

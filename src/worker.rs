@@ -60,7 +60,7 @@ const ANSWER_MS: u64 = 10_000;
 /// A pool that holds what cannot be there is recounted after this long, in ms, at first and at most: each time in a row that
 /// it is not right afterwards, after twice as long.
 const MEND_MS: (u64, u64) = (100, 60_000);
-/// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (README, *A large pool*).
+/// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (docs/ledger.md#a-large-pool).
 const SYNC_PART: usize = 500;
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
@@ -72,7 +72,7 @@ const NAMED: usize = 10;
 /// settles nested in one another: behind the shipped filters 300 overflow the VM's stack on Envoy 1.40.0, 400 on 1.36.4, and
 /// other filters need stack too. With 8, 16, 64 or 256 it serves equally many requests/s.
 pub const SETTLED_PER_ROUND: usize = 32;
-/// How many acquires fail, and how many releases are sent again, in one event.
+/// How many acquires of a lost pipe fail, how many deadlines pass, and how many releases are sent again, at a time.
 const PORTION: usize = 1024;
 /// So many waits are kept until the host takes them: far more than a worker can have in that time.
 const MOST_WAITS: usize = 20_000;

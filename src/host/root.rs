@@ -266,8 +266,14 @@ impl Shared {
             {
                 metrics.send(&mut worker);
             }
-            self.with(self.root_id, |worker, now_ms| worker.on_tick(now_ms));
-            if !self.bell.is_rung() {
+            let now_ms = self.now_us() / 1000;
+            if let Some(mut worker) = self.worker() {
+                worker.on_tick(now_ms);
+            }
+            // One of both hands verdicts out: they are settled on one stack.
+            if self.bell.is_rung() {
+                self.with(self.root_id, |_, _| ());
+            } else {
                 self.flush();
             }
         });

@@ -1,7 +1,7 @@
 //! RESP2, the Redis protocol: commands out, replies in, read where they lie.
 //!
-//! Our own because in the wasm a maintained crate costs more than the rest of a reply's handling; the figures are in the
-//! README. Source: the Redis serialization protocol specification.
+//! Our own because in the wasm a maintained crate costs more than the rest of a reply's handling; the figures are in
+//! `docs/decisions/resp-reader.md`. Source: the Redis serialization protocol specification.
 
 /// No reply may be longer, in bytes.
 pub const MAX_REPLY: usize = 1 << 20;

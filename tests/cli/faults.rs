@@ -153,12 +153,12 @@ fn a_password() {
     );
 }
 
-/// What README.md gives a worker is enough, as long as the pool is named.
+/// What docs/ledger.md gives a worker is enough, as long as the pool is named.
 #[test]
 fn the_workers_acl() {
     let mut rig = Rig::new();
-    let readme = std::fs::read_to_string(crate::support::root().join("README.md")).unwrap();
-    let (_, acl) = readme.split_once("redis-cli ACL SETUSER ").unwrap();
+    let page = std::fs::read_to_string(crate::support::root().join("docs/ledger.md")).unwrap();
+    let (_, acl) = page.split_once("redis-cli ACL SETUSER ").unwrap();
     let (acl, _) = acl.split_once("```").unwrap();
     let acl = acl.replace(['\'', '\\'], "");
     let words: Vec<&str> = ["SETUSER"]
@@ -185,7 +185,7 @@ fn the_workers_acl() {
     );
     assert!(
         told.ends_with(
-            "  try: a user who may do what the README's ACL allows, and SCAN, unless --pool names the pool\n"
+            "  try: a user who may do what the ACL in docs/ledger.md allows, and SCAN, unless --pool names the pool\n"
         ),
         "{told}"
     );

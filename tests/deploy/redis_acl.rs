@@ -1,4 +1,4 @@
-//! The user that the README and `envoy/docker-compose.yaml` make for the filter, and its password.
+//! The user that `docs/ledger.md` and `envoy/docker-compose.yaml` make for the filter, and its password.
 
 use serde_json::json;
 
@@ -43,13 +43,13 @@ fn the_least_rights_suffice() {
 fn compose_gives_the_same_rights() {
     let compose = std::fs::read_to_string(root().join("envoy/docker-compose.yaml")).expect("it");
     let compose = rules_in(&compose, "--user slotgate ", "networks:");
-    let readme = acl_rules();
+    let page = acl_rules();
     let password = |rule: &&String| !rule.starts_with('>');
     assert!(
         compose
             .iter()
             .filter(password)
-            .eq(readme.iter().filter(password)),
-        "{compose:?} is not {readme:?}"
+            .eq(page.iter().filter(password)),
+        "{compose:?} is not {page:?}"
     );
 }

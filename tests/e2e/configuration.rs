@@ -452,7 +452,8 @@ fn a_pool_of_20_000_accounts() {
     for reply in replies {
         assert_eq!(way(&reply.expect("a response")), (200, "atomic"));
     }
-    assert_eq!(world.ledger.state().accounts.len(), 20_000);
+    // Those came by while the accounts were put in force in parts.
+    eventually(PATIENCE, || world.ledger.state().accounts.len() == 20_000);
     assert_eq!(world.counters("pipe.lost"), 0);
     world.assert_all_free();
 }

@@ -73,12 +73,14 @@ fn eventually_is(envoy: &Envoy, name: &str, labels: &[(&str, &str)], expected: f
     assert!(seen.is_some(), "{name}{labels:?} is {now}, not {expected}");
 }
 
-/// Name, type and labels of each row in the README's table of metrics.
+fn observability() -> String {
+    std::fs::read_to_string(root().join("docs/observability.md")).expect("docs/observability.md")
+}
+
+/// Name, type and labels of each row in the table of metrics in `docs/observability.md`.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
-    let rows = readme
-        .lines()
-        .filter(|line| line.starts_with("| `slotgate_"));
+    let page = observability();
+    let rows = page.lines().filter(|line| line.starts_with("| `slotgate_"));
     rows.map(|row| {
         let cells: Vec<_> = row.split('|').map(str::trim).collect();
         let labels = cells[3].split(", ").filter(|label| *label != "–");
@@ -91,7 +93,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
     .collect()
 }
 
-/// All of them are there before anything happened, with the type and the labels of the README, and no others.
+/// All of them are there before anything happened, with the type and the labels of `docs/observability.md`, and no others.
 #[test]
 fn what_is_documented_is_scraped_and_what_is_scraped_is_documented() {
     let world = World::start(config(&[("a", 5)]));
@@ -107,11 +109,11 @@ fn what_is_documented_is_scraped_and_what_is_scraped_is_documented() {
     assert_eq!(seen, documented());
     assert!(seen.len() > 30, "{}", seen.len());
     // Every reason and error has its row or its word.
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
+    let page = observability();
     for (name, metric) in scrape(&world.envoy) {
         for (labels, _) in metric.series {
             if let Some(reason) = labels.get("reason") {
-                assert!(readme.contains(&format!("`{reason}`")), "{name} {reason}");
+                assert!(page.contains(&format!("`{reason}`")), "{name} {reason}");
             }
         }
     }

@@ -397,7 +397,7 @@ fn a_password_from_the_environment() {
         }
         let log = world.envoy.log();
         let warning = if password.is_empty() {
-            "SCRIPT LOAD was refused with \"NOAUTH Authentication required.\": see redis.username and redis.password_env"
+            "CLIENT SETNAME was refused with \"NOAUTH Authentication required.\": see redis.username and redis.password_env"
         } else {
             "AUTH was refused with \"WRONGPASS invalid username-password pair or user is disabled.\": see redis.username and redis.password_env"
         };

@@ -318,3 +318,31 @@ fn bodies_of_others_arrive_meanwhile() {
     drop(held);
     world.assert_all_free();
 }
+
+/// The requests of a configuration that ends are settled by it, as before.
+#[test]
+fn settled_together_after_another_configuration_came() {
+    const REQUESTS: usize = 2_000;
+    let base = || answered_by_envoy(unbounded(config(&[("a", ROOM)]))).listeners_from_file();
+    let world = World::start(base());
+    world.assert_serves();
+    world.redis.sigstop();
+    let client = world.client();
+    let storm = std::thread::spawn(move || {
+        client.burst(ONE_CONNECTION, REQUESTS, |_| Request::get("/status/200"))
+    });
+    sleep(Duration::from_millis(500));
+    let pushed = base().plugin(|plugin| plugin["pools"][0]["revision"] = json!(2));
+    let pushed = pushed
+        .redis(world.redis.addr())
+        .upstream(world.upstream.addr());
+    world
+        .envoy
+        .reconfigure(pushed)
+        .unwrap_or_else(|log| panic!("refused: {log}"));
+    world.redis.sigcont();
+    let replies = storm.join().expect("the storm passes");
+    assert_eq!(count_statuses(&replies), BTreeMap::from([(418, REQUESTS)]));
+    world.assert_all_free();
+    world.assert_serves();
+}

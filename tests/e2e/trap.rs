@@ -1,4 +1,4 @@
-//! A VM that traps, by a fault put into it: what README.md says of that, and the metric that `envoy/alerts.yaml` watches.
+//! A VM that traps, by a fault put into it: what `docs/operations.md` says of that, and the metric that `envoy/alerts.yaml` watches.
 
 use std::time::Duration;
 

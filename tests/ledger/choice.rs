@@ -310,7 +310,7 @@ fn the_choice_follows_the_formula_account_by_account() {
     every_case(true);
 }
 
-/// Draws `choice.svg`, the picture in the README: ten accounts, formula beside choice.
+/// Draws `choice.svg`, the picture in `docs/concepts.md`: ten accounts, formula beside choice.
 #[test]
 #[ignore = "make soak"]
 fn picture() {

@@ -59,7 +59,7 @@ fn exercise(pipe: &mut Pipe) {
 fn every_key_is_declared_and_no_more_is_allowed() {
     let redis = Redis::start();
     let mut admin = Pipe::open(&redis, "p");
-    // The README's user, for one pool's keys only and without what no script needs.
+    // The user of `docs/ledger.md`, for one pool's keys only and without what no script needs.
     let rules: Vec<String> = acl_rules()
         .into_iter()
         .filter(|rule| !matches!(rule.as_str(), "+select" | "+client|setname"))

@@ -423,7 +423,7 @@ fn unbind_takes_one_session_out_of_its_key() {
 }
 
 /// Many more new sessions than there is room for, from clients that never come back, while some sessions are in use.
-/// `SESSIONS=1000000 MB=8` is the run of the README.
+/// `SESSIONS=1000000 MB=8` is the run of `docs/ledger.md`.
 #[test]
 fn a_flood_of_new_sessions_stays_within_its_memory() {
     const TOGETHER: usize = 32;

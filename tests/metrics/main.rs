@@ -117,7 +117,7 @@ fn every_query_has_data_under_load() {
     eventually_some(PATIENCE, firing);
 }
 
-/// Of the README: `make dashboard`.
+/// The picture in `docs/observability.md`: `make dashboard`.
 #[test]
 #[ignore = "takes three minutes, and writes a file"]
 fn picture_of_a_run() {

@@ -199,3 +199,30 @@ fn clients_that_leave_before_their_round() {
         .sum();
     assert_eq!(released, 200 - SETTLED_PER_ROUND);
 }
+
+/// A configuration that ends has not ended while anyone waits for a verdict.
+#[test]
+fn a_configuration_that_ends_settles_everyone() {
+    let mut rig = rig(|json| json["saturated"] = serde_json::json!({"action": "reject"}));
+    let streams = crowd(&mut rig);
+    for command in rig.commands() {
+        let leases = command.arguments().len() - 5;
+        rig.reply(&format!(
+            "*{}\r\n$1\r\n9\r\n{}",
+            leases + 1,
+            ":1000\r\n".repeat(leases)
+        ));
+    }
+    let mut told = 0;
+    while told < streams.len() {
+        assert!(!rig.worker.is_idle(), "{told}");
+        let answers = rig.answers();
+        told += answers.len();
+        for (stream, _) in answers {
+            let slot = stream as usize - streams[0] as usize;
+            rig.worker.on_end(rig.now_ms, (slot, stream));
+        }
+        rig.worker.flush(rig.now_ms);
+    }
+    assert!(rig.worker.is_idle());
+}

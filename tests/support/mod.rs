@@ -16,6 +16,7 @@
     clippy::unwrap_used
 )]
 
+mod acl;
 mod certificate;
 mod client;
 mod clock;
@@ -27,13 +28,13 @@ mod file_server;
 mod ledger;
 mod port;
 mod process;
-mod readme;
 mod redis_cluster;
 mod redis_server;
 mod upstream;
 mod upstream_io;
 mod usage;
 
+pub use acl::{acl_rules, rules_in};
 pub use certificate::Certificate;
 pub use client::{Client, EventStream, Protocol, RawConnection, Reply, Request, count_statuses};
 pub use clock::Clock;
@@ -45,7 +46,6 @@ pub use file_server::FileServer;
 pub use ledger::{Ledger, LedgerState};
 pub use port::Port;
 pub use process::Process;
-pub use readme::{acl_rules, rules_in};
 pub use redis_cluster::RedisCluster;
 pub use redis_server::{HASHED, Redis, redis_program};
 pub use upstream::{AccountCount, Snapshot, Upstream};

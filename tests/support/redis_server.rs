@@ -19,7 +19,7 @@ pub struct Redis {
     program: PathBuf,
 }
 
-/// As the README says for a Redis of its own: small collections in no list, which is searched from its beginning.
+/// As `docs/ledger.md` says for a Redis of its own: small collections in no list, which is searched from its beginning.
 pub const HASHED: [&str; 4] = [
     "--hash-max-listpack-entries",
     "0",

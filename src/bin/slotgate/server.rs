@@ -477,7 +477,7 @@ fn refused(name: &str, password: &str, error: &RedisError) -> Problem {
     let said = greeting::said(words.as_bytes(), password);
     let hint = match error.code().unwrap_or_default() {
         "NOPERM" => Some(
-            "a user who may do what the README's ACL allows, and SCAN, unless --pool names the pool",
+            "a user who may do what the ACL in docs/ledger.md allows, and SCAN, unless --pool names the pool",
         ),
         "NOAUTH" | "WRONGPASS" => Some(LOGIN),
         "READONLY" => Some("the primary: this is a replica, which may only be looked at"),

@@ -1,9 +1,9 @@
 use super::root;
 
-/// The words of the README's `ACL SETUSER slotgate`, after the user's name, as the shell would pass them on.
+/// The words of `ACL SETUSER slotgate` in `docs/ledger.md`, after the user's name, as the shell would pass them on.
 pub fn acl_rules() -> Vec<String> {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");
-    rules_in(&readme, "redis-cli ACL SETUSER slotgate ", "```")
+    let page = std::fs::read_to_string(root().join("docs/ledger.md")).expect("docs/ledger.md");
+    rules_in(&page, "redis-cli ACL SETUSER slotgate ", "```")
 }
 
 /// From behind `begin` to `end`, without quotes and continued lines.
