@@ -1,5 +1,6 @@
 //! What may be asked of the console, who may ask it, and the answers: everything that needs no Redis.
 
+use super::page;
 use crate::config::Console as Config;
 use crate::json::Json;
 use crate::ledger::script::Fault;
@@ -108,17 +109,14 @@ pub enum Route {
 
 /// All paths.
 const ROUTES: [(&str, Route); 11] = [
+    ("/", Route::Part("text/html; charset=utf-8", page::INDEX)),
     (
-        "/",
-        Route::Part("text/html; charset=utf-8", include_str!("page.html")),
+        "/style.css",
+        Route::Part("text/css; charset=utf-8", page::STYLE),
     ),
     (
-        "/page.css",
-        Route::Part("text/css; charset=utf-8", include_str!("page.css")),
-    ),
-    (
-        "/page.js",
-        Route::Part("text/javascript; charset=utf-8", include_str!("page.js")),
+        "/main.js",
+        Route::Part("text/javascript; charset=utf-8", page::SCRIPT),
     ),
     ("/api/status", Route::Status),
     ("/api/explain", Route::Explain),

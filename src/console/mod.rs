@@ -4,6 +4,7 @@
 //! is left in [`Output`].
 
 pub mod api;
+mod page;
 
 use crate::config::Console as Config;
 use crate::json::Json;

@@ -4,6 +4,8 @@
 Usage: browser.py STAGE SCREENSHOTS, STAGE being the program built from stage.rs."""
 
 import json
+import re
+import socket
 import subprocess
 import sys
 import time
@@ -71,7 +73,7 @@ def text(driver, query):
 
 
 def said(driver, words):
-    until(f"{words!r} in {text(driver, '#said')!r}", lambda: words in text(driver, "#said"))
+    until(f"{words!r} in {text(driver, '#notice')!r}", lambda: words in text(driver, "#notice"))
 
 
 def open_console(driver, url):
@@ -101,6 +103,15 @@ def lease(at):
         return json.load(urllib.request.urlopen(request))["headers"].get("x-slotgate-lease")
     except urllib.error.HTTPError:
         return None
+
+
+def redis(at, *words):
+    """What Redis answers to one command, as it comes."""
+    host, port = at["redis"].rsplit(":", 1)
+    words = [word.encode() for word in words]
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        connection.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
+        return connection.recv(65536).decode()
 
 
 def looks(driver, at, accounts):
@@ -169,7 +180,7 @@ def plain_words(driver, at):
         field.clear()
         field.send_keys(typed, Keys.ENTER)
         said(driver, words)
-        assert text(driver, "#said").startswith("Nothing was changed"), text(driver, "#said")
+        assert text(driver, "#notice").startswith("Nothing was changed"), text(driver, "#notice")
     shoot(driver, "wrong-percentage")
     field.clear()
     field.send_keys("12.5", Keys.ENTER)
@@ -201,6 +212,75 @@ def plain_words(driver, at):
     ActionChains(driver).send_keys(Keys.ESCAPE).perform()
 
 
+HOSTILE = '<img src="x" onerror="document.title=1"><b>\x1b]0;y\x07\x9b31m\n\u202e\u2066\u200b\u2028\ufeff'
+HARMLESS = ('<img src="x" onerror="document.title=1"><b>' +
+            r"\u{1b}]0;y\u{7}\u{9b}31m\u{a}\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}")
+
+
+# The console's answers with a hostile id for the first account: the ledger lets none through.
+REPLACE_IDS = """
+    const real = window.fetch, id = arguments[0];
+    window.fetch = async (...request) => {
+        const reply = await real(...request), answer = await reply.json();
+        for (const part of [answer, ...(answer.pools ?? [])]) if (part.accounts) part.accounts[0].id = id;
+        return Response.json(answer, {status: reply.status});
+    }"""
+
+
+def hostile(driver, at):
+    """Markup, a terminal's commands and turned text are plain text wherever they show, from Redis and from the console."""
+    open_console(driver, at["console"])
+    dialog = lambda: driver.execute_script("return document.querySelector('#why').open")
+    close = lambda: ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+    texts = lambda query: driver.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)", query)
+    _, session, which = driver.find_elements(By.CSS_SELECTOR, "main form")
+
+    def harmless(name):
+        shoot(driver, name)
+        assert not driver.find_elements(By.CSS_SELECTOR, ":is(main, dialog, #notice, #errors) :is(img, b)")
+        assert driver.title == "slotgate", driver.title
+        shown = "".join(texts("body"))
+        assert not re.search("[\0-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]", shown)
+
+    # A worker's answer, put into Redis in its place.
+    which.find_element(By.TAG_NAME, "input").send_keys("<img src=x>", Keys.ENTER)
+    question = until("the question", lambda: re.search("([0-9a-f]{16}) request <img src=x>", redis(at, "GET", "slotgate:{demo}:question")))
+    answer = {"nonce": question[1], "way": "atomic", "pool": "demo", "account": HOSTILE, "reason": HOSTILE, "waited_ms": 1, "ago_ms": 1}
+    redis(at, "SET", "slotgate:{demo}:answer", json.dumps(answer), "PX", "5000")
+    until("told", dialog)
+    assert texts("#why h2") == ["Which way <img src=x> went"]
+    assert f"It took a slot of {HARMLESS} of pool demo" in texts("#why p")[0], texts("#why p")
+    harmless("hostile-answer")
+    close()
+    # An account's id, in its row, in what is said of it and in a dialog.
+    driver.execute_script(REPLACE_IDS, HOSTILE)
+    until("the hostile account", lambda: HARMLESS in texts("main tbody th"))
+    harmless("hostile-account")
+    driver.find_element(By.XPATH, "//main//tr[contains(th, 'onerror')]//button").click()
+    said(driver, "<img")
+    session.find_elements(By.TAG_NAME, "button")[1].click()
+    until("explained", dialog)
+    assert HARMLESS in texts("#why td")
+    harmless("hostile-explained")
+    # The same id in Redis: the ledger cannot read the pool, and the page says so.
+    open_console(driver, at["console"])
+    redis(at, "HSET", "slotgate:{demo}:accounts", HOSTILE, "8 300000 0 0")
+    until("garbage", lambda: text(driver, "main .sum").startswith("It can't be read: accounts ?img"))
+    harmless("garbage")
+
+
+def read_only(driver, at):
+    """Without a token no button is left that would change anything."""
+    open_console(driver, at["console"])
+    driver.execute_script("""
+        const real = window.fetch;
+        window.fetch = async (...request) => Response.json({...await (await real(...request)).json(), writable: false})""")
+    until("read-only", lambda: text(driver, "#live") == "live, read-only: no token is configured")
+    buttons = [button.text for button in driver.find_elements(By.TAG_NAME, "button") if button.is_displayed()]
+    assert buttons == ["Explain", "Which way?"], buttons
+
+
 def many(driver, at):
     """500 accounts: found by typing, and put in order."""
     rows = lambda: driver.execute_script(
@@ -228,6 +308,8 @@ def main():
             looks(driver, at, 3)
             keyboard(driver, at)
             plain_words(driver, at)
+            read_only(driver, at)
+            hostile(driver, at)
         with stage(6, 60) as at:
             open_console(driver, at["console"])
             driver.find_element(By.CSS_SELECTOR, "#key").click()
@@ -247,6 +329,8 @@ def main():
             time.sleep(3)
             looks(driver, at, 500)
             many(driver, at)
+            # Asks no more, or the stage's end would be an error.
+            driver.get("about:blank")
     print(f"OK: screenshots in {SHOTS}")
 
 

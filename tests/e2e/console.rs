@@ -114,8 +114,8 @@ fn the_page_and_its_parts() {
     let rig = Rig::start();
     for (path, media_type, part) in [
         ("/", "text/html", "<title>slotgate</title>"),
-        ("/page.css", "text/css", ":focus-visible"),
-        ("/page.js", "text/javascript", "/api/status"),
+        ("/style.css", "text/css", ":focus-visible"),
+        ("/main.js", "text/javascript", "/api/status"),
         ("/?from=a+link", "text/html", "<title>slotgate</title>"),
     ] {
         let reply = rig.get(path);

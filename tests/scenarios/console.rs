@@ -11,6 +11,7 @@ use slotgate::request::headers::Headers;
 
 mod crowd;
 mod hosts;
+mod page;
 
 const TOKEN: &str = "0123456789abcdef";
 const TIMEOUT_MS: u64 = 1_000;

@@ -51,7 +51,7 @@ fn clients_that_ask_as_fast_as_they_can_are_slowed_down() {
     assert!(got[&200] >= 64, "{got:?}");
     // Answers that cost no look: 15 at once, then one in 16 ms.
     for make in [
-        || get("/page.css"),
+        || get("/style.css"),
         || get("/nothing"),
         || post("drain", r#"{"account": "a"}"#),
         || Request::get("/").header("host", "evil.example"),
@@ -135,7 +135,7 @@ fn burst(rig: &Rig, path: &str, many: usize) -> std::collections::BTreeMap<u16, 
 #[test]
 fn a_thousand_at_once_on_one_connection_are_all_answered() {
     let rig = one_worker();
-    for path in ["/api/status", "/page.js", "/nothing"] {
+    for path in ["/api/status", "/main.js", "/nothing"] {
         let got = burst(&rig, path, 1_000);
         println!("{path}: {got:?}");
         assert_eq!(got.values().sum::<usize>(), 1_000);

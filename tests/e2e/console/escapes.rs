@@ -21,13 +21,18 @@ fn what_others_wrote_is_escaped() {
     let rig = Rig::start();
     let accounts = rig.world.ledger.key("accounts");
     let record: String = rig.world.redis.run("HGET", &[&accounts, "b"]);
-    rig.world
-        .redis
-        .run::<()>("HSET", &[&accounts, HOSTILE, &record]);
+    // The ledger takes no such id for an account: the pool cannot be read, and that is said.
+    let put = [accounts.as_str(), HOSTILE, record.as_str()];
+    rig.world.redis.run::<()>("HSET", &put);
     let said = harmless(&rig.get("/api/status"));
-    let named = said["pools"][0]["error"].as_str().expect("an error");
-    assert!(named.starts_with("accounts x??0?y???31m?"), "{said}");
-    harmless(&rig.send(post("explain", json!({"session": HOSTILE}).to_string())));
+    let error = said["pools"][0]["error"].as_str().unwrap();
+    assert!(error.starts_with("accounts x??0?y???31m?"), "{said}");
+    harmless(&rig.send(post("explain", "{}")));
+    rig.world.redis.run::<()>("HDEL", &put[..2]);
+    let said = harmless(&rig.send(post("explain", json!({"session": HOSTILE}).to_string())));
+    assert_eq!(said["accounts"].as_array().unwrap().len(), 2, "{said}");
+    let said = harmless(&hostile_answer(&rig));
+    assert_eq!(said["account"], HOSTILE);
     for request in [
         signed("drain", json!({"account": HOSTILE}).to_string()),
         signed("drain", json!({HOSTILE: HOSTILE}).to_string()),
@@ -43,6 +48,22 @@ fn what_others_wrote_is_escaped() {
     ] {
         harmless(&rig.send(request));
     }
+}
+
+/// What is told of a request when somebody else answers in a worker's place.
+fn hostile_answer(rig: &Rig) -> Reply {
+    let client = Client::new(rig.console);
+    let reply = spawn(client.sending(post("recall", r#"{"request": "r"}"#)));
+    let redis = &rig.world.redis;
+    let question = rig.world.ledger.key("question");
+    let asked = || redis.run::<Option<String>>("GET", &[&question]);
+    eventually(SOON, || asked().is_some());
+    let asked = asked().unwrap();
+    let nonce = asked.split(' ').next().unwrap();
+    let answer = json!({"nonce": nonce, "way": "atomic", "account": HOSTILE});
+    let key = rig.world.ledger.key("answer");
+    redis.run::<()>("SET", &[&key, &answer.to_string()]);
+    wait(async { reply.await.unwrap() }).unwrap()
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn commands(console: &mut Host) -> usize {
 }
 
 fn page_part(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
-    ask(console, now_ms, stream, "GET", "/page.css", true)
+    ask(console, now_ms, stream, "GET", "/style.css", true)
 }
 
 fn explain(console: &mut Host, now_ms: u64, stream: u32) -> Heard {

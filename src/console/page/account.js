@@ -1,0 +1,35 @@
+// One account's row in its pool's table: its use and state, and its two buttons.
+import { change } from "./changes.js";
+import { $, all, fill, fromTemplate, put } from "./dom.js";
+
+// Makes an empty row for an account of a pool.
+export function newAccount(pool, id) {
+  const account = { row: fromTemplate("#account"), id };
+  const [drain, endCooldown] = all("button", account.row);
+  put($("th", account.row), id);
+  drain.onclick = () => {
+    const action = account.state === "drained" ? "undrain" : "drain";
+    change(action, { pool, account: id }, (answer) => drainWords(answer, account));
+  };
+  endCooldown.onclick = () => change("cooldown_clear", { pool, account: id }, (answer) =>
+    answer.changed ? `${id} no longer cools.` : `${id} was not cooling.`);
+  return account;
+}
+
+function drainWords(answer, { id, used }) {
+  if (answer.action !== "drain") return `${id} takes requests again.`;
+  return `${id} is drained: it takes no new requests; those that use it now, ${used}, will finish.`;
+}
+
+// Shows what the status says of an account.
+export function showAccount(account, { state, used, max_concurrency, cooling_ms }) {
+  Object.assign(account, { state, used, load: used / max_concurrency });
+  const { row } = account;
+  if (row.className !== state) row.className = state;
+  fill($("i", row), account.load);
+  put($(".used", row), `${used} / ${max_concurrency}`);
+  put($(".state", row), cooling_ms ? `${state}, ${Math.ceil(cooling_ms / 1000)} s` : state);
+  const [drain, endCooldown] = all("button", row);
+  put(drain, state === "drained" ? "Undrain" : "Drain");
+  endCooldown.disabled = !cooling_ms;
+}
