@@ -744,6 +744,7 @@ struct PoolState {
     counts: Counts,
     windows: Windows,
     digest: u64,
+    /// A sync is on its way.
     syncing: bool,
     /// The ledger's epoch as last seen; 0: not yet.
     epoch: u64,
@@ -2253,16 +2254,7 @@ impl Worker {
     }
 
     fn ask_sync(&mut self, now_ms: u64, pool: usize) {
-        let step = SyncStep::Ask;
-        self.write(
-            now_ms,
-            Command::Sync {
-                pool,
-                step,
-                tries: 0,
-            },
-            false,
-        );
+        self.sync(now_ms, pool, SyncStep::Ask);
     }
 
     /// The pipe is ready: what waited for it is sent.
@@ -2564,14 +2556,16 @@ impl Worker {
         let result = script::synced(reply);
         let next = match result {
             Ok(Synced::Part) => self.next_part(pool, &step, reply),
-            // Someone else changed it meanwhile, or began anew: once more from the first.
-            Ok(Synced::Wanted) if !matches!(step, SyncStep::Ask) && tries < RETRIES => {
-                Some(SyncStep::From(0))
+            Ok(Synced::Wanted) if matches!(step, SyncStep::Ask) && !self.is_large(pool) => {
+                Some(SyncStep::Whole)
             }
+            // Or someone else changed it meanwhile, or began anew: once more from the first.
+            Ok(Synced::Wanted) if tries < RETRIES => Some(SyncStep::From(0)),
             Ok(_) | Err(_) => None,
         };
         if let Some(next) = next {
-            let tries = tries.saturating_add(u8::from(result == Ok(Synced::Wanted)));
+            let again = result == Ok(Synced::Wanted) && !matches!(step, SyncStep::Ask);
+            let tries = tries.saturating_add(u8::from(again));
             self.write(
                 now_ms,
                 Command::Sync {
@@ -2583,9 +2577,7 @@ impl Worker {
             );
             return self.serve_once_synced(now_ms);
         }
-        if !matches!(step, SyncStep::Ask | SyncStep::Stray(_))
-            && let Some(state) = self.pools.get_mut(pool)
-        {
+        if let Some(state) = self.pools.get_mut(pool) {
             state.syncing = false;
         }
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
@@ -2597,7 +2589,6 @@ impl Worker {
         match result {
             // Said already.
             Ok(answer @ (Synced::Newer(_) | Synced::Differs)) if before == Some(answer) => {}
-            Ok(Synced::Wanted) if matches!(step, SyncStep::Ask) => self.sync(now_ms, pool),
             // The next recount that it hears of says whether it still is.
             Ok(Synced::Wanted | Synced::Coming | Synced::Part) => {}
             Ok(Synced::Current) => {}
@@ -2623,10 +2614,11 @@ impl Worker {
                     tries: tries.saturating_add(1),
                 });
                 // A pipe that went down for it says why; so does what cannot be there.
-                if !self.recover(now_ms, fault, pool, retry)
-                    && self.is_open()
-                    && fault != Fault::Garbage
-                {
+                if self.recover(now_ms, fault, pool, retry) {
+                    if let Some(state) = self.pools.get_mut(pool) {
+                        state.syncing = true;
+                    }
+                } else if self.is_open() && fault != Fault::Garbage {
                     self.output
                         .notices
                         .push(Notice::SyncFailed { pool: name, fault });
@@ -2654,29 +2646,21 @@ impl Worker {
         }
     }
 
-    /// Sends a pool's accounts, unless they are on their way.
-    fn sync(&mut self, now_ms: u64, pool: usize) {
+    /// Sends a sync of a pool, unless one is on its way.
+    fn sync(&mut self, now_ms: u64, pool: usize, step: SyncStep) {
         let Some(state) = self.pools.get_mut(pool) else {
             return;
         };
-        if !state.syncing {
-            state.syncing = true;
-            let accounts = self.config.pools.get(pool).map(|pool| pool.accounts.len());
-            let step = if accounts.unwrap_or(0) > SYNC_PART {
-                SyncStep::From(0)
-            } else {
-                SyncStep::Whole
-            };
-            self.write(
-                now_ms,
-                Command::Sync {
-                    pool,
-                    step,
-                    tries: 0,
-                },
-                false,
-            );
+        if !std::mem::replace(&mut state.syncing, true) {
+            let tries = 0;
+            self.write(now_ms, Command::Sync { pool, step, tries }, false);
         }
+    }
+
+    /// Whether a pool's accounts go in parts.
+    fn is_large(&self, pool: usize) -> bool {
+        let pool = self.config.pools.get(pool);
+        pool.is_some_and(|pool| pool.accounts.len() > SYNC_PART)
     }
 
     /// A part of a large pool has arrived: what comes after it.
@@ -2995,14 +2979,20 @@ impl Worker {
                 true
             }
             (Fault::NoPool, Some(command)) => {
-                self.sync(now_ms, pool);
-                let accounts = self.config.pools.get(pool).map(|pool| pool.accounts.len());
-                // A large one takes longer than anyone can wait.
-                let at_once = accounts.is_some_and(|accounts| accounts <= SYNC_PART);
-                if at_once {
+                // Of a large one someone else may have sent parts already. If not, the second try comes behind the first part,
+                // which is enough to take leases. It would not know most of the leases that are renewed.
+                let large = self.is_large(pool);
+                let step = if large {
+                    SyncStep::Ask
+                } else {
+                    SyncStep::Whole
+                };
+                self.sync(now_ms, pool, step);
+                let again = !(large && matches!(command, Command::Renew { .. }));
+                if again {
                     self.write(now_ms, command, false);
                 }
-                at_once
+                again
             }
             (_, _) => false,
         }

@@ -461,9 +461,8 @@ fn a_sync_in_parts_that_someone_else_does_or_changes() {
     let _: &Output = rig.worker.output();
 }
 
-/// A large pool that Redis forgot takes longer than its requests can wait.
-#[test]
-fn requests_of_a_large_pool_that_is_not_there_do_not_wait_for_it() {
+/// With requests of the large pool, in a Redis that has forgotten it.
+fn forgotten(requests: usize) -> Rig {
     let mut rig = large(600);
     rig.request(&[("x-warm", "1")]);
     rig.open();
@@ -471,34 +470,75 @@ fn requests_of_a_large_pool_that_is_not_there_do_not_wait_for_it() {
     rig.reply(&granted("a"));
     rig.answers();
     rig.commands();
-    let (id, _) = rig.request(&[]);
-    rig.commands();
-    rig.reply(NOPOOL);
-    assert_eq!(
-        rig.answers(),
-        [(
-            id.1,
-            Verdict::Forward {
-                path: Path::Traditional,
-                reason: Some(Reason::Refused),
-                pool: 1,
-                holds: None
-            }
-        )]
-    );
-    let sent = rig.commands();
-    assert_eq!((sent.len(), sent[0].part()), (1, "first"));
+    for _ in 0..requests {
+        rig.request(&[]);
+    }
+    assert_eq!(rig.commands().len(), requests);
+    for _ in 0..requests {
+        rig.reply(NOPOOL);
+    }
+    rig
+}
+
+/// Which parts of a sync were sent, and how many acquires.
+fn parts(rig: &mut Rig) -> (Vec<String>, usize) {
+    let (acquires, syncs): (Vec<Sent>, Vec<Sent>) =
+        rig.commands().into_iter().partition(Sent::is_acquire);
+    let parts = syncs.iter().map(|sync| match sync.listed().len() {
+        0 => "asks".to_owned(),
+        _ => sync.part().to_owned(),
+    });
+    (parts.collect(), acquires.len())
+}
+
+#[test]
+fn a_large_pool_that_redis_forgot_takes_leases_behind_its_first_part() {
+    let mut rig = forgotten(2);
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 2));
+    rig.reply(WANTED);
+    rig.reply(&NOPOOL.repeat(2));
+    assert_eq!(parts(&mut rig), (vec!["first".into()], 2));
+    rig.reply(PART);
+    rig.reply(&granted("a1").repeat(2));
+    let atomic = |(_, verdict): (u32, Verdict)| verdict.path() == Some(Path::Atomic);
+    assert!(rig.answers().into_iter().all(atomic), "unnoticed");
+    assert_eq!(rig.count(Counter::Atomic), 3);
+    assert_eq!(parts(&mut rig), (vec!["more".into()], 0));
+}
+
+#[test]
+fn a_large_pool_that_someone_else_puts_in_is_not_sent_for_each_request() {
+    let mut rig = forgotten(20);
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 20));
+    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(&NOPOOL.repeat(20));
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 20));
+    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(&granted("a1").repeat(20));
+    assert_eq!(rig.answers().len(), 20);
+    assert_eq!(rig.count(Counter::Atomic), 21);
+}
+
+/// Nobody answers for accounts that are not there yet.
+#[test]
+fn leases_of_a_large_pool_are_not_renewed_behind_its_first_part() {
+    let mut rig = forgotten(0);
     let (_, verdict) = rig.request(&[]);
     assert_eq!(verdict, None);
     rig.commands();
-    rig.reply(PART);
+    rig.reply(&granted("a599"));
+    rig.answers();
+    let renewal = |rig: &mut Rig| {
+        rig.wait(10);
+        rig.commands()
+            .into_iter()
+            .find(|sent| sent.arguments().get(2).is_some_and(|id| id == "a599"))
+    };
+    while renewal(&mut rig).is_none() {
+        assert!(rig.now_ms < 60_000);
+    }
     rig.reply(NOPOOL);
-    let sent = rig.commands();
-    assert_eq!(
-        (sent.len(), sent[0].part()),
-        (1, "more"),
-        "it goes on, and is not begun twice"
-    );
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 0));
 }
 
 /// Redis drops who sends more than 16 kB before it has logged in: what it has to say must be heard first.
