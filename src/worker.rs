@@ -624,8 +624,8 @@ enum SyncStep {
     Sweep { cursor: String, gone: Vec<String> },
     /// The last that has vanished.
     Last { gone: Vec<String> },
-    /// Accounts in the ledger that nobody configured.
-    Stray(Vec<String>),
+    /// An account in the ledger that nobody configured.
+    Stray(String),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -1811,7 +1811,7 @@ impl Worker {
                     SyncStep::From(from) => (Part::More, Some((*from, SYNC_PART))),
                     SyncStep::Sweep { cursor, gone } => (Part::Sweep(cursor, gone), None),
                     SyncStep::Last { gone } => (Part::Last(gone), None),
-                    SyncStep::Stray(ids) => (Part::Stray(ids), None),
+                    SyncStep::Stray(id) => (Part::Stray(std::slice::from_ref(id)), None),
                 };
                 let accounts =
                     range.map(|(from, most)| sync_accounts(pool, &state.counts, from, most));
@@ -2380,24 +2380,20 @@ impl Worker {
     }
 
     /// An account that this configuration does not have, while its very accounts are in force, is nobody's: it is taken out.
+    /// Whether they still are, Redis says: another revision may just have come.
     #[inline(never)]
     fn see_stray(&mut self, now_ms: u64, pool: usize, account: &[u8]) {
-        let synced = self.pools.get(pool).and_then(|state| state.synced);
-        let under_way = |(_, sent): &(u64, Command)| matches!(sent, Command::Sync { .. });
-        if !matches!(synced, Some(Synced::Current | Synced::Replaced))
-            || self.pending.iter().any(under_way)
-        {
+        let Some(state) = self.pools.get(pool) else {
+            return;
+        };
+        if state.syncing || !matches!(state.synced, Some(Synced::Current | Synced::Replaced)) {
             return;
         }
-        let what = [b"accounts ", account, b": not configured"].concat();
         match std::str::from_utf8(account) {
             Ok(id) if crate::config::is_name(id) => {
-                let (step, tries) = (SyncStep::Stray(vec![id.to_owned()]), 0);
-                self.write(now_ms, Command::Sync { pool, step, tries }, false);
-                self.count_in(pool, Counter::Garbage);
-                self.say_garbage(pool, &what);
+                self.sync(now_ms, pool, SyncStep::Stray(id.to_owned()));
             }
-            Ok(_) | Err(_) => self.see_garbage(now_ms, pool, &what),
+            Ok(_) | Err(_) => self.see_garbage(now_ms, pool, &not_configured(account)),
         }
     }
 
@@ -2579,6 +2575,21 @@ impl Worker {
         }
         if let Some(state) = self.pools.get_mut(pool) {
             state.syncing = false;
+        }
+        if let (SyncStep::Stray(id), Ok(answer)) = (&step, result) {
+            match answer {
+                Synced::Current => {
+                    self.count_in(pool, Counter::Garbage);
+                    self.say_garbage(pool, &not_configured(id.as_bytes()));
+                }
+                // Others are about to be in force.
+                Synced::Coming => return self.serve_once_synced(now_ms),
+                Synced::Wanted
+                | Synced::Replaced
+                | Synced::Newer(_)
+                | Synced::Differs
+                | Synced::Part => {}
+            }
         }
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
         let name = self.pool_name(pool);
@@ -3174,6 +3185,11 @@ impl Worker {
 fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
     let value = headers.filled(config.cooldown.scope.as_ref()?)?;
     Some(Box::new(gray::hash128(value)))
+}
+
+/// What is said of an account that is in the ledger and in no configuration.
+fn not_configured(account: &[u8]) -> Vec<u8> {
+    [b"accounts ", account, b": not configured"].concat()
 }
 
 fn is_ok(reply: &[u8]) -> bool {

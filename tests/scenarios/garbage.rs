@@ -423,7 +423,7 @@ fn a_sync_in_parts_that_someone_else_does_or_changes() {
     rig.open();
     rig.reply(CURRENT);
     rig.commands();
-    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(COMING);
     assert_eq!(rig.count(Counter::PipeReady), 1);
     assert!(rig.commands().iter().all(Sent::is_acquire));
     // It changed meanwhile: from the first once more, and not for ever.
@@ -510,10 +510,10 @@ fn a_large_pool_that_redis_forgot_takes_leases_behind_its_first_part() {
 fn a_large_pool_that_someone_else_puts_in_is_not_sent_for_each_request() {
     let mut rig = forgotten(20);
     assert_eq!(parts(&mut rig), (vec!["asks".into()], 20));
-    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(COMING);
     rig.reply(&NOPOOL.repeat(20));
     assert_eq!(parts(&mut rig), (vec!["asks".into()], 20));
-    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(COMING);
     rig.reply(&granted("a1").repeat(20));
     assert_eq!(rig.answers().len(), 20);
     assert_eq!(rig.count(Counter::Atomic), 21);
@@ -539,6 +539,42 @@ fn leases_of_a_large_pool_are_not_renewed_behind_its_first_part() {
     }
     rig.reply(NOPOOL);
     assert_eq!(parts(&mut rig), (vec!["asks".into()], 0));
+}
+
+/// Grants an account that is not configured, twice: what is sent for that.
+fn stray(rig: &mut Rig) -> Vec<Sent> {
+    rig.request(&[]);
+    rig.request(&[]);
+    answer(rig, &granted("zz"));
+    rig.answers();
+    let sent = rig.commands();
+    sent.into_iter().filter(|sent| !sent.is_release()).collect()
+}
+
+const COMING: &str = "*3\r\n$6\r\ncoming\r\n$1\r\n2\r\n$1\r\n9\r\n";
+const NEWER: &str = "*3\r\n$5\r\nnewer\r\n$1\r\n2\r\n$1\r\n9\r\n";
+
+#[test]
+fn a_stray_account_is_garbage_only_when_these_accounts_are_in_force() {
+    for (answer, counted) in [(CURRENT, 1), (COMING, 0), (NEWER, 0)] {
+        let mut rig = Rig::ready(|_| {});
+        let sent = stray(&mut rig);
+        assert_eq!((sent.len(), sent[0].part()), (1, "stray"), "once");
+        assert_eq!(sent[0].listed(), ["zz"]);
+        assert_eq!(rig.count(Counter::Garbage), 0, "nobody knows yet");
+        assert!(!said(&mut rig).concat().contains("zz"));
+        rig.reply(answer);
+        assert_eq!(rig.count(Counter::Garbage), counted, "{answer}");
+        let said = said(&mut rig).concat();
+        assert_eq!(
+            said.contains("accounts zz: not configured"),
+            counted == 1,
+            "{said}"
+        );
+        // With a newer one in force it is theirs.
+        let again = stray(&mut rig).len();
+        assert_eq!(again, usize::from(answer != NEWER), "{answer}");
+    }
 }
 
 /// Redis drops who sends more than 16 kB before it has logged in: what it has to say must be heard first.
