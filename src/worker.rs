@@ -2826,12 +2826,20 @@ impl Worker {
         self.mend_next(now_ms);
     }
 
-    /// A recount says what is in force: less than what is configured here, and it is put in again.
+    /// A recount says what is in force. Unless that is what the last sync answered, the pool is asked for anew.
     fn learn_in_force(&mut self, now_ms: u64, pool: usize, in_force: Option<(u64, Option<u64>)>) {
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
-        if let Some((held, digest)) = in_force
-            && (held < revision || held == revision && digest.is_none())
-        {
+        let Some((state, (held, digest))) = self.pools.get(pool).zip(in_force) else {
+            return;
+        };
+        let ours = held == revision && digest == Some(state.digest);
+        let known = match state.synced {
+            Some(Synced::Current | Synced::Replaced) => ours,
+            Some(Synced::Newer(newer)) => held == newer,
+            Some(Synced::Differs) => held == revision && digest.is_some() && !ours,
+            Some(Synced::Wanted | Synced::Coming | Synced::Part) | None => false,
+        };
+        if !known {
             self.ask_sync(now_ms, pool);
         }
     }

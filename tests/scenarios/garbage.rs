@@ -154,7 +154,7 @@ fn what_is_not_mended_is_recounted_less_and_less_often() {
                 if command.arguments().len() == 6 {
                     times.push(rig.now_ms);
                 }
-                rig.reply(&done("", "1", "5"));
+                rig.reply("*2\r\n$4\r\ndone\r\n:0\r\n");
             } else if command.is_acquire() && pool_of(&command) == "p" {
                 rig.reply(GARBAGE);
             } else {
@@ -194,6 +194,7 @@ fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
         (1, "p", "whole")
     );
     assert!(sync[0].listed().is_empty(), "only asked");
+    let own = sync[0].arguments()[1].clone();
     rig.reply(WANTED);
     assert_eq!(rig.commands()[0].listed()[0], "a");
     rig.reply(REPLACED);
@@ -202,8 +203,9 @@ fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
     assert!(after_ms > 0);
     assert_eq!(step.arguments().len(), 5);
     for (revision, digest, asks) in [
-        ("1", "5", false),
-        ("2", "", false),
+        ("1", own.as_str(), false),
+        ("1", "5", true),
+        ("2", "", true),
         ("", "", true),
         ("1", "", true),
     ] {
@@ -215,6 +217,48 @@ fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
         }
         reconcile(&mut rig, 61_000).expect("the usual one");
     }
+}
+
+/// Who once heard another answer than that its accounts are in force hears what came of it, and is told once.
+#[test]
+fn what_a_sync_answered_is_asked_for_again_when_something_else_is_in_force() {
+    const DIFFERS: &str = "*3\r\n$7\r\ndiffers\r\n$1\r\n1\r\n$1\r\n9\r\n";
+    let mut rig = Rig::new(|_| {});
+    let (id, _) = rig.request(&[]);
+    rig.open();
+    let own = rig.commands()[0].arguments()[1].clone();
+    rig.reply(COMING);
+    rig.reply(&granted("a"));
+    rig.worker.on_end(rig.now_ms, id);
+    rig.commands_soon();
+    rig.reply(":1\r\n");
+    let mut said = Vec::new();
+    for (revision, digest, answer) in [
+        ("1", "5", Some(COMING)),
+        ("1", "5", Some(DIFFERS)),
+        ("1", "5", None),
+        ("2", "5", Some(NEWER)),
+        ("2", "6", None),
+        ("1", own.as_str(), Some(CURRENT)),
+        ("1", own.as_str(), None),
+        ("1", "5", Some(DIFFERS)),
+    ] {
+        reconcile(&mut rig, 121_000).expect("a pass");
+        rig.reply(&done("", revision, digest));
+        let sent = rig.commands();
+        let asks = sent.len() == 1 && sent[0].listed().is_empty();
+        assert_eq!(asks, answer.is_some(), "{revision} {digest} {sent:?}");
+        rig.reply(answer.unwrap_or_default());
+        said.extend(self::said(&mut rig));
+    }
+    said.retain(|one| one.contains("holds"));
+    assert_eq!(said.len(), 3, "{said:?}");
+    // It may act on what only who is in force may act on.
+    reconcile(&mut rig, 121_000).expect("a pass");
+    rig.reply(&done("", "1", &own));
+    rig.reply(CURRENT);
+    rig.commands();
+    assert_eq!(stray(&mut rig)[0].part(), "stray");
 }
 
 /// A value of the right shape with something else in it is the pool's fault; another shape is nobody's answer.
