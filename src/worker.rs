@@ -62,6 +62,9 @@ const ANSWER_MS: u64 = 10_000;
 const MEND_MS: (u64, u64) = (100, 60_000);
 /// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (README, *A large pool*).
 const SYNC_PART: usize = 500;
+/// What is said of a reply whose number is none.
+const EPOCH: &[u8] = b"accounts #epoch: not a whole number";
+const REVISION: &[u8] = b"accounts #revision: not a whole number";
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
 /// Looks on their way at once: those of many pools must not stand before every acquire.
@@ -2327,7 +2330,11 @@ impl Worker {
         });
         let (epoch, answers) = match answers {
             Ok(answers) => answers,
-            Err(fault) => return self.on_acquire_fault(now_ms, sent_ms, leases, tries, fault),
+            Err(fault) => {
+                let pool = leases.first().map_or(0, |acquire| acquire.pool);
+                self.see_number(now_ms, pool, reply, fault, EPOCH);
+                return self.on_acquire_fault(now_ms, sent_ms, leases, tries, fault);
+            }
         };
         // One that came too late helps nobody, and must not keep the breaker closed.
         if now_ms.saturating_sub(sent_ms) < self.config.redis.acquire_timeout_ms {
@@ -2505,6 +2512,7 @@ impl Worker {
         let (epoch, answers) = match script::renewed(reply, leases.len()) {
             Ok(renewed) => renewed,
             Err(fault) => {
+                self.see_number(now_ms, pool, reply, fault, EPOCH);
                 let retry = (tries < RETRIES).then_some(Command::Renew {
                     pool,
                     leases,
@@ -2619,6 +2627,7 @@ impl Worker {
                 revision,
             }),
             Err(fault) => {
+                self.see_number(now_ms, pool, reply, fault, REVISION);
                 let retry = (tries < RETRIES).then_some(Command::Sync {
                     pool,
                     step,
@@ -2725,6 +2734,13 @@ impl Worker {
             state.suspect = true;
         }
         self.mend_next(now_ms);
+    }
+
+    /// The same where the reply is no error, but holds something else than the number that stands in this field.
+    fn see_number(&mut self, now_ms: u64, pool: usize, reply: &[u8], fault: Fault, what: &[u8]) {
+        if fault == Fault::Garbage && reply.first() != Some(&b'-') {
+            self.see_garbage(now_ms, pool, what);
+        }
     }
 
     fn say_garbage(&mut self, pool: usize, what: &[u8]) {
