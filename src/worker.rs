@@ -2449,9 +2449,15 @@ impl Worker {
         }
         let pool = leases.first().map_or(0, |acquire| acquire.pool);
         leases.retain(|acquire| self.is_wanted(acquire));
+        // The script takes out of `free` whom it could not give a lease, so once more may be all that the others need.
+        let next = if fault == Fault::Garbage {
+            RETRIES
+        } else {
+            tries.saturating_add(1)
+        };
         let retry = (tries < RETRIES && !leases.is_empty()).then(|| Command::Acquire {
             leases: leases.clone(),
-            tries: tries.saturating_add(1),
+            tries: next,
         });
         if self.recover(now_ms, fault, pool, retry) {
             return;
@@ -3028,6 +3034,10 @@ impl Worker {
                     self.write(now_ms, command, false);
                 }
                 again
+            }
+            (Fault::Garbage, Some(command @ Command::Acquire { .. })) => {
+                self.write(now_ms, command, false);
+                true
             }
             (_, _) => false,
         }
