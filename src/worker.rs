@@ -36,6 +36,8 @@ const BACKOFF_MS: (u64, u64) = (25, 1000);
 /// A reason why the pipe is down is said again when it was not seen for this long, in ms. A server that turns us away may
 /// be seen to do so or only to close the connection, by turns.
 const SAID_MS: u64 = 10_000;
+/// The same of what cannot be there in a pool: longer than from one recount to the next.
+const GARBAGE_SAID_MS: u64 = 150_000;
 /// Reasons that are remembered as said. Others are not said meanwhile.
 const MOST_SAID: usize = 8;
 /// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
@@ -729,6 +731,33 @@ struct Request {
     came_us: u64,
 }
 
+/// What was said, so that it is not said again while it goes on; and when each was seen last, in ms.
+#[derive(Debug)]
+struct Said<T>(Vec<(u64, T)>);
+
+impl<T> Default for Said<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Clone + PartialEq> Said<T> {
+    /// Whether this has not been said, or was not seen for so long, in ms.
+    fn is_news(&mut self, now_ms: u64, forget_ms: u64, what: &T) -> bool {
+        self.0
+            .retain(|(seen_ms, _)| now_ms.saturating_sub(*seen_ms) < forget_ms);
+        if let Some((seen_ms, _)) = self.0.iter_mut().find(|(_, said)| said == what) {
+            *seen_ms = now_ms;
+            return false;
+        }
+        let room = self.0.len() < MOST_SAID;
+        if room {
+            self.0.push((now_ms, what.clone()));
+        }
+        room
+    }
+}
+
 /// A lease that must end and whose release could not be sent, or may have been too early.
 #[derive(Debug, Clone, Copy)]
 struct Doubt {
@@ -753,8 +782,8 @@ struct PoolState {
     epoch: u64,
     /// What the last sync answered, so that it is said once.
     synced: Option<Synced>,
-    /// What cannot be there, as it was said last.
-    garbage: String,
+    /// What cannot be there, as far as it was said.
+    garbage: Said<String>,
     /// It is to be recounted soon.
     suspect: bool,
     /// No sooner than then, in ms; and how long after that at least, should it not be right by then.
@@ -808,8 +837,8 @@ pub struct Worker {
     state: PipeState,
     /// Failed attempts to open the pipe since it last served.
     failures: u32,
-    /// Why the pipe is down, as far as it was said: when it was seen last, in ms, the reason, the gist of the server's words.
-    said: Vec<(u64, Down, String)>,
+    /// Why the pipe is down, as far as it was said: the reason, the gist of the server's words.
+    said: Said<(Down, String)>,
     /// What the server last said against the greeting, or against this connection.
     refusal: Option<Refusal>,
     breaker: Breaker,
@@ -875,7 +904,7 @@ impl Worker {
                 syncing: false,
                 epoch: 0,
                 synced: None,
-                garbage: String::new(),
+                garbage: Said::default(),
                 suspect: false,
                 mend_ms: (0, MEND_MS.0),
                 control: Control::default(),
@@ -900,7 +929,7 @@ impl Worker {
             waiting: VecDeque::new(),
             state: PipeState::Closed,
             failures: 0,
-            said: Vec::new(),
+            said: Said::default(),
             refusal: None,
             breaker: Breaker::default(),
             short_lived: 0,
@@ -2267,7 +2296,7 @@ impl Worker {
         self.counters.add(Counter::PipeReady);
         self.acquires_work();
         self.refusal = None;
-        if !std::mem::take(&mut self.said).is_empty() {
+        if !std::mem::take(&mut self.said).0.is_empty() {
             self.output.notices.push(Notice::PipeReady);
         }
         self.unordered_doubts = self.doubts.len();
@@ -2594,7 +2623,7 @@ impl Worker {
             match answer {
                 Synced::Current => {
                     self.count_in(pool, Counter::Garbage);
-                    self.say_garbage(pool, &not_configured(id.as_bytes()));
+                    self.say_garbage(now_ms, pool, &not_configured(id.as_bytes()));
                 }
                 // Others are about to be in force.
                 Synced::Coming => return self.serve_once_synced(now_ms),
@@ -2735,7 +2764,7 @@ impl Worker {
     #[inline(never)]
     fn see_garbage(&mut self, now_ms: u64, pool: usize, what: &[u8]) {
         self.count_in(pool, Counter::Garbage);
-        self.say_garbage(pool, what);
+        self.say_garbage(now_ms, pool, what);
         if let Some(state) = self.pools.get_mut(pool) {
             state.suspect = true;
         }
@@ -2749,15 +2778,12 @@ impl Worker {
         }
     }
 
-    fn say_garbage(&mut self, pool: usize, what: &[u8]) {
+    fn say_garbage(&mut self, now_ms: u64, pool: usize, what: &[u8]) {
         let name = self.pool_name(pool);
         let what = printable::ascii(what);
-        if let Some(state) = self
-            .pools
-            .get_mut(pool)
-            .filter(|state| state.garbage != what)
+        if let Some(state) = self.pools.get_mut(pool)
+            && state.garbage.is_news(now_ms, GARBAGE_SAID_MS, &what)
         {
-            state.garbage.clone_from(&what);
             self.output
                 .notices
                 .push(Notice::Garbage { pool: name, what });
@@ -2800,7 +2826,7 @@ impl Worker {
         if let Ok(step) = step {
             if !step.found.is_empty() {
                 self.count_in(pool, Counter::Garbage);
-                self.say_garbage(pool, step.found);
+                self.say_garbage(now_ms, pool, step.found);
             }
             if step.state != Reconciled::Elsewhere
                 && let Some(suspect) = self.pools.get_mut(pool)
@@ -2815,7 +2841,7 @@ impl Worker {
                 let pool = self.pool_name(pool);
                 self.output.notices.push(Notice::Drift { pool, entries });
             } else if let Some(state) = self.pools.get_mut(pool) {
-                state.garbage.clear();
+                state.garbage = Said::default();
             }
         }
         if let Ok(Reconciled::Working(_)) = state {
@@ -3067,26 +3093,6 @@ impl Worker {
         }
     }
 
-    /// Whether this reason has not been said lately.
-    fn is_news(&mut self, now_ms: u64, why: Down, refusal: Option<&Refusal>) -> bool {
-        self.said
-            .retain(|(seen_ms, ..)| now_ms.saturating_sub(*seen_ms) < SAID_MS);
-        let gist = refusal.map(Refusal::gist).unwrap_or_default();
-        let known = self
-            .said
-            .iter_mut()
-            .find(|(_, said, words)| *said == why && *words == gist);
-        if let Some((seen_ms, ..)) = known {
-            *seen_ms = now_ms;
-            return false;
-        }
-        let room = self.said.len() < MOST_SAID;
-        if room {
-            self.said.push((now_ms, why, gist));
-        }
-        room
-    }
-
     /// Everything under way is answered or put in doubt; the pipe opens again after a while.
     fn lose_pipe(&mut self, now_ms: u64, why: Down) {
         let gone = matches!(why, Down::Closed | Down::Unopened);
@@ -3114,7 +3120,8 @@ impl Worker {
         let until_ms = now_ms.saturating_add(self.random.u64(wait_ms / 2..=wait_ms));
         self.state = PipeState::Waiting { until_ms };
         self.counters.add(Counter::PipeLost(why));
-        if !(served && why == Down::Closed) && self.is_news(now_ms, why, refusal.as_ref()) {
+        let gist = refusal.as_ref().map(Refusal::gist).unwrap_or_default();
+        if !(served && why == Down::Closed) && self.said.is_news(now_ms, SAID_MS, &(why, gist)) {
             self.output.notices.push(match (why, refusal) {
                 (Down::Unopened, _) => Notice::PipeUnopened {
                     cluster: self.config.redis.pipe_cluster.clone(),

@@ -693,6 +693,48 @@ fn an_acquire_is_repeated_once_after_garbage() {
     }
 }
 
+/// How often garbage was said, with these errors one after the other, so long apart, and every pass another worker's.
+fn times_said(errors: &[&str], apart_ms: u64) -> usize {
+    let mut rig = two_pools();
+    let mut times = 0;
+    for error in errors {
+        rig.request(&[("x-warm", "1")]);
+        refuse(&mut rig, error);
+        let end_ms = rig.now_ms + apart_ms;
+        while rig.now_ms < end_ms {
+            rig.wait(10);
+            for command in rig.commands() {
+                rig.reply(match command.is_reconcile() {
+                    true => "*2\r\n$9\r\nelsewhere\r\n:0\r\n",
+                    false => ":1\r\n",
+                });
+            }
+        }
+        rig.answers();
+        assert_eq!(rig.worker.output().pipe, None);
+        let said = said(&mut rig);
+        times += said
+            .iter()
+            .filter(|one| one.contains("cannot be there"))
+            .count();
+    }
+    times
+}
+
+#[test]
+fn garbage_is_said_again_when_it_comes_back_and_not_while_it_goes_on() {
+    assert_eq!(times_said(&[GARBAGE; 3], 60_000), 1);
+    assert_eq!(times_said(&[GARBAGE; 3], 200_000), 3);
+    // Two kinds by turns are two, and ever new ones are bounded.
+    let turns = [GARBAGE, WRONGTYPE, GARBAGE, WRONGTYPE, GARBAGE];
+    assert_eq!(times_said(&turns, 100), 2);
+    let fields: Vec<String> = (0..30)
+        .map(|n| format!("-GARBAGE accounts a{n}: not an account with a record\r\n"))
+        .collect();
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    assert_eq!(times_said(&fields, 100), 8);
+}
+
 /// Redis drops who sends more than 16 kB before it has logged in: what it has to say must be heard first.
 #[test]
 fn who_is_not_logged_in_sends_no_script() {
