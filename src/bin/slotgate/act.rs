@@ -62,8 +62,20 @@ pub fn percent(
     let subject = basis_points.map(|set| set.to_string()).unwrap_or_default();
     let mut text = Lines::default();
     let mut changes = Vec::new();
+    let mut problem = None;
+    let alone = pools.len() == 1;
     for pool in pools {
-        let (old, _) = server.control(&pool, "percent", &subject, None)?;
+        let old = match server.control(&pool, "percent", &subject, None) {
+            Ok((old, _)) => old,
+            Err(failed) if alone => return Err(failed),
+            // The others follow all the same: it may be an emergency.
+            Err(failed) => {
+                text.line(&format!("pool {pool}: failed: {}", failed.what));
+                changes.push(json!({"pool": pool, "error": failed.what}));
+                problem.get_or_insert(failed);
+                continue;
+            }
+        };
         let old = old.parse().ok().map(as_percent);
         let new = basis_points.map(as_percent);
         let said = |value: Option<f64>| match value {
@@ -77,6 +89,13 @@ pub fn percent(
         ));
         changes.push(json!({"pool": pool, "old": old, "new": new}));
     }
+    let exit = match problem {
+        Some(problem) if changes.iter().all(|change| change["error"].is_string()) => {
+            return Err(problem);
+        }
+        Some(_) => Exit::Wrong,
+        None => Exit::Done,
+    };
     let action = if basis_points.is_some() {
         "percent_set"
     } else {
@@ -85,7 +104,7 @@ pub fn percent(
     Ok(Answer {
         text,
         json: json!({"action": action, "pools": changes}),
-        exit: Exit::Done,
+        exit,
     })
 }
 
