@@ -352,7 +352,7 @@ fn the_percentage_of_all_pools_is_set_past_one_that_cannot_be() {
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert_eq!(lines[0], "pool o: gray 5 %, was 0 %");
     assert!(
-        lines[1].starts_with("pool p: failed: ")
+        lines[1].starts_with("pool p: Redis at ")
             && lines[1].ends_with("WRONGTYPE control is no hash"),
         "{lines:?}"
     );

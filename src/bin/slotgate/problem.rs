@@ -71,6 +71,14 @@ impl Problem {
         )
     }
 
+    /// What, with the pool's name.
+    pub fn named(&self, pool: &str) -> String {
+        match self.what.contains(&format!("pool {pool}")) {
+            true => self.what.clone(),
+            false => format!("pool {pool}: {}", self.what),
+        }
+    }
+
     /// To standard error.
     pub fn report(&self, as_json: bool) {
         let text = if as_json {
