@@ -2419,10 +2419,8 @@ impl Worker {
     /// Whether they still are, Redis says: another revision may just have come.
     #[inline(never)]
     fn see_stray(&mut self, now_ms: u64, pool: usize, account: &[u8]) {
-        let Some(state) = self.pools.get(pool) else {
-            return;
-        };
-        if state.syncing || !matches!(state.synced, Some(Synced::Current | Synced::Replaced)) {
+        let synced = self.pools.get(pool).and_then(|state| state.synced);
+        if !matches!(synced, Some(Synced::Current | Synced::Replaced)) {
             return;
         }
         match std::str::from_utf8(account) {
