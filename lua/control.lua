@@ -17,11 +17,12 @@
 local tool = tools()
 local verb, subject = ARGV[1], ARGV[2] or ''
 local CONTROL = KEYS[7]
-tool.check_keys()
 if type(redis.pcall('HEXISTS', CONTROL, 'percent')) == 'table' then
   tool.refuse('WRONGTYPE control is no hash')
 end
 if verb == 'drain' or verb == 'undrain' or verb == 'thaw' then
+  -- The other verbs, the kill switch first of all, need none of them.
+  tool.check_keys()
   tool.id(subject, 'account')
   -- One that was drained and is no longer configured can still be let go.
   if not call('HGET', ACCOUNTS, subject) and not (verb == 'undrain' and call('HGET', CONTROL, 'drain:' .. subject)) then

@@ -117,7 +117,11 @@ if in_force and in_force > revision then
   return {'newer', held[1], epoch}
 end
 if in_force == revision and held[2] then
-  if part == 'stray' and held[2] == digest and not live then
+  if part == 'stray' and held[2] == digest then
+    if live then
+      -- It may be one of those that come.
+      return {'coming', coming[1], epoch}
+    end
     take_away(ARGV, first)
   end
   return {held[2] == digest and 'current' or 'differs', held[1], epoch}

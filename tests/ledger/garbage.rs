@@ -644,6 +644,18 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
         let record = rig.ledger.state().accounts["ghost"].clone();
         assert_eq!(record, "5 0 0 0", "{other:?}");
     }
+    // While others come in parts, it may be one of those.
+    let new = ["new".to_owned()];
+    rig.pipe
+        .sync_part("two", (4, 1), Part::First, &[account("new", 1)]);
+    for answer in [Synced::Coming, Synced::Current] {
+        let reply = rig.pipe.sync_part("one", IN_FORCE, Part::Stray(&new), &[]);
+        assert_eq!(synced(&reply), Ok(answer));
+        let is_there = rig.ledger.state().accounts.contains_key("new");
+        assert_eq!(is_there, answer == Synced::Coming);
+        rig.redis
+            .run::<()>("HDEL", &[&rig.ledger.key("accounts"), "#coming"]);
+    }
     let reply = rig
         .pipe
         .sync_part("one", IN_FORCE, Part::Stray(&ghost), &[]);
