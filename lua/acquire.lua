@@ -283,6 +283,9 @@ for try = 1, 2 do
           lasts[i] = not (lasting and last == account) and bind
         end
       end
+    elseif owners[i] and #owners[i] > 128 then
+      -- An account's id and a mark are shorter.
+      tools().garbage('owner', ARGV[5 + i], 'an account')
     end
   end
   got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
@@ -334,8 +337,8 @@ end
 for k = 1, #accounts do
   local account, record = accounts[k], got[k + 3]
   local flags = record and string.match(record, '^%d+ %d+ %d+ (%d+)$')
-  -- Nor is what begins with # an account.
-  if not flags or string.byte(account) == 35 then
+  -- Other names are no account's. A long one would make a reply that the filter does not take.
+  if not flags or #account > 64 or not string.find(account, '^[%w._-]+$') then
     if not force then
       call('ZREM', FREE, account)
       tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
@@ -352,6 +355,9 @@ for k = 1, #accounts do
 end
 for i = 1, count do
   local lease, account = ARGV[5 + i], chosen[i]
+  if dry and account and not tools().is_id(account) then
+    tools().garbage('free', account, 'an account')
+  end
   answers[i + 1] = account or wait
   if account and not dry then
     if given[account] then

@@ -97,7 +97,7 @@ local function drop(ids)
   for i = 1, count do
     used[i] = tonumber(used[i] or 0)
     if not used[i] then
-      error({err = 'GARBAGE used ' .. string.gsub(accounts[i], '[^%w._-]', '?') .. ': not a number'})
+      error({err = 'GARBAGE used ' .. string.gsub(string.sub(accounts[i], 1, 64), '[^%w._-]', '?') .. ': not a number'})
     end
     used[i] = used[i] - ended[accounts[i]]
     counts[2 * i - 1], counts[2 * i] = accounts[i], string.format('%d', used[i])

@@ -89,7 +89,7 @@ end
 -- Someone else's sync in parts.
 local coming = {string.match(held[4] or '', '^(%d+) (%S+) (%S+) (%d+) (%S+)$')}
 local ends = tonumber(coming[4] or 0)
-local live = ends > now and ends <= now + SILENCE
+local live = tool.digits(coming[1]) and ends > now and ends <= now + SILENCE
 local from = (held[1] or '-') .. '/' .. (held[2] or '-')
 
 local function take_away(list, at)
