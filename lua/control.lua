@@ -11,7 +11,7 @@
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
 -- Returns {old, new}, each empty when nothing is set; old is ? when what stood there is far too long
--- Errors  NOACCOUNT, BADARG, WRONGTYPE; nothing is written then
+-- Errors  NOACCOUNT, BADARG, WRONGTYPE, GARBAGE; nothing is written then
 -- Flags  allow-oom: an operator needs it most when things are full
 -- Cost  O(log accounts)
 local tool = tools()
@@ -32,6 +32,8 @@ if verb == 'drain' or verb == 'undrain' or verb == 'thaw' then
   if not call('HGET', ACCOUNTS, subject) and not (verb == 'undrain' and call('HGET', CONTROL, 'drain:' .. subject)) then
     return redis.error_reply('NOACCOUNT ' .. subject .. ' is not in this pool')
   end
+  -- What may fail comes before the first write.
+  tool.used(subject)
 end
 if verb == 'drain' or verb == 'undrain' then
   local old = held('drain:' .. subject)

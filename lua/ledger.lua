@@ -42,8 +42,9 @@ local function settle(account, record, used, list)
     -- As `wants_probe` of the tools, which few callers have at hand.
     local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
     -- This may come after writes, so that it may not end in an error: whoever can't be judged is not open.
-    open = probe and not redis.pcall('ZSCORE', COOLDOWN, account)
-      and string.match(call('HGET', OWNER, probe) or '', '^[^:]*') ~= account
+    local owner = probe and (redis.pcall('HGET', OWNER, probe) or '')
+    open = type(owner) == 'string' and string.match(owner, '^[^:]*') ~= account
+      and not redis.pcall('ZSCORE', COOLDOWN, account)
   end
   if open and used < max then
     local score = string.format('%d', base + math.floor(load * used / max))
@@ -240,8 +241,13 @@ local function tools()
     return time[1] * 1000 + math.floor(time[2] / 1000)
   end
 
+  -- How many leases an account has; nil: what stands there is no number.
+  function self.count(account)
+    return tonumber(call('HGET', USED, account) or 0)
+  end
+
   function self.used(account)
-    return tonumber(call('HGET', USED, account) or 0) or self.garbage('used', account, 'a number')
+    return self.count(account) or self.garbage('used', account, 'a number')
   end
 
   -- The lease that probes an account; empty: it waits for one; false: it takes what it can hold. All three also while it cools.
@@ -255,8 +261,9 @@ local function tools()
     return self.probe_of(account) == '' and not call('ZSCORE', COOLDOWN, account)
   end
 
-  -- Sets or clears one flag of an account. Answers whether it changed; nil: there is no such account.
-  function self.flag(account, value, on)
+  -- Sets or clears one flag of an account, which has this many leases (or read it here). Answers whether it changed; nil: there
+  -- is no such account. An error comes before anything is written.
+  function self.flag(account, value, on, used)
     local record = call('HGET', ACCOUNTS, account)
     local rest, flags = string.match(record or '', '^(%d+ %d+ %d+) (%d+)$')
     if not rest then
@@ -267,13 +274,14 @@ local function tools()
       return false
     end
     record = string.format('%s %d', rest, on and flags + value or flags - value)
+    used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
-    settle(account, record, self.used(account))
+    settle(account, record, used)
     return true
   end
 
-  -- Puts an account behind the others, or back. Answers whether it changed; nil: there is no such account.
-  function self.behind(account, on)
+  -- Puts an account behind the others, or back; otherwise as `flag`.
+  function self.behind(account, on, used)
     local record = call('HGET', ACCOUNTS, account)
     local max, load, base, flags = string.match(record or '', '^(%d+) (%d+) (%d+) (%d+)$')
     if not max then
@@ -284,8 +292,9 @@ local function tools()
       return false
     end
     record = string.format('%s %s %.0f %s', max, load, on and base + BEHIND or base - BEHIND, flags)
+    used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
-    settle(account, record, self.used(account))
+    settle(account, record, used)
     return true
   end
 
@@ -300,12 +309,12 @@ local function tools()
   end
 
   -- After an account's cooldown is over: it takes leases again, or one at a time.
-  function self.warm(account)
+  function self.warm(account, used)
     local record = call('HGET', ACCOUNTS, account)
     if record and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1 then
-      settle(account, record, self.used(account))
+      settle(account, record, used)
     else
-      self.flag(account, self.COOLING, false)
+      self.flag(account, self.COOLING, false, used)
     end
   end
 
@@ -314,12 +323,14 @@ local function tools()
     self.cut(COOLDOWN, now, self.longest('#rest'))
     local over = call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)
     for _, member in ipairs(over) do
-      call('ZREM', COOLDOWN, member)
       local behind = string.match(member, '^behind:(.*)$')
+      -- A count that is none keeps the account out of `free` until the recount, and stops nobody else's.
+      local used = self.count(behind or member) or math.huge
+      call('ZREM', COOLDOWN, member)
       if behind then
-        self.behind(behind, false)
+        self.behind(behind, false, used)
       else
-        self.warm(member)
+        self.warm(member, used)
       end
     end
     self.wake()
