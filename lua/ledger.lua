@@ -5,6 +5,7 @@
 --                     sync in parts under way (sync.lua); #ttl and #rest, the longest lease and the longest cooldown of
 --                     all Envoys, "ms until" (note_longest);
 --                     #wake, when the first cooldown ends, ms; #pass, number of the reconcile pass under way;
+--                     #uncounted, while a recount makes `used` anew: a count that is missing is unknown, not 0;
 --                     #probe:<account id>, once it has cooled it takes one lease at a time: that lease, or empty
 --   2 free      ZSET  account id -> score, only accounts that can take a lease now
 --   3 used      HASH  account id -> number of live leases; #<account id> -> as recounted by the pass under way
@@ -96,16 +97,21 @@ local function drop(ids)
   local records = call('HMGET', ACCOUNTS, unpack(accounts))
   local counts, free = {}, {}
   for i = 1, count do
-    used[i] = tonumber(used[i] or 0)
-    if not used[i] then
+    -- A lease stands, so one that is missing was lost: it stays so, and the account shut, until the recount.
+    local held = tonumber(used[i] or math.huge)
+    if not held then
       error({err = 'GARBAGE used ' .. string.gsub(string.sub(accounts[i], 1, 64), '[^%w._-]', '?') .. ': not a number'})
     end
-    used[i] = used[i] - ended[accounts[i]]
-    counts[2 * i - 1], counts[2 * i] = accounts[i], string.format('%d', used[i])
+    if used[i] then
+      counts[#counts + 1], counts[#counts + 2] = accounts[i], string.format('%d', held - ended[accounts[i]])
+    end
+    used[i] = held - ended[accounts[i]]
   end
   call('ZREM', LEASES, unpack(leases))
   call('HDEL', OWNER, unpack(leases))
-  call('HSET', USED, unpack(counts))
+  if counts[1] then
+    call('HSET', USED, unpack(counts))
+  end
   -- The pass under way has counted them.
   for i = 1, marked and #marked or 0, 2 do
     if marked[i + 1] == records[count + 1] then
@@ -241,9 +247,14 @@ local function tools()
     return time[1] * 1000 + math.floor(time[2] / 1000)
   end
 
-  -- How many leases an account has; nil: what stands there is no number.
+  -- Whether `used` was lost: what is missing there is nobody's 0.
+  function self.uncounted()
+    return call('HEXISTS', ACCOUNTS, '#uncounted') == 1 or call('EXISTS', USED) == 0 and call('EXISTS', OWNER) == 1
+  end
+
+  -- How many leases an account has; math.huge: nobody knows before the recount; nil: what stands there is no number.
   function self.count(account)
-    return tonumber(call('HGET', USED, account) or 0)
+    return tonumber(call('HGET', USED, account) or self.uncounted() and math.huge or 0)
   end
 
   function self.used(account)
@@ -362,7 +373,10 @@ local function tools()
   function self.adopt(lease, account, record, expires_ms)
     local pass = call('HGET', ACCOUNTS, '#pass')
     -- The one key that nobody has read before comes first.
-    local used = call('HINCRBY', USED, account, '1')
+    local used = self.used(account) + 1
+    if used < math.huge then
+      call('HINCRBY', USED, account, '1')
+    end
     call('ZADD', LEASES, expires_ms, lease)
     call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
     if pass then

@@ -5,7 +5,7 @@ use crate::pipe::{Answer, PREFIX, Pipe, account, text};
 use crate::support::{Ledger, Redis};
 use slotgate::lease::{LeaseId, LeaseIds};
 use slotgate::ledger::keys::COMMON;
-use slotgate::ledger::script::{Fault, Heard, Mode, Reconciled};
+use slotgate::ledger::script::{Fault, Heard, Mode, Reconciled, Synced};
 
 /// A pool with accounts `a` and `b`.
 struct Rig {
@@ -17,7 +17,10 @@ struct Rig {
 
 impl Rig {
     fn new(max_concurrency: u32) -> Self {
-        let redis = Redis::start();
+        Self::on(Redis::start(), max_concurrency)
+    }
+
+    fn on(redis: Redis, max_concurrency: u32) -> Self {
         let mut pipe = Pipe::open(&redis, "p");
         let accounts = ["a", "b"].map(|id| account(id, max_concurrency));
         pipe.sync(1, 1, Some(&accounts)).unwrap();
@@ -152,5 +155,178 @@ fn a_bad_count_stops_no_end_of_a_cooldown_half_way() {
         rig.recount();
         rig.ledger.assert_consistent();
         assert!(rig.ledger.free().contains("a"), "{heard:?}");
+    }
+}
+
+/// While a recount makes the counts anew, nothing that happens to a full account opens it.
+#[test]
+fn a_full_account_stays_shut_until_it_is_counted() {
+    #[derive(Debug, Clone, Copy)]
+    enum Happens {
+        Release,
+        CooldownEnds,
+        ProbeBegins,
+        Thaw,
+        Undrain,
+        Force,
+        Adopt,
+        Sync,
+        Remove,
+    }
+    use Happens::{Adopt, CooldownEnds, Force, ProbeBegins, Release, Remove, Sync, Thaw, Undrain};
+    const SLOTS: u32 = 6;
+    let all = [
+        Release,
+        CooldownEnds,
+        ProbeBegins,
+        Thaw,
+        Undrain,
+        Force,
+        Adopt,
+        Sync,
+        Remove,
+    ];
+    // Lost by hand, or of another type; before the recount begins, or after so many of its steps.
+    let cases = all.into_iter().flat_map(|happens| {
+        let steps = (0..12).map(move |steps| (happens, true, steps));
+        steps.chain((1..12).map(move |steps| (happens, false, steps)))
+    });
+    let mut rig = Rig::new(SLOTS);
+    for (happens, by_hand, steps) in cases {
+        let what = format!("{happens:?} {by_hand} {steps}");
+        rig.redis.run::<()>("FLUSHALL", &[]);
+        let pair = ["a", "b"].map(|id| account(id, SLOTS));
+        rig.pipe.sync(1, 1, Some(&pair)).unwrap();
+        let epoch = rig.pipe.meta_epoch();
+        let held: Vec<_> = (0..SLOTS).map(|_| rig.forced("a")).collect();
+        for _ in 0..2 {
+            rig.forced("b");
+        }
+        match happens {
+            CooldownEnds | Thaw => drop(rig.pipe.heard("a", Heard::Cool(1, None))),
+            ProbeBegins => drop(rig.pipe.heard("a", Heard::CoolThenProbe(1))),
+            Undrain => drop(rig.pipe.control("drain", "a", None)),
+            Release | Force | Adopt | Sync | Remove => {}
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        rig.run("DEL", "used", &[]);
+        if !by_hand {
+            rig.run("SET", "used", &["text"]);
+        }
+        let mut done = false;
+        for _ in 0..steps {
+            done |= rig.pipe.reconcile("one", 90_000, 1) == Ok(Reconciled::Done(0));
+        }
+        assert!(!done, "{what}");
+        let mut holds = SLOTS as usize;
+        match happens {
+            Release => {
+                assert_eq!(rig.pipe.release(&held[..1]), Ok(1), "{what}");
+                holds -= 1;
+            }
+            CooldownEnds | ProbeBegins => {
+                rig.pipe.acquire(rig.ids.mint(), Mode::Take, None).unwrap();
+            }
+            Thaw | Undrain => {
+                let verb = if matches!(happens, Thaw) {
+                    "thaw"
+                } else {
+                    "undrain"
+                };
+                rig.pipe.control(verb, "a", None).unwrap();
+            }
+            Force => {
+                rig.forced("a");
+                holds += 1;
+            }
+            Adopt => {
+                // Of another epoch, so that nobody asks whether there is room.
+                let lease = rig.ids.mint();
+                rig.pipe.renew(&[(lease, "a", epoch + 1)]).unwrap();
+                holds += 1;
+            }
+            Sync => {
+                assert_eq!(rig.pipe.sync(2, 1, Some(&pair)), Ok(Synced::Replaced));
+            }
+            Remove => {
+                rig.pipe.sync(2, 1, Some(&pair[1..])).unwrap();
+                let state = rig.ledger.state();
+                assert!(
+                    state.accounts.contains_key("a"),
+                    "{what}: its leases finish"
+                );
+                rig.pipe.sync(3, 1, Some(&pair)).unwrap();
+            }
+        }
+        // Before a recount has seen that they are lost, one more lease makes it look as if some had never been.
+        if steps > 0 || !by_hand {
+            for verb in ["drain", "undrain"] {
+                rig.pipe.control(verb, "a", None).unwrap();
+            }
+        }
+        // Newcomers take what they can, before, while and after it is counted.
+        for step in 0..40 {
+            let taken = rig.pipe.acquire(rig.ids.mint(), Mode::Take, None);
+            assert!(
+                matches!(taken, Ok(Answer::Granted(_) | Answer::Saturated(_))),
+                "{what}: {taken:?}"
+            );
+            let owners = rig.ledger.owner();
+            let of = |id: &str| owners.values().filter(|owner| *owner == id).count();
+            assert!(
+                of("a") <= holds.max(SLOTS as usize),
+                "{what}, {step}: {owners:?}"
+            );
+            // Two were taken of it when the counts were lost.
+            let more = 2 * usize::from(by_hand && steps == 0);
+            assert!(
+                of("b") <= SLOTS as usize + more,
+                "{what}, {step}: {owners:?}"
+            );
+            rig.pipe.reconcile("one", 90_000, 1).unwrap();
+        }
+        rig.recount();
+        rig.ledger.assert_consistent();
+        let state = rig.ledger.state();
+        assert!(!state.meta.contains_key("#uncounted"), "{what}");
+        assert_eq!(
+            rig.pipe.release(&held).map(|ended| ended as usize),
+            Ok(held.len() - usize::from(matches!(happens, Release))),
+            "{what}"
+        );
+        let lease = rig.ids.mint();
+        assert_eq!(rig.pipe.take(lease), "a", "{what}");
+    }
+}
+
+/// A count that was lost is there again once it is counted, be it 0: a lease that is taken meanwhile is counted too.
+#[test]
+fn idle_accounts_are_counted_too() {
+    let spread = [
+        "--hash-max-listpack-entries",
+        "1",
+        "--zset-max-listpack-entries",
+        "1",
+    ];
+    let mut rig = Rig::on(Redis::start_with(&spread), 1);
+    let ids: Vec<String> = (0..40).map(|n| format!("a{n}")).collect();
+    let list: Vec<_> = ids.iter().map(|id| account(id, 1)).collect();
+    for by_hand in [false, true] {
+        rig.redis.run::<()>("FLUSHALL", &[]);
+        rig.pipe.sync(2, 1, Some(&list)).unwrap();
+        rig.forced("a0");
+        rig.run("DEL", "used", &[]);
+        if !by_hand {
+            rig.run("SET", "used", &["text"]);
+        }
+        rig.pipe.reconcile("one", 90_000, 1).unwrap();
+        while !matches!(
+            rig.pipe.reconcile("one", 90_000, 1),
+            Ok(Reconciled::Done(_))
+        ) {
+            rig.pipe.acquire(rig.ids.mint(), Mode::Take, None).unwrap();
+        }
+        rig.ledger.assert_consistent();
+        assert_eq!(rig.ledger.live(), 40, "{by_hand}");
     }
 }
