@@ -89,7 +89,7 @@ end
 -- Someone else's sync in parts.
 local coming = {string.match(held[4] or '', '^(%d+) (%S+) (%S+) (%d+) (%S+)$')}
 local ends = tonumber(coming[4] or 0)
-local live = ends > now and ends <= now + SILENCE
+local live = tool.digits(coming[1]) and ends > now and ends <= now + SILENCE
 local from = (held[1] or '-') .. '/' .. (held[2] or '-')
 
 local function take_away(list, at)
@@ -108,7 +108,7 @@ local function take_away(list, at)
         call('ZREM', FREE, account)
       end
       -- Its leases finish; the last one takes the record with it.
-      settle(account, record, tonumber(call('HGET', USED, account) or 0) or 1)
+      settle(account, record, tool.count(account) or 1)
     end
   end
 end
@@ -149,7 +149,7 @@ local function named(prefix, at, last)
   end
   return unpack(names)
 end
-local put = {}
+local put, missing = {}, listed and tool.uncounted() and math.huge or 0
 for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   local last = math.min(at + 4 * TOGETHER - 1, #ARGV)
   -- `used` may be there without `accounts`, after a loss of that key alone.
@@ -176,8 +176,8 @@ for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   call('HSET', ACCOUNTS, unpack(records))
   for i = 1, #records, 2 do
     put[records[i]] = true
-    -- A count that is none keeps the account out of `free` until the recount.
-    settle(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or 0) or math.huge, free)
+    -- A count that is none, or lost, keeps the account out of `free` until the recount.
+    settle(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or missing) or math.huge, free)
   end
   if free[1] then
     call('ZADD', FREE, unpack(free))

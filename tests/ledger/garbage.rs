@@ -4,6 +4,7 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
 use crate::support::{Clock, Ledger, Redis};
 use slotgate::lease::{LeaseId, LeaseIds};
+use slotgate::ledger::keys::{session_digits, session_prefix, session_tag};
 use slotgate::ledger::resp::{Value, Values};
 use slotgate::ledger::script::{
     Asked, Fault, Heard, Longest, Mode, Part, Reconciled, Step, SyncAccount, Synced, garbage,
@@ -127,6 +128,7 @@ impl Rig {
         let (session, scope) = ([1; 16], [2; 16]);
         let mut said = Vec::new();
         let mut hear = |reply: Vec<u8>| {
+            assert!(reply.len() < 4_000, "{}", reply.len());
             if let Some(Value::Error(error)) = Values::new(&reply).value() {
                 let fault = Fault::of(error);
                 let own = matches!(fault, Fault::Garbage | Fault::NoPool | Fault::NoAccount);
@@ -417,13 +419,74 @@ fn records() {
         b"a:probe",
         BYTES,
         &[b'x'; 65],
+        // 32 of these in one reply, or one of those, are more than the filter takes.
+        &[b'x'; 33_000],
+        &[b'x'; LONG],
     ] {
         rig.again();
         rig.write("HSET", "accounts", &[field, b"1 0 0 0"]);
         rig.write("ZADD", "free", &[b"-1000000", field]);
-        let said = rig.check(&format!("{field:?}"));
-        assert!(said.contains("accounts "), "{field:?}: {said}");
+        let named = String::from_utf8_lossy(&field[..field.len().min(65)]).into_owned();
+        let said = rig.check(&named);
+        assert!(said.contains("accounts "), "{named:?}: {said}");
     }
+}
+
+/// Longer than any reply may be.
+const LONG: usize = 1_100_000;
+
+/// Whatever a field holds, a reply that carries it is short: a long one would end the pipe, which all pools share.
+#[test]
+fn no_reply_carries_a_long_field() {
+    let mut rig = Rig::new();
+    let long = vec![b'7'; LONG];
+    let with = |before: &str, after: &str| [before.as_bytes(), &long, after.as_bytes()].concat();
+    // A record whose limit is long.
+    rig.write("HSET", "accounts", &[b"b", &with("", " 0 0 0")]);
+    rig.check("a record");
+    // The revision of a sync in parts.
+    rig.again();
+    let now_ms = rig.ledger.state().now_ms;
+    let after = format!(" 1 two {:.0} 3/7", now_ms + 9_000.0);
+    rig.write("HSET", "accounts", &[b"#coming", &with("", &after)]);
+    let asked = rig.pipe.sync_part("one", (4, 1), Part::Whole, &[]);
+    assert_eq!(synced(&asked), Ok(Synced::Wanted));
+    rig.check("#coming");
+    // Whose a lease is, to the one that asks again, and to the one that ends it.
+    let owner = |rig: &mut Rig, lease: LeaseId| {
+        rig.write("HSET", "owner", &[lease.as_bytes(), &long]);
+        rig.write("HSET", "used", &[&long, b"many"]);
+    };
+    rig.again();
+    let lease = rig.lease;
+    owner(&mut rig, lease);
+    for mode in [Mode::Take, Mode::Force("a")] {
+        let reply = rig.pipe.acquire_raw(lease, mode, None, None, 1);
+        let said = text(&reply);
+        assert!(said.contains(": not an account"), "{said:.200}");
+    }
+    let reply = rig.pipe.release_raw(&[lease]);
+    assert!(text(&reply).contains("GARBAGE used 777"));
+    assert!(reply.len() < 300, "{}", reply.len());
+    rig.check("owner");
+    // What an operator's key held before.
+    rig.again();
+    rig.write("HSET", "control", &[b"drain:b", &long, b"percent", &long]);
+    let old = |rig: &mut Rig, verb, subject| rig.pipe.control(verb, subject, None).unwrap().0;
+    assert_eq!(old(&mut rig, "undrain", "b"), "?");
+    assert_eq!(old(&mut rig, "percent", "100"), "?");
+    assert_eq!(old(&mut rig, "percent", ""), "100");
+    // The account of a session.
+    rig.again();
+    let session = [1; 16];
+    let tag = String::from_utf8(session_tag(&session).to_vec()).unwrap();
+    let mut name = session_prefix(PREFIX, "p").into_bytes();
+    name.extend(session_digits(&session));
+    let value = with(&format!("={tag},"), " 9999999999999");
+    rig.pipe.command(&[b"SET", &name, &value]);
+    let was = rig.pipe.control("unbind", "", Some(&session));
+    assert_eq!(was, Ok((String::new(), String::new())));
+    rig.other_serves();
 }
 
 #[test]
