@@ -369,12 +369,12 @@ local function tools()
     end
   end
 
-  -- Takes a lease that must be new.
-  function self.adopt(lease, account, record, expires_ms)
+  -- Takes a lease that must have no owner; `counted`: its account's count has it already.
+  function self.adopt(lease, account, record, expires_ms, counted)
     local pass = call('HGET', ACCOUNTS, '#pass')
     -- The one key that nobody has read before comes first.
-    local used = self.used(account) + 1
-    if used < math.huge then
+    local used = self.used(account) + (counted and 0 or 1)
+    if used < math.huge and not counted then
       call('HINCRBY', USED, account, '1')
     end
     call('ZADD', LEASES, expires_ms, lease)
