@@ -725,13 +725,25 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
 fn each_script_fails_before_it_writes_or_puts_it_right() {
     let mut rig = Rig::new();
     // No lease is taken whose epoch nobody could tell.
-    rig.write("HSET", "accounts", &[b"#epoch", b"abc"]);
-    let lease = rig.ids.mint();
-    assert_eq!(
-        rig.pipe.acquire(lease, Mode::Take, None),
-        Err(Fault::Garbage)
-    );
-    assert_eq!(rig.ledger.live(), 1);
+    for epoch in [
+        &b"abc"[..],
+        b"",
+        b"-1",
+        b"1e3",
+        b"0x10",
+        b" 7",
+        b"1.5",
+        b"12345678901234567890123",
+    ] {
+        rig.write("HSET", "accounts", &[b"#epoch", epoch]);
+        for mode in [Mode::Take, Mode::Force("a"), Mode::Dry] {
+            let lease = rig.ids.mint();
+            let reply = rig.pipe.acquire_raw(lease, mode, None, None, 1);
+            let named = "GARBAGE accounts #epoch: not a whole number";
+            assert!(text(&reply).starts_with(named), "{}", text(&reply));
+        }
+        assert_eq!(rig.ledger.live(), 1, "{epoch:?}");
+    }
     // What is there is renewed, and nothing is taken up above a limit.
     rig.again();
     let a = [rig.ids.mint(), rig.ids.mint()];
