@@ -292,7 +292,8 @@ for try = 1, 2 do
   if not got[1] then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
-  if not tonumber(got[1]) then
+  -- As `digits` of the tools.
+  if #got[1] > 16 or not string.find(got[1], '^%d+$') then
     tools().garbage('accounts', '#epoch', 'a whole number')
   end
   -- One that is no number is put right here; one that is a day off cannot be right.

@@ -247,9 +247,20 @@ local function tools()
     return time[1] * 1000 + math.floor(time[2] / 1000)
   end
 
+  -- Whether a hash has no field. Other commands that tell are in no user's rights so far.
+  local function is_empty(key)
+    local page = call('HSCAN', key, '0', 'COUNT', '1')
+    return page[1] == '0' and not page[2][1]
+  end
+
+  -- Whether there are leases, and `used` counts none of them.
+  function self.lost_counts()
+    return is_empty(USED) and not is_empty(OWNER)
+  end
+
   -- Whether `used` was lost: what is missing there is nobody's 0.
   function self.uncounted()
-    return call('HEXISTS', ACCOUNTS, '#uncounted') == 1 or call('EXISTS', USED) == 0 and call('EXISTS', OWNER) == 1
+    return call('HEXISTS', ACCOUNTS, '#uncounted') == 1 or self.lost_counts()
   end
 
   -- How many leases an account has; math.huge: nobody knows before the recount; nil: what stands there is no number.
@@ -369,12 +380,12 @@ local function tools()
     end
   end
 
-  -- Takes a lease that must be new.
-  function self.adopt(lease, account, record, expires_ms)
+  -- Takes a lease that must have no owner; `counted`: its account's count has it already.
+  function self.adopt(lease, account, record, expires_ms, counted)
     local pass = call('HGET', ACCOUNTS, '#pass')
     -- The one key that nobody has read before comes first.
-    local used = self.used(account) + 1
-    if used < math.huge then
+    local used = self.used(account) + (counted and 0 or 1)
+    if used < math.huge and not counted then
       call('HINCRBY', USED, account, '1')
     end
     call('ZADD', LEASES, expires_ms, lease)

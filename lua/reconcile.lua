@@ -103,8 +103,8 @@ end
 
 if stage == 'start' then
   drift = #found
-  local lost = call('EXISTS', USED) == 0 and call('EXISTS', OWNER) == 1
   local at, what = tool.wrong_key()
+  local lost = not at and tool.lost_counts()
   while at do
     wrong(what)
     call('DEL', KEYS[at])

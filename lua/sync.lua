@@ -16,7 +16,7 @@
 --       6 the longest this Envoy's leases last, ms; 0: nothing is said of it
 --       7 the longest its cooldowns last, ms; 0: the same
 --       8 who asks, [A-Za-z0-9._-]{1,64}
---       9 part: whole  as without @
+--       9 part: whole  as without @, but into a large pool only in parts
 --               first, more  10.. four for each account
 --               sweep  10 cursor, 0 to begin with; 11.. ids to take away
 --               last   10.. ids to take away
@@ -64,6 +64,9 @@ for i = first, #ARGV, listed and 4 or 1 do
 end
 -- How many accounts are read and written together; how many `sweep` shows; how long who syncs in parts may be silent, ms.
 local TOGETHER, SHOWN, SILENCE = 500, 1000, 10000
+-- With more fields in `accounts`, a full set in one call would take away too many others at once: 500 accounts, each with its
+-- probe, and what else stands there.
+local SMALL = 1020
 
 tool.check_keys()
 local held = call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch', '#coming')
@@ -130,7 +133,8 @@ if live and coming[3] ~= by and tonumber(coming[1]) >= revision and not (part ==
   return {'coming', coming[1], epoch}
 end
 local mine = live and coming[3] == by and coming[1] == ARGV[1] and coming[2] == digest and coming[5] == from
-if part == 'stray' or accounts == 0 and listed or not (part == 'whole' or part == 'first' or mine) then
+local large = part == 'whole' and by and call('HLEN', ACCOUNTS) > SMALL
+if part == 'stray' or accounts == 0 and listed or large or not (part == 'whole' or part == 'first' or mine) then
   return {'wanted', held[1] or '0', epoch}
 end
 
