@@ -104,7 +104,7 @@ end
 if stage == 'start' then
   drift = #found
   local at, what = tool.wrong_key()
-  local lost = not at and tool.lost_counts()
+  local lost = false
   while at do
     wrong(what)
     call('DEL', KEYS[at])
@@ -120,7 +120,7 @@ if stage == 'start' then
     end
     at, what = tool.wrong_key(at)
   end
-  if lost then
+  if lost or tool.lost_counts() then
     call('HSET', ACCOUNTS, '#uncounted', '1')
   end
   if meta[2] and not tool.digits(meta[2]) then
