@@ -247,9 +247,9 @@ local function tools()
     return time[1] * 1000 + math.floor(time[2] / 1000)
   end
 
-  -- Whether a hash has no field. Other commands that tell are in no user's rights so far.
+  -- Whether a hash has no field; a key of another type has. Commands that tell it in one word are in no user's rights so far.
   local function is_empty(key)
-    local page = call('HSCAN', key, '0', 'COUNT', '1')
+    local page = redis.pcall('HSCAN', key, '0', 'COUNT', '1')
     return page[1] == '0' and not page[2][1]
   end
 
