@@ -247,9 +247,20 @@ local function tools()
     return time[1] * 1000 + math.floor(time[2] / 1000)
   end
 
+  -- Whether a hash holds nothing. Users may lack EXISTS and HLEN.
+  local function is_empty(key)
+    local page = redis.pcall('HSCAN', key, '0', 'COUNT', '1')
+    return not page.err and page[1] == '0' and #page[2] == 0
+  end
+
+  -- Whether there are leases, but nothing in `used`.
+  function self.lost()
+    return is_empty(USED) and not is_empty(OWNER)
+  end
+
   -- Whether `used` was lost: what is missing there is nobody's 0.
   function self.uncounted()
-    return call('HEXISTS', ACCOUNTS, '#uncounted') == 1 or call('EXISTS', USED) == 0 and call('EXISTS', OWNER) == 1
+    return call('HEXISTS', ACCOUNTS, '#uncounted') == 1 or self.lost()
   end
 
   -- How many leases an account has; math.huge: nobody knows before the recount; nil: what stands there is no number.

@@ -103,7 +103,7 @@ end
 
 if stage == 'start' then
   drift = #found
-  local lost = call('EXISTS', USED) == 0 and call('EXISTS', OWNER) == 1
+  local lost = false
   local at, what = tool.wrong_key()
   while at do
     wrong(what)
@@ -120,7 +120,7 @@ if stage == 'start' then
     end
     at, what = tool.wrong_key(at)
   end
-  if lost then
+  if lost or tool.lost() then
     call('HSET', ACCOUNTS, '#uncounted', '1')
   end
   if meta[2] and not tool.digits(meta[2]) then

@@ -129,7 +129,8 @@ if live and coming[3] ~= by and tonumber(coming[1]) >= revision and not (part ==
   return {'coming', coming[1], epoch}
 end
 local mine = live and coming[3] == by and coming[1] == ARGV[1] and coming[2] == digest and coming[5] == from
-local large = part == 'whole' and by and call('HLEN', ACCOUNTS) > SMALL
+local page = part == 'whole' and by and call('HSCAN', ACCOUNTS, '0', 'COUNT', 2 * SMALL + 1)
+local large = page and (page[1] ~= '0' or #page[2] > 2 * SMALL)
 if part == 'stray' or accounts == 0 and listed or large or not (part == 'whole' or part == 'first' or mine) then
   return {'wanted', held[1] or '0', epoch}
 end
