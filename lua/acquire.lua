@@ -283,20 +283,24 @@ for try = 1, 2 do
           lasts[i] = not (lasting and last == account) and bind
         end
       end
+    elseif owners[i] and #owners[i] > 128 then
+      -- An account's id and a mark are shorter.
+      tools().garbage('owner', ARGV[5 + i], 'an account')
     end
   end
-  got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
+  got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
   if not got[1] then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
-  if not tonumber(got[1]) then
+  -- As `digits` of the tools.
+  if #got[1] > 16 or not string.find(got[1], '^%d+$') then
     tools().garbage('accounts', '#epoch', 'a whole number')
   end
   -- One that is no number is put right here; one that is a day off cannot be right.
   local wake = not dry and got[2] and (tonumber(got[2]) or 0)
   if wake and not (wake > now and wake <= now + 86400000) then
     tools().thaw(now, REAP)
-    got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', unpack(accounts))
+    got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
   end
   if dry or not missing then
     break
@@ -332,18 +336,22 @@ if accounts[1] then
   used = call('HMGET', USED, unpack(accounts))
 end
 for k = 1, #accounts do
-  local account, record = accounts[k], got[k + 3]
+  local account, record = accounts[k], got[k + 4]
   local flags = record and string.match(record, '^%d+ %d+ %d+ (%d+)$')
-  -- Nor is what begins with # an account.
-  if not flags or string.byte(account) == 35 then
+  -- Other names are no account's. A long one would make a reply that the filter does not take.
+  if not flags or #account > 64 or not string.find(account, '^[%w._-]+$') then
     if not force then
       call('ZREM', FREE, account)
       tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
     end
     given[account] = nil
   else
-    used[k] = (tonumber(used[k] or 0) or tools().garbage('used', account, 'a number')) + given[account]
-    uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
+    -- One that is missing: this is its first lease, unless the counts were lost.
+    local held = tonumber(used[k] or not (force or got[4]) and 0) or tools().used(account)
+    used[k] = held + given[account]
+    if used[k] < math.huge then
+      uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
+    end
     if flags == '4' and tools().wants_probe(account) then
       probes = probes or {}
       probes[account] = true
@@ -352,6 +360,9 @@ for k = 1, #accounts do
 end
 for i = 1, count do
   local lease, account = ARGV[5 + i], chosen[i]
+  if dry and account and not tools().is_id(account) then
+    tools().garbage('free', account, 'an account')
+  end
   answers[i + 1] = account or wait
   if account and not dry then
     if given[account] then
@@ -369,7 +380,9 @@ if leases[1] then
   -- First to a key that may not have been read so far.
   call('ZADD', LEASES, unpack(leases))
   call('HSET', OWNER, unpack(owned))
-  call('HSET', USED, unpack(uses))
+  if uses[1] then
+    call('HSET', USED, unpack(uses))
+  end
   for account, lease in pairs(probes or {}) do
     call('HSET', ACCOUNTS, '#probe:' .. account, lease)
   end
@@ -379,7 +392,7 @@ if leases[1] then
       if pass then
         redis.pcall('HINCRBY', USED, '#' .. account, format('%d', given[account]))
       end
-      settle(account, got[k + 3], used[k], free)
+      settle(account, got[k + 4], used[k], free)
     end
   end
   if free[1] then

@@ -10,26 +10,34 @@
 --               thaw      end the account's cooldown, its probing, and its being behind
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
--- Returns {old, new}, each empty when nothing is set
--- Errors  NOACCOUNT, BADARG, WRONGTYPE; nothing is written then
+-- Returns {old, new}, each empty when nothing is set; old is ? when what stood there is far too long
+-- Errors  NOACCOUNT, BADARG, WRONGTYPE, GARBAGE; nothing is written then
 -- Flags  allow-oom: an operator needs it most when things are full
 -- Cost  O(log accounts)
 local tool = tools()
 local verb, subject = ARGV[1], ARGV[2] or ''
 local CONTROL = KEYS[7]
-tool.check_keys()
 if type(redis.pcall('HEXISTS', CONTROL, 'percent')) == 'table' then
   tool.refuse('WRONGTYPE control is no hash')
 end
+-- What stands there, whoever wrote it; ?: far too long.
+local function held(field)
+  local text = call('HGET', CONTROL, field) or ''
+  return #text > 5 and '?' or text
+end
 if verb == 'drain' or verb == 'undrain' or verb == 'thaw' then
+  -- The other verbs, the kill switch first of all, need none of them.
+  tool.check_keys()
   tool.id(subject, 'account')
   -- One that was drained and is no longer configured can still be let go.
   if not call('HGET', ACCOUNTS, subject) and not (verb == 'undrain' and call('HGET', CONTROL, 'drain:' .. subject)) then
     return redis.error_reply('NOACCOUNT ' .. subject .. ' is not in this pool')
   end
+  -- What may fail comes before the first write.
+  tool.used(subject)
 end
 if verb == 'drain' or verb == 'undrain' then
-  local old = call('HGET', CONTROL, 'drain:' .. subject) or ''
+  local old = held('drain:' .. subject)
   if verb == 'drain' then
     call('HSET', CONTROL, 'drain:' .. subject, '1')
   else
@@ -41,7 +49,7 @@ elseif verb == 'percent' then
   if subject ~= '' then
     subject = string.format('%d', tool.whole(subject, 'percent', 0, 10000))
   end
-  local old = call('HGET', CONTROL, 'percent') or ''
+  local old = held('percent')
   if subject ~= '' then
     call('HSET', CONTROL, 'percent', subject)
   else
@@ -77,6 +85,6 @@ elseif verb == 'unbind' then
   else
     call('SET', KEYS[8], value, 'KEEPTTL')
   end
-  return {account and tonumber(ends) > tool.now_ms() and account or '', ''}
+  return {account and #account <= 64 and tonumber(ends) > tool.now_ms() and account or '', ''}
 end
 tool.refuse('BADARG verb: not drain, undrain, percent, thaw or unbind')

@@ -10,7 +10,7 @@
 --               passed  ARGV 4 has: end the probing, if that is the lease that probes
 --       4 lease id, for passed
 -- Returns for how long it cools or is behind now, ms, an integer; for passed whether probing ended, 1 or 0
--- Errors  NOACCOUNT, BADARG; nothing is written then
+-- Errors  NOACCOUNT, BADARG, WRONGTYPE, GARBAGE; nothing is written then
 -- Flags  allow-oom: it holds traffic back
 -- Cost  O(log accounts)
 local tool = tools()
@@ -24,6 +24,11 @@ local lease = what == 'passed' and tool.id(ARGV[4], 'lease')
 local record = call('HGET', ACCOUNTS, account)
 if not record then
   return redis.error_reply('NOACCOUNT ' .. account .. ' is not in this pool')
+end
+if not scope then
+  -- What may fail comes before the first write.
+  tool.used(account)
+  call('ZSCORE', FREE, account)
 end
 local probe = '#probe:' .. account
 if lease then

@@ -5,6 +5,7 @@
 --                     sync in parts under way (sync.lua); #ttl and #rest, the longest lease and the longest cooldown of
 --                     all Envoys, "ms until" (note_longest);
 --                     #wake, when the first cooldown ends, ms; #pass, number of the reconcile pass under way;
+--                     #uncounted, while a recount makes `used` anew: a count that is missing is unknown, not 0;
 --                     #probe:<account id>, once it has cooled it takes one lease at a time: that lease, or empty
 --   2 free      ZSET  account id -> score, only accounts that can take a lease now
 --   3 used      HASH  account id -> number of live leases; #<account id> -> as recounted by the pass under way
@@ -42,8 +43,9 @@ local function settle(account, record, used, list)
     -- As `wants_probe` of the tools, which few callers have at hand.
     local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
     -- This may come after writes, so that it may not end in an error: whoever can't be judged is not open.
-    open = probe and not redis.pcall('ZSCORE', COOLDOWN, account)
-      and string.match(call('HGET', OWNER, probe) or '', '^[^:]*') ~= account
+    local owner = probe and (redis.pcall('HGET', OWNER, probe) or '')
+    open = type(owner) == 'string' and string.match(owner, '^[^:]*') ~= account
+      and not redis.pcall('ZSCORE', COOLDOWN, account)
   end
   if open and used < max then
     local score = string.format('%d', base + math.floor(load * used / max))
@@ -95,16 +97,21 @@ local function drop(ids)
   local records = call('HMGET', ACCOUNTS, unpack(accounts))
   local counts, free = {}, {}
   for i = 1, count do
-    used[i] = tonumber(used[i] or 0)
-    if not used[i] then
-      error({err = 'GARBAGE used ' .. string.gsub(accounts[i], '[^%w._-]', '?') .. ': not a number'})
+    -- A lease stands, so one that is missing was lost: it stays so, and the account shut, until the recount.
+    local held = tonumber(used[i] or math.huge)
+    if not held then
+      error({err = 'GARBAGE used ' .. string.gsub(string.sub(accounts[i], 1, 64), '[^%w._-]', '?') .. ': not a number'})
     end
-    used[i] = used[i] - ended[accounts[i]]
-    counts[2 * i - 1], counts[2 * i] = accounts[i], string.format('%d', used[i])
+    if used[i] then
+      counts[#counts + 1], counts[#counts + 2] = accounts[i], string.format('%d', held - ended[accounts[i]])
+    end
+    used[i] = held - ended[accounts[i]]
   end
   call('ZREM', LEASES, unpack(leases))
   call('HDEL', OWNER, unpack(leases))
-  call('HSET', USED, unpack(counts))
+  if counts[1] then
+    call('HSET', USED, unpack(counts))
+  end
   -- The pass under way has counted them.
   for i = 1, marked and #marked or 0, 2 do
     if marked[i + 1] == records[count + 1] then
@@ -240,8 +247,29 @@ local function tools()
     return time[1] * 1000 + math.floor(time[2] / 1000)
   end
 
+  -- Whether a hash has no field; a key of another type has. Commands that tell it in one word are in no user's rights so far.
+  local function is_empty(key)
+    local page = redis.pcall('HSCAN', key, '0', 'COUNT', '1')
+    return page[1] == '0' and not page[2][1]
+  end
+
+  -- Whether there are leases, and `used` counts none of them.
+  function self.lost_counts()
+    return is_empty(USED) and not is_empty(OWNER)
+  end
+
+  -- Whether `used` was lost: what is missing there is nobody's 0.
+  function self.uncounted()
+    return call('HEXISTS', ACCOUNTS, '#uncounted') == 1 or self.lost_counts()
+  end
+
+  -- How many leases an account has; math.huge: nobody knows before the recount; nil: what stands there is no number.
+  function self.count(account)
+    return tonumber(call('HGET', USED, account) or self.uncounted() and math.huge or 0)
+  end
+
   function self.used(account)
-    return tonumber(call('HGET', USED, account) or 0) or self.garbage('used', account, 'a number')
+    return self.count(account) or self.garbage('used', account, 'a number')
   end
 
   -- The lease that probes an account; empty: it waits for one; false: it takes what it can hold. All three also while it cools.
@@ -255,8 +283,9 @@ local function tools()
     return self.probe_of(account) == '' and not call('ZSCORE', COOLDOWN, account)
   end
 
-  -- Sets or clears one flag of an account. Answers whether it changed; nil: there is no such account.
-  function self.flag(account, value, on)
+  -- Sets or clears one flag of an account, which has this many leases (or read it here). Answers whether it changed; nil: there
+  -- is no such account. An error comes before anything is written.
+  function self.flag(account, value, on, used)
     local record = call('HGET', ACCOUNTS, account)
     local rest, flags = string.match(record or '', '^(%d+ %d+ %d+) (%d+)$')
     if not rest then
@@ -267,13 +296,14 @@ local function tools()
       return false
     end
     record = string.format('%s %d', rest, on and flags + value or flags - value)
+    used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
-    settle(account, record, self.used(account))
+    settle(account, record, used)
     return true
   end
 
-  -- Puts an account behind the others, or back. Answers whether it changed; nil: there is no such account.
-  function self.behind(account, on)
+  -- Puts an account behind the others, or back; otherwise as `flag`.
+  function self.behind(account, on, used)
     local record = call('HGET', ACCOUNTS, account)
     local max, load, base, flags = string.match(record or '', '^(%d+) (%d+) (%d+) (%d+)$')
     if not max then
@@ -284,8 +314,9 @@ local function tools()
       return false
     end
     record = string.format('%s %s %.0f %s', max, load, on and base + BEHIND or base - BEHIND, flags)
+    used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
-    settle(account, record, self.used(account))
+    settle(account, record, used)
     return true
   end
 
@@ -300,12 +331,12 @@ local function tools()
   end
 
   -- After an account's cooldown is over: it takes leases again, or one at a time.
-  function self.warm(account)
+  function self.warm(account, used)
     local record = call('HGET', ACCOUNTS, account)
     if record and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1 then
-      settle(account, record, self.used(account))
+      settle(account, record, used)
     else
-      self.flag(account, self.COOLING, false)
+      self.flag(account, self.COOLING, false, used)
     end
   end
 
@@ -314,12 +345,14 @@ local function tools()
     self.cut(COOLDOWN, now, self.longest('#rest'))
     local over = call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)
     for _, member in ipairs(over) do
-      call('ZREM', COOLDOWN, member)
       local behind = string.match(member, '^behind:(.*)$')
+      -- A count that is none keeps the account out of `free` until the recount, and stops nobody else's.
+      local used = self.count(behind or member) or math.huge
+      call('ZREM', COOLDOWN, member)
       if behind then
-        self.behind(behind, false)
+        self.behind(behind, false, used)
       else
-        self.warm(member)
+        self.warm(member, used)
       end
     end
     self.wake()
@@ -347,11 +380,14 @@ local function tools()
     end
   end
 
-  -- Takes a lease that must be new.
-  function self.adopt(lease, account, record, expires_ms)
+  -- Takes a lease that must have no owner; `counted`: its account's count has it already.
+  function self.adopt(lease, account, record, expires_ms, counted)
     local pass = call('HGET', ACCOUNTS, '#pass')
     -- The one key that nobody has read before comes first.
-    local used = call('HINCRBY', USED, account, '1')
+    local used = self.used(account) + (counted and 0 or 1)
+    if used < math.huge and not counted then
+      call('HINCRBY', USED, account, '1')
+    end
     call('ZADD', LEASES, expires_ms, lease)
     call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
     if pass then

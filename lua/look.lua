@@ -35,12 +35,12 @@ for i = 1, control and #control or 0, 2 do
 end
 table.sort(drained)
 
--- One more each for its probe, and nine for what else stands there. What is wrong with it must not hide an override.
-local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 9, redis.pcall)
+-- One more each for its probe, and ten for what else stands there. What is wrong with it must not hide an override.
+local accounts = most_used > 0 and small(ACCOUNTS, 2 * most_used + 10, redis.pcall)
 local ids, limits = {}, {}
 for i = 1, accounts and #accounts or 0, 2 do
-  local max, flags = string.match(accounts[i + 1], '^(%d+) %d+ %d+ (%d+)$')
-  if max and tonumber(flags) < tool.REMOVED and tool.is_id(accounts[i]) then
+  local max, _, _, flags = tool.parts(accounts[i + 1])
+  if max and flags < tool.REMOVED and tool.is_id(accounts[i]) then
     ids[#ids + 1] = accounts[i]
     limits[#ids] = max
   end

@@ -104,6 +104,7 @@ end
 if stage == 'start' then
   drift = #found
   local at, what = tool.wrong_key()
+  local lost = false
   while at do
     wrong(what)
     call('DEL', KEYS[at])
@@ -113,10 +114,14 @@ if stage == 'start' then
       -- Nobody takes a slot before all are counted.
       call('DEL', FREE)
     end
+    lost = lost or KEYS[at] == USED
     if KEYS[at] == OWNER and tool.digits(meta[2]) then
       call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
     end
     at, what = tool.wrong_key(at)
+  end
+  if lost or tool.lost_counts() then
+    call('HSET', ACCOUNTS, '#uncounted', '1')
   end
   if meta[2] and not tool.digits(meta[2]) then
     wrong('accounts #epoch: not a whole number')
@@ -238,6 +243,7 @@ elseif stage == 'unknown' then
     stage = 'compare'
   end
 elseif stage == 'compare' then
+  local lost = call('HEXISTS', ACCOUNTS, '#uncounted') == 1
   local list = scan('HSCAN', ACCOUNTS)
   for i = 1, #list, 2 do
     local account = list[i]
@@ -272,6 +278,8 @@ elseif stage == 'compare' then
         if not before then
           wrong(tool.name_of('used', account) .. ': not a number')
         end
+      end
+      if before ~= counted or lost then
         call('HSET', USED, account, counted)
       end
       -- Not free although it waits for a probe: so leave it the scripts of an older version, which know no probes and would do
@@ -306,6 +314,7 @@ elseif stage == 'compare' then
     end
   end
   if cursor == '0' then
+    call('HDEL', ACCOUNTS, '#uncounted')
     stage = 'cooldown'
   end
 elseif stage == 'cooldown' then

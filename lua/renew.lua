@@ -6,31 +6,41 @@
 -- Returns {epoch, answers}: one letter for each lease, in order
 --         r  renewed
 --         a  re-adopted: it was gone and is counted again, because Redis lost its data since (the epoch is another)
---            or because the account still had a slot nobody uses, even when it takes no new leases
+--            or because the account still had a slot nobody uses, even when it takes no new leases; or only its owner was
+--            lost, and stands there again
 --         l  lost: it had expired, and the slot is someone else's by now
 -- Errors  NOPOOL, BADARG; nothing is written then. GARBAGE; what was there is renewed then
 -- Flags  allow-oom: a lease that can't be renewed would be granted twice
 -- Cost  O(log leases) each
-local tool = tools()
-local ttl = tool.whole(ARGV[1], 'ttl_ms', 1, 86400000)
-local leases = (#ARGV - 1) / 3
-if leases < 1 or leases > 1000 or leases ~= math.floor(leases) then
-  tool.refuse('BADARG leases: not 1..1000 of lease, account, epoch')
-end
+local ttl, leases = tonumber(ARGV[1]), (#ARGV - 1) / 3
+local wrong = not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0 and leases >= 1 and leases <= 1000 and leases % 1 == 0)
 local ids = {}
-for i = 1, leases do
-  ids[i] = tool.id(ARGV[3 * i - 1], 'lease')
+for i = 1, wrong and 0 or leases do
+  local lease = ARGV[3 * i - 1]
+  wrong = wrong or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]')
+  ids[i] = lease
+end
+if wrong then
+  local check = tools()
+  check.whole(ARGV[1], 'ttl_ms', 1, 86400000)
+  for i = 1, #ids do
+    check.id(ids[i], 'lease')
+  end
+  check.refuse('BADARG leases: not 1..1000 of lease, account, epoch')
 end
 
 local epoch = call('HGET', ACCOUNTS, '#epoch')
 if not epoch then
   return redis.error_reply('NOPOOL no accounts are synced for this pool')
 end
-local expires_ms = string.format('%.0f', tool.now_ms() + ttl)
+local time = call('TIME')
+local expires_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ttl)
 local expiries = call('ZMSCORE', LEASES, unpack(ids))
+-- Of another type: whose they are shows when a recount has made it anew.
+local owners = redis.pcall('HMGET', OWNER, unpack(ids))
 local answers, renewed = {}, {}
 for i = 1, leases do
-  if expiries[i] then
+  if expiries[i] and (owners.err or owners[i]) then
     renewed[#renewed + 1] = expires_ms
     renewed[#renewed + 1] = ids[i]
     answers[i] = 'r'
@@ -40,11 +50,13 @@ end
 if #renewed > 0 then
   call('ZADD', LEASES, unpack(renewed))
 end
-if not tool.digits(epoch) then
-  tool.garbage('accounts', '#epoch', 'a whole number')
+-- As `digits` of the tools.
+if #epoch > 16 or not string.find(epoch, '^%d+$') then
+  tools().garbage('accounts', '#epoch', 'a whole number')
 end
+local tool = #renewed < 2 * leases and tools()
 for i = 1, leases do
-  if not expiries[i] then
+  if not answers[i] then
     local account = ARGV[3 * i]
     local record = tool.is_id(account) and call('HGET', ACCOUNTS, account)
     -- Owned all the same: only its expiry was lost; or it stands twice in one batch.
@@ -52,8 +64,9 @@ for i = 1, leases do
       call('ZADD', LEASES, expires_ms, ids[i])
       answers[i] = 'a'
     elseif record and tool.parts(record)
-      and (ARGV[3 * i + 1] ~= epoch or tool.used(account) < tonumber(string.match(record, '^%d+'))) then
-      tool.adopt(ids[i], account, record, expires_ms)
+      and (expiries[i] or ARGV[3 * i + 1] ~= epoch or tool.used(account) < tonumber(string.match(record, '^%d+'))) then
+      -- Only its owner was lost: the count has it still.
+      tool.adopt(ids[i], account, record, expires_ms, expiries[i])
       answers[i] = 'a'
     else
       answers[i] = 'l'

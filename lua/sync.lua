@@ -16,7 +16,7 @@
 --       6 the longest this Envoy's leases last, ms; 0: nothing is said of it
 --       7 the longest its cooldowns last, ms; 0: the same
 --       8 who asks, [A-Za-z0-9._-]{1,64}
---       9 part: whole  as without @
+--       9 part: whole  as without @, but into a large pool only in parts
 --               first, more  10.. four for each account
 --               sweep  10 cursor, 0 to begin with; 11.. ids to take away
 --               last   10.. ids to take away
@@ -64,6 +64,9 @@ for i = first, #ARGV, listed and 4 or 1 do
 end
 -- How many accounts are read and written together; how many `sweep` shows; how long who syncs in parts may be silent, ms.
 local TOGETHER, SHOWN, SILENCE = 500, 1000, 10000
+-- With more fields in `accounts`, a full set in one call would take away too many others at once: 500 accounts, each with its
+-- probe, and what else stands there.
+local SMALL = 1020
 
 tool.check_keys()
 local held = call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch', '#coming')
@@ -89,7 +92,7 @@ end
 -- Someone else's sync in parts.
 local coming = {string.match(held[4] or '', '^(%d+) (%S+) (%S+) (%d+) (%S+)$')}
 local ends = tonumber(coming[4] or 0)
-local live = ends > now and ends <= now + SILENCE
+local live = tool.digits(coming[1]) and ends > now and ends <= now + SILENCE
 local from = (held[1] or '-') .. '/' .. (held[2] or '-')
 
 local function take_away(list, at)
@@ -108,7 +111,7 @@ local function take_away(list, at)
         call('ZREM', FREE, account)
       end
       -- Its leases finish; the last one takes the record with it.
-      settle(account, record, tonumber(call('HGET', USED, account) or 0) or 1)
+      settle(account, record, tool.count(account) or 1)
     end
   end
 end
@@ -117,7 +120,11 @@ if in_force and in_force > revision then
   return {'newer', held[1], epoch}
 end
 if in_force == revision and held[2] then
-  if part == 'stray' and held[2] == digest and not live then
+  if part == 'stray' and held[2] == digest then
+    if live then
+      -- It may be one of those that come.
+      return {'coming', coming[1], epoch}
+    end
     take_away(ARGV, first)
   end
   return {held[2] == digest and 'current' or 'differs', held[1], epoch}
@@ -126,7 +133,8 @@ if live and coming[3] ~= by and tonumber(coming[1]) >= revision and not (part ==
   return {'coming', coming[1], epoch}
 end
 local mine = live and coming[3] == by and coming[1] == ARGV[1] and coming[2] == digest and coming[5] == from
-if part == 'stray' or accounts == 0 and listed or not (part == 'whole' or part == 'first' or mine) then
+local large = part == 'whole' and by and call('HSCAN', ACCOUNTS, '0', 'COUNT', SMALL)[1] ~= '0'
+if part == 'stray' or accounts == 0 and listed or large or not (part == 'whole' or part == 'first' or mine) then
   return {'wanted', held[1] or '0', epoch}
 end
 
@@ -145,7 +153,7 @@ local function named(prefix, at, last)
   end
   return unpack(names)
 end
-local put = {}
+local put, missing = {}, listed and tool.uncounted() and math.huge or 0
 for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   local last = math.min(at + 4 * TOGETHER - 1, #ARGV)
   -- `used` may be there without `accounts`, after a loss of that key alone.
@@ -172,8 +180,8 @@ for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   call('HSET', ACCOUNTS, unpack(records))
   for i = 1, #records, 2 do
     put[records[i]] = true
-    -- A count that is none keeps the account out of `free` until the recount.
-    settle(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or 0) or math.huge, free)
+    -- A count that is none, or lost, keeps the account out of `free` until the recount.
+    settle(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or missing) or math.huge, free)
   end
   if free[1] then
     call('ZADD', FREE, unpack(free))

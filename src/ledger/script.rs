@@ -715,7 +715,10 @@ impl Fault {
             b"BADARG" => Self::BadArgument,
             b"GARBAGE" | b"WRONGTYPE" => Self::Garbage,
             // Our scripts fail by themselves only at what they read.
-            b"ERR" if contains(error, b"user_script") && !contains(error, b"ACL failure") => {
+            b"ERR"
+                if contains(error, b"user_script")
+                    && !NO_GARBAGE.iter().any(|words| contains(error, words)) =>
+            {
                 Self::Garbage
             }
             _ => Self::Unknown,
@@ -995,6 +998,15 @@ pub fn garbage(error: &[u8]) -> Option<&[u8]> {
     Some(error.get(..end.unwrap_or(error.len())).unwrap_or(error))
 }
 
+/// What ends a script and is no fault of what it reads: a command that this server denies or lacks, an operator's SCRIPT KILL.
+const NO_GARBAGE: [&[u8]; 5] = [
+    b"ACL failure",
+    b"command called from script",
+    b"command from script",
+    b"not allowed from",
+    b"killed by user",
+];
+
 fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
@@ -1087,6 +1099,54 @@ fn array(values: &mut Values, length: std::ops::RangeInclusive<usize>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As Redis 7.0.15 says it.
+    #[test]
+    fn only_what_a_script_reads_is_garbage() {
+        let end = " script: dec7952a674c9e70b116ec72c2267a0b537a1463, on @user_script:2.";
+        for (error, fault) in [
+            (
+                "ERR Unknown Redis command called from script",
+                Fault::Unknown,
+            ),
+            (
+                "ERR Wrong number of args calling Redis command from script",
+                Fault::Unknown,
+            ),
+            (
+                "ERR This Redis command is not allowed from script",
+                Fault::Unknown,
+            ),
+            (
+                "ERR Write commands are not allowed from read-only scripts.",
+                Fault::Unknown,
+            ),
+            (
+                "ERR Script killed by user with SCRIPT KILL...",
+                Fault::Unknown,
+            ),
+            (
+                "ERR ACL failure in script: User slotgate has no permissions to run the 'hget' command",
+                Fault::Unknown,
+            ),
+            (
+                "ERR user_script:2: attempt to compare number with nil",
+                Fault::Garbage,
+            ),
+            (
+                "ERR value is not an integer or out of range",
+                Fault::Garbage,
+            ),
+            ("ERR hash value is not an integer", Fault::Garbage),
+            ("ERR value is not a valid float", Fault::Garbage),
+        ] {
+            assert_eq!(
+                Fault::of((error.to_owned() + end).as_bytes()),
+                fault,
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn what_is_sent_is_the_files_code() {

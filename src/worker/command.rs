@@ -108,8 +108,8 @@ pub(super) enum SyncStep {
     Sweep { cursor: String, gone: Vec<String> },
     /// The last that has vanished.
     Last { gone: Vec<String> },
-    /// Accounts in the ledger that nobody configured.
-    Stray(Vec<String>),
+    /// An account in the ledger that nobody configured.
+    Stray(String),
 }
 
 #[derive(Debug, Clone, Copy)]

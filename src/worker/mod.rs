@@ -32,7 +32,7 @@ use breaker::Breaker;
 use command::{AcquireCommand, AcquireKind, Command, LostAcquire, PendingRelease, SyncStep};
 use counters::{Counter, Counters};
 use decisions::Memory;
-use notice::{Ignored, Notice};
+use notice::{Ignored, Notice, Said};
 use output::{Answer, Gauges, Output};
 use slab::Slab;
 use std::collections::VecDeque;
@@ -48,8 +48,8 @@ const BACKOFF_MS: (u64, u64) = (25, 1000);
 /// A reason why the pipe is down is said again when it was not seen for this long, in ms. A server that turns us away may
 /// be seen to do so or only to close the connection, by turns.
 const SAID_MS: u64 = 10_000;
-/// Reasons that are remembered as said. Others are not said meanwhile.
-const MOST_SAID: usize = 8;
+/// The same of what cannot be there in a pool: longer than from one recount to the next.
+const GARBAGE_SAID_MS: u64 = 150_000;
 /// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
 const AGAIN_MS: u64 = 1000;
 /// So many times in a row a pipe may close soon after it became ready and be opened again at once.
@@ -74,6 +74,9 @@ const ANSWER_MS: u64 = 10_000;
 const MEND_MS: (u64, u64) = (100, 60_000);
 /// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (docs/ledger.md#a-large-pool).
 const SYNC_PART: usize = 500;
+/// What is said of a reply whose number is none.
+const EPOCH: &[u8] = b"accounts #epoch: not a whole number";
+const REVISION: &[u8] = b"accounts #revision: not a whole number";
 /// Drained accounts that are followed in a pool, and accounts whose use is known; of larger pools none.
 const LOOK: (u64, u64) = (1000, 64);
 /// Looks on their way at once: those of many pools must not stand before every acquire.
@@ -147,13 +150,14 @@ struct PoolState {
     counts: Counts,
     windows: Windows,
     digest: u64,
+    /// A sync is on its way.
     syncing: bool,
     /// The ledger's epoch as last seen; 0: not yet.
     epoch: u64,
     /// What the last sync answered, so that it is said once.
     synced: Option<Synced>,
-    /// What cannot be there, as it was said last.
-    garbage: String,
+    /// What cannot be there, as far as it was said.
+    garbage: Said<String>,
     /// It is to be recounted soon.
     suspect: bool,
     /// No sooner than then, in ms; and how long after that at least, should it not be right by then.
@@ -207,8 +211,8 @@ pub struct Worker {
     state: PipeState,
     /// Failed attempts to open the pipe since it last served.
     failures: u32,
-    /// Why the pipe is down, as far as it was said: when it was seen last, in ms, the reason, the gist of the server's words.
-    said: Vec<(u64, Down, String)>,
+    /// Why the pipe is down, as far as it was said: the reason, the gist of the server's words.
+    said: Said<(Down, String)>,
     /// What the server last said against the greeting, or against this connection.
     refusal: Option<Refusal>,
     breaker: Breaker,
@@ -274,7 +278,7 @@ impl Worker {
                 syncing: false,
                 epoch: 0,
                 synced: None,
-                garbage: String::new(),
+                garbage: Said::default(),
                 suspect: false,
                 mend_ms: (0, MEND_MS.0),
                 control: Control::default(),
@@ -299,7 +303,7 @@ impl Worker {
             waiting: VecDeque::new(),
             state: PipeState::Closed,
             failures: 0,
-            said: Vec::new(),
+            said: Said::default(),
             refusal: None,
             breaker: Breaker::default(),
             short_lived: 0,
@@ -1217,7 +1221,7 @@ impl Worker {
                     SyncStep::From(from) => (Part::More, Some((*from, SYNC_PART))),
                     SyncStep::Sweep { cursor, gone } => (Part::Sweep(cursor, gone), None),
                     SyncStep::Last { gone } => (Part::Last(gone), None),
-                    SyncStep::Stray(ids) => (Part::Stray(ids), None),
+                    SyncStep::Stray(id) => (Part::Stray(std::slice::from_ref(id)), None),
                 };
                 let accounts =
                     range.map(|(from, most)| sync_accounts(pool, &state.counts, from, most));
@@ -1662,16 +1666,7 @@ impl Worker {
     }
 
     fn ask_sync(&mut self, now_ms: u64, pool: usize) {
-        let step = SyncStep::Ask;
-        self.write(
-            now_ms,
-            Command::Sync {
-                pool,
-                step,
-                tries: 0,
-            },
-            false,
-        );
+        self.sync(now_ms, pool, SyncStep::Ask);
     }
 
     /// The pipe is ready: what waited for it is sent.
@@ -1681,7 +1676,7 @@ impl Worker {
         self.counters.add(Counter::PipeReady);
         self.acquires_work();
         self.refusal = None;
-        if !std::mem::take(&mut self.said).is_empty() {
+        if !std::mem::take(&mut self.said).0.is_empty() {
             self.output.notices.push(Notice::PipeReady);
         }
         self.unordered_retries = self.retries.len();
@@ -1744,7 +1739,11 @@ impl Worker {
         });
         let (epoch, answers) = match answers {
             Ok(answers) => answers,
-            Err(fault) => return self.on_acquire_fault(now_ms, sent_ms, leases, tries, fault),
+            Err(fault) => {
+                let pool = leases.first().map_or(0, |acquire| acquire.pool);
+                self.see_number(now_ms, pool, reply, fault, EPOCH);
+                return self.on_acquire_fault(now_ms, sent_ms, leases, tries, fault);
+            }
         };
         // One that came too late helps nobody, and must not keep the breaker closed.
         if now_ms.saturating_sub(sent_ms) < self.config.redis.acquire_timeout_ms {
@@ -1797,24 +1796,18 @@ impl Worker {
     }
 
     /// An account that this configuration does not have, while its very accounts are in force, is nobody's: it is taken out.
+    /// Whether they still are, Redis says: another revision may just have come.
     #[inline(never)]
     fn see_stray(&mut self, now_ms: u64, pool: usize, account: &[u8]) {
         let synced = self.pools.get(pool).and_then(|state| state.synced);
-        let under_way = |(_, sent): &(u64, Command)| matches!(sent, Command::Sync { .. });
-        if !matches!(synced, Some(Synced::Current | Synced::Replaced))
-            || self.pending.iter().any(under_way)
-        {
+        if !matches!(synced, Some(Synced::Current | Synced::Replaced)) {
             return;
         }
-        let what = [b"accounts ", account, b": not configured"].concat();
         match std::str::from_utf8(account) {
             Ok(id) if crate::config::is_name(id) => {
-                let (step, tries) = (SyncStep::Stray(vec![id.to_owned()]), 0);
-                self.write(now_ms, Command::Sync { pool, step, tries }, false);
-                self.count_in(pool, Counter::Garbage);
-                self.say_garbage(pool, &what);
+                self.sync(now_ms, pool, SyncStep::Stray(id.to_owned()));
             }
-            Ok(_) | Err(_) => self.see_garbage(now_ms, pool, &what),
+            Ok(_) | Err(_) => self.see_garbage(now_ms, pool, &not_configured(account)),
         }
     }
 
@@ -1863,9 +1856,15 @@ impl Worker {
         }
         let pool = leases.first().map_or(0, |acquire| acquire.pool);
         leases.retain(|acquire| self.is_wanted(acquire));
+        // The script takes out of `free` whom it could not give a lease, so once more may be all that the others need.
+        let next = if fault == Fault::Garbage {
+            RETRIES
+        } else {
+            tries.saturating_add(1)
+        };
         let retry = (tries < RETRIES && !leases.is_empty()).then(|| Command::Acquire {
             leases: leases.clone(),
-            tries: tries.saturating_add(1),
+            tries: next,
         });
         if self.recover(now_ms, fault, pool, retry) {
             return;
@@ -1926,6 +1925,7 @@ impl Worker {
         let (epoch, answers) = match script::renewed(reply, leases.len()) {
             Ok(renewed) => renewed,
             Err(fault) => {
+                self.see_number(now_ms, pool, reply, fault, EPOCH);
                 let retry = (tries < RETRIES).then_some(Command::Renew {
                     pool,
                     leases,
@@ -1973,14 +1973,16 @@ impl Worker {
         let result = script::synced(reply);
         let next = match result {
             Ok(Synced::Part) => self.next_part(pool, &step, reply),
-            // Someone else changed it meanwhile, or began anew: once more from the first.
-            Ok(Synced::Wanted) if !matches!(step, SyncStep::Ask) && tries < RETRIES => {
-                Some(SyncStep::From(0))
+            Ok(Synced::Wanted) if matches!(step, SyncStep::Ask) && !self.is_large(pool) => {
+                Some(SyncStep::Whole)
             }
+            // Or someone else changed it meanwhile, or began anew: once more from the first.
+            Ok(Synced::Wanted) if tries < RETRIES => Some(SyncStep::From(0)),
             Ok(_) | Err(_) => None,
         };
         if let Some(next) = next {
-            let tries = tries.saturating_add(u8::from(result == Ok(Synced::Wanted)));
+            let again = result == Ok(Synced::Wanted) && !matches!(step, SyncStep::Ask);
+            let tries = tries.saturating_add(u8::from(again));
             self.write(
                 now_ms,
                 Command::Sync {
@@ -1992,10 +1994,23 @@ impl Worker {
             );
             return self.serve_once_synced(now_ms);
         }
-        if !matches!(step, SyncStep::Ask | SyncStep::Stray(_))
-            && let Some(state) = self.pools.get_mut(pool)
-        {
+        if let Some(state) = self.pools.get_mut(pool) {
             state.syncing = false;
+        }
+        if let (SyncStep::Stray(id), Ok(answer)) = (&step, result) {
+            match answer {
+                Synced::Current => {
+                    self.count_in(pool, Counter::Garbage);
+                    self.say_garbage(now_ms, pool, &not_configured(id.as_bytes()));
+                }
+                // Others are about to be in force.
+                Synced::Coming => return self.serve_once_synced(now_ms),
+                Synced::Wanted
+                | Synced::Replaced
+                | Synced::Newer(_)
+                | Synced::Differs
+                | Synced::Part => {}
+            }
         }
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
         let name = self.pool_name(pool);
@@ -2006,7 +2021,6 @@ impl Worker {
         match result {
             // Said already.
             Ok(answer @ (Synced::Newer(_) | Synced::Differs)) if before == Some(answer) => {}
-            Ok(Synced::Wanted) if matches!(step, SyncStep::Ask) => self.sync(now_ms, pool),
             // The next recount that it hears of says whether it still is.
             Ok(Synced::Wanted | Synced::Coming | Synced::Part) => {}
             Ok(Synced::Current) => {}
@@ -2026,16 +2040,18 @@ impl Worker {
                 revision,
             }),
             Err(fault) => {
+                self.see_number(now_ms, pool, reply, fault, REVISION);
                 let retry = (tries < RETRIES).then_some(Command::Sync {
                     pool,
                     step,
                     tries: tries.saturating_add(1),
                 });
                 // A pipe that went down for it says why; so does what cannot be there.
-                if !self.recover(now_ms, fault, pool, retry)
-                    && self.is_open()
-                    && fault != Fault::Garbage
-                {
+                if self.recover(now_ms, fault, pool, retry) {
+                    if let Some(state) = self.pools.get_mut(pool) {
+                        state.syncing = true;
+                    }
+                } else if self.is_open() && fault != Fault::Garbage {
                     self.output
                         .notices
                         .push(Notice::SyncFailed { pool: name, fault });
@@ -2063,29 +2079,21 @@ impl Worker {
         }
     }
 
-    /// Sends a pool's accounts, unless they are on their way.
-    fn sync(&mut self, now_ms: u64, pool: usize) {
+    /// Sends a sync of a pool, unless one is on its way.
+    fn sync(&mut self, now_ms: u64, pool: usize, step: SyncStep) {
         let Some(state) = self.pools.get_mut(pool) else {
             return;
         };
-        if !state.syncing {
-            state.syncing = true;
-            let accounts = self.config.pools.get(pool).map(|pool| pool.accounts.len());
-            let step = if accounts.unwrap_or(0) > SYNC_PART {
-                SyncStep::From(0)
-            } else {
-                SyncStep::Whole
-            };
-            self.write(
-                now_ms,
-                Command::Sync {
-                    pool,
-                    step,
-                    tries: 0,
-                },
-                false,
-            );
+        if !std::mem::replace(&mut state.syncing, true) {
+            let tries = 0;
+            self.write(now_ms, Command::Sync { pool, step, tries }, false);
         }
+    }
+
+    /// Whether a pool's accounts go in parts.
+    fn is_large(&self, pool: usize) -> bool {
+        let pool = self.config.pools.get(pool);
+        pool.is_some_and(|pool| pool.accounts.len() > SYNC_PART)
     }
 
     /// A part of a large pool has arrived: what comes after it.
@@ -2134,22 +2142,26 @@ impl Worker {
     #[inline(never)]
     fn see_garbage(&mut self, now_ms: u64, pool: usize, what: &[u8]) {
         self.count_in(pool, Counter::Garbage);
-        self.say_garbage(pool, what);
+        self.say_garbage(now_ms, pool, what);
         if let Some(state) = self.pools.get_mut(pool) {
             state.suspect = true;
         }
         self.mend_next(now_ms);
     }
 
-    fn say_garbage(&mut self, pool: usize, what: &[u8]) {
+    /// The same where the reply is no error, but holds something else than the number that stands in this field.
+    fn see_number(&mut self, now_ms: u64, pool: usize, reply: &[u8], fault: Fault, what: &[u8]) {
+        if fault == Fault::Garbage && reply.first() != Some(&b'-') {
+            self.see_garbage(now_ms, pool, what);
+        }
+    }
+
+    fn say_garbage(&mut self, now_ms: u64, pool: usize, what: &[u8]) {
         let name = self.pool_name(pool);
         let what = printable::ascii(what);
-        if let Some(state) = self
-            .pools
-            .get_mut(pool)
-            .filter(|state| state.garbage != what)
+        if let Some(state) = self.pools.get_mut(pool)
+            && state.garbage.is_news(now_ms, GARBAGE_SAID_MS, &what)
         {
-            state.garbage.clone_from(&what);
             self.output
                 .notices
                 .push(Notice::Garbage { pool: name, what });
@@ -2192,7 +2204,7 @@ impl Worker {
         if let Ok(step) = step {
             if !step.found.is_empty() {
                 self.count_in(pool, Counter::Garbage);
-                self.say_garbage(pool, step.found);
+                self.say_garbage(now_ms, pool, step.found);
             }
             if step.state != Reconciled::Elsewhere
                 && let Some(suspect) = self.pools.get_mut(pool)
@@ -2207,7 +2219,7 @@ impl Worker {
                 let pool = self.pool_name(pool);
                 self.output.notices.push(Notice::Drift { pool, entries });
             } else if let Some(state) = self.pools.get_mut(pool) {
-                state.garbage.clear();
+                state.garbage = Said::default();
             }
         }
         if let Ok(Reconciled::Working(_)) = state {
@@ -2240,12 +2252,20 @@ impl Worker {
         self.mend_next(now_ms);
     }
 
-    /// A recount says what is in force: less than what is configured here, and it is put in again.
+    /// A recount says what is in force. Unless that is what the last sync answered, the pool is asked for anew.
     fn learn_in_force(&mut self, now_ms: u64, pool: usize, in_force: Option<(u64, Option<u64>)>) {
         let revision = self.config.pools.get(pool).map_or(0, |pool| pool.revision);
-        if let Some((held, digest)) = in_force
-            && (held < revision || held == revision && digest.is_none())
-        {
+        let Some((state, (held, digest))) = self.pools.get(pool).zip(in_force) else {
+            return;
+        };
+        let ours = held == revision && digest == Some(state.digest);
+        let known = match state.synced {
+            Some(Synced::Current | Synced::Replaced) => ours,
+            Some(Synced::Newer(newer)) => held == newer,
+            Some(Synced::Differs) => held == revision && digest.is_some() && !ours,
+            Some(Synced::Wanted | Synced::Coming | Synced::Part) | None => false,
+        };
+        if !known {
             self.ask_sync(now_ms, pool);
         }
     }
@@ -2404,14 +2424,24 @@ impl Worker {
                 true
             }
             (Fault::NoPool, Some(command)) => {
-                self.sync(now_ms, pool);
-                let accounts = self.config.pools.get(pool).map(|pool| pool.accounts.len());
-                // A large one takes longer than anyone can wait.
-                let at_once = accounts.is_some_and(|accounts| accounts <= SYNC_PART);
-                if at_once {
+                // Of a large one someone else may have sent parts already. If not, the second try comes behind the first part,
+                // which is enough to take leases. It would not know most of the leases that are renewed.
+                let large = self.is_large(pool);
+                let step = if large {
+                    SyncStep::Ask
+                } else {
+                    SyncStep::Whole
+                };
+                self.sync(now_ms, pool, step);
+                let again = !(large && matches!(command, Command::Renew { .. }));
+                if again {
                     self.write(now_ms, command, false);
                 }
-                at_once
+                again
+            }
+            (Fault::Garbage, Some(command @ Command::Acquire { .. })) => {
+                self.write(now_ms, command, false);
+                true
             }
             (_, _) => false,
         }
@@ -2441,26 +2471,6 @@ impl Worker {
         }
     }
 
-    /// Whether this reason has not been said lately.
-    fn is_news(&mut self, now_ms: u64, why: Down, refusal: Option<&Refusal>) -> bool {
-        self.said
-            .retain(|(seen_ms, ..)| now_ms.saturating_sub(*seen_ms) < SAID_MS);
-        let gist = refusal.map(Refusal::gist).unwrap_or_default();
-        let known = self
-            .said
-            .iter_mut()
-            .find(|(_, said, words)| *said == why && *words == gist);
-        if let Some((seen_ms, ..)) = known {
-            *seen_ms = now_ms;
-            return false;
-        }
-        let room = self.said.len() < MOST_SAID;
-        if room {
-            self.said.push((now_ms, why, gist));
-        }
-        room
-    }
-
     /// Everything under way is answered or put in doubt; the pipe opens again after a while.
     fn lose_pipe(&mut self, now_ms: u64, why: Down) {
         let gone = matches!(why, Down::Closed | Down::Unopened);
@@ -2488,7 +2498,8 @@ impl Worker {
         let until_ms = now_ms.saturating_add(self.random.u64(wait_ms / 2..=wait_ms));
         self.state = PipeState::Waiting { until_ms };
         self.counters.add(Counter::PipeLost(why));
-        if !(served && why == Down::Closed) && self.is_news(now_ms, why, refusal.as_ref()) {
+        let gist = refusal.as_ref().map(Refusal::gist).unwrap_or_default();
+        if !(served && why == Down::Closed) && self.said.is_news(now_ms, SAID_MS, &(why, gist)) {
             self.output.notices.push(match (why, refusal) {
                 (Down::Unopened, _) => Notice::PipeUnopened {
                     cluster: self.config.redis.pipe_cluster.clone(),
@@ -2593,6 +2604,11 @@ impl Worker {
 fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
     let value = headers.filled(config.cooldown.scope.as_ref()?)?;
     Some(Box::new(gray::hash128(value)))
+}
+
+/// What is said of an account that is in the ledger and in no configuration.
+fn not_configured(account: &[u8]) -> Vec<u8> {
+    [b"accounts ", account, b": not configured"].concat()
 }
 
 fn is_ok(reply: &[u8]) -> bool {

@@ -6,6 +6,8 @@ use crate::pipe::greeting::Refusal;
 use crate::request::admission::Reason;
 use std::fmt;
 
+/// Reasons that are remembered as said. Others are not said meanwhile.
+const MOST_SAID: usize = 8;
 /// Names of accounts in one notice.
 const NAMED: usize = 10;
 
@@ -269,5 +271,32 @@ fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
     match place.saturating_sub(NAMED) {
         0 => Ok(()),
         more => write!(f, " and {more} more"),
+    }
+}
+
+/// What was said, so that it is not said again while it goes on; and when each was seen last, in ms.
+#[derive(Debug)]
+pub(super) struct Said<T>(pub(super) Vec<(u64, T)>);
+
+impl<T> Default for Said<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Clone + PartialEq> Said<T> {
+    /// Whether this has not been said, or was not seen for so long, in ms.
+    pub(super) fn is_news(&mut self, now_ms: u64, forget_ms: u64, what: &T) -> bool {
+        self.0
+            .retain(|(seen_ms, _)| now_ms.saturating_sub(*seen_ms) < forget_ms);
+        if let Some((seen_ms, _)) = self.0.iter_mut().find(|(_, said)| said == what) {
+            *seen_ms = now_ms;
+            return false;
+        }
+        let room = self.0.len() < MOST_SAID;
+        if room {
+            self.0.push((now_ms, what.clone()));
+        }
+        room
     }
 }

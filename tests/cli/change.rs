@@ -325,3 +325,51 @@ fn no_pool_at_all() {
     assert!(told.starts_with("error: there is no pool"), "{told}");
     assert_eq!(rig.dump(), before);
 }
+
+/// The kill switch needs nothing of a pool but its overrides, and no pool keeps it from another.
+#[test]
+fn the_percentage_of_all_pools_is_set_past_one_that_cannot_be() {
+    let mut rig = Rig::new();
+    for name in ["o", "q"] {
+        let mut pipe = Pipe::open(&rig.redis, name);
+        pipe.sync(1, 1, Some(&[account("a", 1)])).unwrap();
+    }
+    rig.take("a");
+    for key in ["leases", "used", "free", "owner", "cooldown", "accounts"] {
+        let key = format!("slotgate:{{p}}:{key}");
+        rig.redis.run::<()>("DEL", &[&key]);
+        rig.redis.run::<()>("SET", &[&key, "x"]);
+    }
+    rig.run(&["percent", "set", "0", "--all-pools"]).done();
+    assert_eq!(percent(&rig.redis, "p").as_deref(), Some("0"));
+    rig.run(&["percent", "set", "1", "--pool", "p"]).done();
+    let control = "slotgate:{p}:control";
+    rig.redis.run::<()>("DEL", &[control]);
+    rig.redis.run::<()>("SET", &[control, "x"]);
+    let ran = rig.run(&["percent", "set", "5", "--all-pools"]);
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""));
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], "pool o: gray 5 %, was 0 %");
+    assert!(
+        lines[1].starts_with("pool p: Redis at ")
+            && lines[1].ends_with("WRONGTYPE control is no hash"),
+        "{lines:?}"
+    );
+    assert_eq!(lines[2], "pool q: gray 5 %, was 0 %");
+    let ran = rig.run(&["percent", "clear", "--all-pools", "--json"]);
+    assert_eq!((ran.code, ran.err.as_str()), (1, ""));
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    let error = told["pools"][1]["error"].as_str().unwrap();
+    assert!(error.contains("WRONGTYPE control"), "{error}");
+    assert_eq!(
+        told["pools"][2],
+        json!({"pool": "q", "old": 5.0, "new": null})
+    );
+    for name in ["o", "q"] {
+        assert_eq!(percent(&rig.redis, name), None);
+    }
+    // With no other there is nothing else to say.
+    let told = rig.run(&["percent", "clear", "--pool", "p"]).failed(3);
+    assert!(told.contains("WRONGTYPE control is no hash"), "{told}");
+}

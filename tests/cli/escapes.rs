@@ -35,6 +35,7 @@ fn hostile() -> Rig {
     put("HSET", "accounts", &[HOSTILE, &record]);
     put("HSET", "control", &["percent", "\x1b[2J"]);
     put("HSET", "owner", &["1234", HOSTILE]);
+    put("HSET", "used", &[HOSTILE, "1"]);
     put("ZADD", "leases", &["9999999999999", "1234"]);
     rig
 }
@@ -65,7 +66,8 @@ fn json_says_the_same_and_holds_no_such_character() {
     let rig = hostile();
     let told = harmless(rig.run(&["status", "--json"]).failed(3), 1);
     let told: Value = serde_json::from_str(&told).unwrap();
-    assert!(told["error"]["message"].as_str().unwrap().contains(NAMED));
+    let message = told["error"]["message"].as_str().unwrap();
+    assert!(message.contains(NAMED), "{told}");
     let told = harmless(rig.run(&["lease", "1234", "--json"]).done(), 7);
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["account"], HOSTILE);

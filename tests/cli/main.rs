@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod beside;
 mod change;
 mod check;
 mod escapes;

@@ -51,7 +51,9 @@ fn one_pools_garbage_is_its_own() {
     let ledger = Ledger::new(&world.redis, "slotgate", "small");
     let key = |name: &str| ledger.key(name);
     let ready = world.counter("pipe.ready");
-    let kinds: [(&str, &str, &[&str]); 10] = [
+    // Longer than a reply may be; and long enough for a reply to many acquires.
+    let long = ["x".repeat(1_100_000), "y".repeat(33_000)];
+    let kinds: [(&str, &str, &[&str]); 11] = [
         ("HSET", "accounts", &["#revision", "abc"]),
         ("HSET", "accounts", &["#epoch", "abc"]),
         ("HSET", "accounts", &["#wake", "abc"]),
@@ -61,6 +63,7 @@ fn one_pools_garbage_is_its_own() {
             &["s", "not a record", "t", "\u{1b}[31m"],
         ),
         ("ZADD", "free", &["-9e15", "ghost"]),
+        ("ZADD", "free", &["-9e15", &long[0], "-8e15", &long[1]]),
         ("HSET", "used", &["s", "many", "t", "many"]),
         ("SET", "accounts", &["text"]),
         ("SET", "free", &["text"]),
@@ -68,7 +71,13 @@ fn one_pools_garbage_is_its_own() {
         ("SET", "leases", &["text"]),
     ];
     for (command, name, rest) in kinds {
-        let what = format!("{command} {name} {rest:?}");
+        let what = format!("{command} {name} {:.60}", rest.join(" "));
+        for id in rest.iter().filter(|id| id.len() > 64) {
+            // With a record, so that only its length is wrong.
+            world
+                .redis
+                .run::<()>("HSET", &[&key("accounts"), id, "9 0 0 0"]);
+        }
         let key = key(name);
         let mut arguments = vec![key.as_str()];
         arguments.extend(rest);

@@ -1,12 +1,13 @@
 //! One pool's trouble is its own: whatever stands in a pool's keys, another pool serves, and after a recount and a sync the
 //! pool is right again, or what is wrong with it is named.
 
-use crate::pipe::{Answer, PREFIX, Pipe, account, text};
+use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Clock, Ledger, Redis};
+use slotgate::ledger::keys::{COMMON, key, session_digits, session_prefix, session_tag};
 use slotgate::ledger::resp::{Value, Values};
 use slotgate::ledger::script::{
-    Asked, Fault, Heard, Longest, Mode, Part, Reconciled, Step, SyncAccount, Synced, garbage,
-    reconciled, swept, synced,
+    Asked, Fault, Heard, Longest, Mode, Part, Reconciled, Script, Step, SyncAccount, Synced,
+    garbage, reconciled, swept, synced,
 };
 use slotgate::request::lease::{LeaseId, LeaseIds};
 
@@ -127,6 +128,7 @@ impl Rig {
         let (session, scope) = ([1; 16], [2; 16]);
         let mut said = Vec::new();
         let mut hear = |reply: Vec<u8>| {
+            assert!(reply.len() < 4_000, "{}", reply.len());
             if let Some(Value::Error(error)) = Values::new(&reply).value() {
                 let fault = Fault::of(error);
                 let own = matches!(fault, Fault::Garbage | Fault::NoPool | Fault::NoAccount);
@@ -417,13 +419,74 @@ fn records() {
         b"a:probe",
         BYTES,
         &[b'x'; 65],
+        // 32 of these in one reply, or one of those, are more than the filter takes.
+        &[b'x'; 33_000],
+        &[b'x'; LONG],
     ] {
         rig.again();
         rig.write("HSET", "accounts", &[field, b"1 0 0 0"]);
         rig.write("ZADD", "free", &[b"-1000000", field]);
-        let said = rig.check(&format!("{field:?}"));
-        assert!(said.contains("accounts "), "{field:?}: {said}");
+        let named = String::from_utf8_lossy(&field[..field.len().min(65)]).into_owned();
+        let said = rig.check(&named);
+        assert!(said.contains("accounts "), "{named:?}: {said}");
     }
+}
+
+/// Longer than any reply may be.
+const LONG: usize = 1_100_000;
+
+/// Whatever a field holds, a reply that carries it is short: a long one would end the pipe, which all pools share.
+#[test]
+fn no_reply_carries_a_long_field() {
+    let mut rig = Rig::new();
+    let long = vec![b'7'; LONG];
+    let with = |before: &str, after: &str| [before.as_bytes(), &long, after.as_bytes()].concat();
+    // A record whose limit is long.
+    rig.write("HSET", "accounts", &[b"b", &with("", " 0 0 0")]);
+    rig.check("a record");
+    // The revision of a sync in parts.
+    rig.again();
+    let now_ms = rig.ledger.state().now_ms;
+    let after = format!(" 1 two {:.0} 3/7", now_ms + 9_000.0);
+    rig.write("HSET", "accounts", &[b"#coming", &with("", &after)]);
+    let asked = rig.pipe.sync_part("one", (4, 1), Part::Whole, &[]);
+    assert_eq!(synced(&asked), Ok(Synced::Wanted));
+    rig.check("#coming");
+    // Whose a lease is, to the one that asks again, and to the one that ends it.
+    let owner = |rig: &mut Rig, lease: LeaseId| {
+        rig.write("HSET", "owner", &[lease.as_bytes(), &long]);
+        rig.write("HSET", "used", &[&long, b"many"]);
+    };
+    rig.again();
+    let lease = rig.lease;
+    owner(&mut rig, lease);
+    for mode in [Mode::Take, Mode::Force("a")] {
+        let reply = rig.pipe.acquire_raw(lease, mode, None, None, 1);
+        let said = text(&reply);
+        assert!(said.contains(": not an account"), "{said:.200}");
+    }
+    let reply = rig.pipe.release_raw(&[lease]);
+    assert!(text(&reply).contains("GARBAGE used 777"));
+    assert!(reply.len() < 300, "{}", reply.len());
+    rig.check("owner");
+    // What an operator's key held before.
+    rig.again();
+    rig.write("HSET", "control", &[b"drain:b", &long, b"percent", &long]);
+    let old = |rig: &mut Rig, verb, subject| rig.pipe.control(verb, subject, None).unwrap().0;
+    assert_eq!(old(&mut rig, "undrain", "b"), "?");
+    assert_eq!(old(&mut rig, "percent", "100"), "?");
+    assert_eq!(old(&mut rig, "percent", ""), "100");
+    // The account of a session.
+    rig.again();
+    let session = [1; 16];
+    let tag = String::from_utf8(session_tag(&session).to_vec()).unwrap();
+    let mut name = session_prefix(PREFIX, "p").into_bytes();
+    name.extend(session_digits(&session));
+    let value = with(&format!("={tag},"), " 9999999999999");
+    rig.pipe.command(&[b"SET", &name, &value]);
+    let was = rig.pipe.control("unbind", "", Some(&session));
+    assert_eq!(was, Ok((String::new(), String::new())));
+    rig.other_serves();
 }
 
 #[test]
@@ -644,6 +707,18 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
         let record = rig.ledger.state().accounts["ghost"].clone();
         assert_eq!(record, "5 0 0 0", "{other:?}");
     }
+    // While others come in parts, it may be one of those.
+    let new = ["new".to_owned()];
+    rig.pipe
+        .sync_part("two", (4, 1), Part::First, &[account("new", 1)]);
+    for answer in [Synced::Coming, Synced::Current] {
+        let reply = rig.pipe.sync_part("one", IN_FORCE, Part::Stray(&new), &[]);
+        assert_eq!(synced(&reply), Ok(answer));
+        let is_there = rig.ledger.state().accounts.contains_key("new");
+        assert_eq!(is_there, answer == Synced::Coming);
+        rig.redis
+            .run::<()>("HDEL", &[&rig.ledger.key("accounts"), "#coming"]);
+    }
     let reply = rig
         .pipe
         .sync_part("one", IN_FORCE, Part::Stray(&ghost), &[]);
@@ -662,13 +737,25 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
 fn each_script_fails_before_it_writes_or_puts_it_right() {
     let mut rig = Rig::new();
     // No lease is taken whose epoch nobody could tell.
-    rig.write("HSET", "accounts", &[b"#epoch", b"abc"]);
-    let lease = rig.ids.mint();
-    assert_eq!(
-        rig.pipe.acquire(lease, Mode::Take, None),
-        Err(Fault::Garbage)
-    );
-    assert_eq!(rig.ledger.live(), 1);
+    for epoch in [
+        &b"abc"[..],
+        b"",
+        b"-1",
+        b"1e3",
+        b"0x10",
+        b" 7",
+        b"1.5",
+        b"12345678901234567890123",
+    ] {
+        rig.write("HSET", "accounts", &[b"#epoch", epoch]);
+        for mode in [Mode::Take, Mode::Force("a"), Mode::Dry] {
+            let lease = rig.ids.mint();
+            let reply = rig.pipe.acquire_raw(lease, mode, None, None, 1);
+            let named = "GARBAGE accounts #epoch: not a whole number";
+            assert!(text(&reply).starts_with(named), "{}", text(&reply));
+        }
+        assert_eq!(rig.ledger.live(), 1, "{epoch:?}");
+    }
     // What is there is renewed, and nothing is taken up above a limit.
     rig.again();
     let a = [rig.ids.mint(), rig.ids.mint()];
@@ -1097,7 +1184,7 @@ fn a_large_pool_is_put_in_force_in_parts() {
     );
     redis.run::<()>("HSET", &[&meta, "#revision", "3", "#digest", "1"]);
     // So does one in a single call, as an older filter sends it, and the parts begin anew, or end.
-    assert_eq!(one.sync(4, 1, Some(&accounts())), Ok(Synced::Replaced));
+    assert_eq!(older_sync(&mut one, 4, &accounts()), Ok(Synced::Replaced));
     assert_eq!(
         ask(&mut two, "two", (5, 1), Part::More, first),
         Ok(Synced::Wanted)
@@ -1106,7 +1193,7 @@ fn a_large_pool_is_put_in_force_in_parts() {
         ask(&mut two, "two", (5, 1), Part::First, first),
         Ok(Synced::Part)
     );
-    assert_eq!(one.sync(6, 1, Some(&accounts())), Ok(Synced::Replaced));
+    assert_eq!(older_sync(&mut one, 6, &accounts()), Ok(Synced::Replaced));
     let late = two.sync_part("two", (5, 1), Part::Last(&[]), &[]);
     assert_eq!(synced(&late), Ok(Synced::Newer(6)));
     // Those that the broken off parts left are strays of the revision in force.
@@ -1116,6 +1203,53 @@ fn a_large_pool_is_put_in_force_in_parts() {
         "{}",
         state.accounts.len()
     );
+}
+
+/// All accounts in one call, as filters before 0.2 send them.
+fn older_sync(pipe: &mut Pipe, revision: u64, list: &[SyncAccount]) -> Result<Synced, Fault> {
+    let mut words = vec!["EVAL".to_owned(), source(Script::Sync), "7".to_owned()];
+    let names = COMMON.iter().chain(&["control"]);
+    words.extend(names.map(|name| key(PREFIX, "p", name)));
+    words.extend([revision, 1, 5, 300_000].map(|number| number.to_string()));
+    for one in list {
+        let (max, base) = (one.max_concurrency, one.base);
+        words.extend([
+            one.id.to_owned(),
+            max.to_string(),
+            base.to_string(),
+            "0".to_owned(),
+        ]);
+    }
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    synced(&pipe.command(&words))
+}
+
+/// A few accounts in place of many: what vanishes is taken away in parts too, whatever the new configuration's size.
+#[test]
+fn a_pool_that_shrinks_goes_in_parts() {
+    let redis = Redis::start();
+    let ledger = Ledger::new(&redis, PREFIX, "p");
+    let mut pipe = Pipe::open(&redis, "p");
+    let names: Vec<String> = (0..2_000).map(|n| format!("a{n}")).collect();
+    let list: Vec<SyncAccount> = names.iter().map(|id| account(id, 2)).collect();
+    assert_eq!(pipe.sync(1, 1, Some(&list)), Ok(Synced::Replaced));
+    let few = accounts();
+    assert_eq!(pipe.sync(2, 1, Some(&few)), Ok(Synced::Wanted));
+    assert_eq!(ledger.state().accounts.len(), 2_000, "nothing changed");
+    let first = pipe.sync_part("one", (2, 1), Part::First, &few);
+    assert_eq!(synced(&first), Ok(Synced::Part));
+    let last = swept_all(&mut pipe, "one", (2, 1), &few);
+    assert_eq!(synced(&last), Ok(Synced::Replaced));
+    assert!(ledger.state().accounts.keys().eq(["a", "b", "c"]));
+    ledger.assert_consistent();
+    // As many as go in one call, each with its probe, still do.
+    let (small, others) = list[..1_000].split_at(500);
+    assert_eq!(pipe.sync(3, 1, Some(small)), Ok(Synced::Replaced));
+    for one in small {
+        pipe.heard(one.id, Heard::CoolThenProbe(60_000)).unwrap();
+    }
+    assert_eq!(pipe.sync(4, 1, Some(others)), Ok(Synced::Replaced));
+    assert_eq!(ledger.state().accounts.len(), 500);
 }
 
 /// How long Redis stands still for others while 100,000 accounts are put in force: in one call, and in parts as the worker

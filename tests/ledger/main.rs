@@ -16,3 +16,4 @@ mod pipe;
 mod sessions;
 #[path = "../support/mod.rs"]
 mod support;
+mod whole;

@@ -56,6 +56,12 @@ fn answer(rig: &mut Rig, error: &str) {
     }
 }
 
+/// The same with an error that the second try meets as well.
+fn refuse(rig: &mut Rig, error: &str) {
+    answer(rig, error);
+    answer(rig, error);
+}
+
 /// The next reconcile that is sent within this long, in ms, and when.
 fn reconcile(rig: &mut Rig, within_ms: u64) -> Option<(u64, Sent)> {
     let begin_ms = rig.now_ms;
@@ -77,7 +83,7 @@ fn garbage_is_named_once_counted_and_recounted_soon_and_the_pipe_stays() {
         let mut rig = two_pools();
         for _ in 0..3 {
             let (id, _) = rig.request(&[("x-warm", "1")]);
-            answer(&mut rig, error);
+            refuse(&mut rig, error);
             assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
         }
         let said = said(&mut rig);
@@ -87,8 +93,8 @@ fn garbage_is_named_once_counted_and_recounted_soon_and_the_pipe_stays() {
             "{said:?}"
         );
         assert!(!said[0].contains("@user_script"), "{said:?}");
-        assert_eq!(rig.count(Counter::Garbage), 3);
-        assert_eq!(rig.count(Counter::RedisError(Fault::Garbage)), 3);
+        assert_eq!(rig.count(Counter::Garbage), 6);
+        assert_eq!(rig.count(Counter::RedisError(Fault::Garbage)), 6);
         // The other pool is served, whatever comes of this one.
         rig.request(&[]);
         answer(&mut rig, &granted("a"));
@@ -154,7 +160,7 @@ fn what_is_not_mended_is_recounted_less_and_less_often() {
                 if command.arguments().len() == 6 {
                     times.push(rig.now_ms);
                 }
-                rig.reply(&done("", "1", "5"));
+                rig.reply("*2\r\n$4\r\ndone\r\n:0\r\n");
             } else if command.is_acquire() && pool_of(&command) == "p" {
                 rig.reply(GARBAGE);
             } else {
@@ -175,7 +181,7 @@ fn what_is_not_mended_is_recounted_less_and_less_often() {
 fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
     let mut rig = two_pools();
     rig.request(&[("x-warm", "1")]);
-    answer(&mut rig, GARBAGE);
+    refuse(&mut rig, GARBAGE);
     rig.notices();
     reconcile(&mut rig, 1_000).expect("soon");
     rig.reply(STEP);
@@ -194,6 +200,7 @@ fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
         (1, "p", "whole")
     );
     assert!(sync[0].listed().is_empty(), "only asked");
+    let own = sync[0].arguments()[1].clone();
     rig.reply(WANTED);
     assert_eq!(rig.commands()[0].listed()[0], "a");
     rig.reply(REPLACED);
@@ -202,8 +209,9 @@ fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
     assert!(after_ms > 0);
     assert_eq!(step.arguments().len(), 5);
     for (revision, digest, asks) in [
-        ("1", "5", false),
-        ("2", "", false),
+        ("1", own.as_str(), false),
+        ("1", "5", true),
+        ("2", "", true),
         ("", "", true),
         ("1", "", true),
     ] {
@@ -217,6 +225,48 @@ fn a_recount_names_what_it_found_and_what_is_missing_is_synced() {
     }
 }
 
+/// Who once heard another answer than that its accounts are in force hears what came of it, and is told once.
+#[test]
+fn what_a_sync_answered_is_asked_for_again_when_something_else_is_in_force() {
+    const DIFFERS: &str = "*3\r\n$7\r\ndiffers\r\n$1\r\n1\r\n$1\r\n9\r\n";
+    let mut rig = Rig::new(|_| {});
+    let (id, _) = rig.request(&[]);
+    rig.open();
+    let own = rig.commands()[0].arguments()[1].clone();
+    rig.reply(COMING);
+    rig.reply(&granted("a"));
+    rig.worker.on_end(rig.now_ms, id);
+    rig.commands_soon();
+    rig.reply(":1\r\n");
+    let mut said = Vec::new();
+    for (revision, digest, answer) in [
+        ("1", "5", Some(COMING)),
+        ("1", "5", Some(DIFFERS)),
+        ("1", "5", None),
+        ("2", "5", Some(NEWER)),
+        ("2", "6", None),
+        ("1", own.as_str(), Some(CURRENT)),
+        ("1", own.as_str(), None),
+        ("1", "5", Some(DIFFERS)),
+    ] {
+        reconcile(&mut rig, 121_000).expect("a pass");
+        rig.reply(&done("", revision, digest));
+        let sent = rig.commands();
+        let asks = sent.len() == 1 && sent[0].listed().is_empty();
+        assert_eq!(asks, answer.is_some(), "{revision} {digest} {sent:?}");
+        rig.reply(answer.unwrap_or_default());
+        said.extend(self::said(&mut rig));
+    }
+    said.retain(|one| one.contains("holds"));
+    assert_eq!(said.len(), 3, "{said:?}");
+    // It may act on what only who is in force may act on.
+    reconcile(&mut rig, 121_000).expect("a pass");
+    rig.reply(&done("", "1", &own));
+    rig.reply(CURRENT);
+    rig.commands();
+    assert_eq!(stray(&mut rig)[0].part(), "stray");
+}
+
 /// A value of the right shape with something else in it is the pool's fault; another shape is nobody's answer.
 #[test]
 fn values_that_are_none_are_no_mismatch() {
@@ -227,13 +277,14 @@ fn values_that_are_none_are_no_mismatch() {
     ] {
         let mut rig = two_pools();
         rig.request(&[("x-warm", "1")]);
-        rig.reply(reply);
+        refuse(&mut rig, reply);
         assert_eq!(rig.worker.output().pipe, None, "{reply:?}");
         assert_eq!(
             rig.count(Counter::RedisError(Fault::Garbage)),
-            1,
+            2,
             "{reply:?}"
         );
+        assert_is_named(&mut rig, 2, "accounts #epoch: not a whole number");
     }
     for reply in [
         "*3\r\n$1\r\n9\r\n$1\r\na\r\n$1\r\na\r\n",
@@ -285,11 +336,41 @@ fn a_pipe_becomes_ready_past_garbage() {
                 }
             )]
         ));
-        if error.starts_with('-') {
-            let (_, step) = reconcile(&mut rig, 1_000).expect("soon");
-            assert_eq!(pool_of(&step), "p");
-        }
+        let (_, step) = reconcile(&mut rig, 1_000).expect("soon");
+        assert_eq!(pool_of(&step), "p");
     }
+}
+
+/// It was said once, counted so often, and the pool's recount comes soon.
+fn assert_is_named(rig: &mut Rig, count: u64, what: &str) {
+    let said = said(rig).concat();
+    assert!(said.contains(what), "{said}");
+    assert_eq!(rig.count(Counter::Garbage), count, "{what}");
+    let (_, step) = reconcile(rig, 1_000).expect("soon");
+    assert_eq!(pool_of(&step), "p");
+}
+
+#[test]
+fn a_renewal_and_a_sync_name_a_number_that_is_none() {
+    let mut rig = Rig::ready(|_| {});
+    rig.holding();
+    let is_renewal = |sent: &Sent| sent.arguments().get(2).is_some_and(|id| id == "a");
+    while !rig.commands().iter().any(is_renewal) {
+        assert!(rig.now_ms < 60_000);
+        rig.wait(10);
+    }
+    rig.reply("*2\r\n$3\r\n1e3\r\n$1\r\nr\r\n");
+    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.count(Counter::Garbage), 1);
+    let mut rig = Rig::new(|_| {});
+    let (id, _) = rig.request(&[]);
+    rig.open();
+    rig.reply("*3\r\n$7\r\ncurrent\r\n$3\r\n1e3\r\n$1\r\n9\r\n");
+    rig.reply(&granted("a"));
+    rig.worker.on_end(rig.now_ms, id);
+    rig.commands_soon();
+    rig.reply(":1\r\n");
+    assert_is_named(&mut rig, 1, "accounts #revision: not a whole number");
 }
 
 #[test]
@@ -423,7 +504,7 @@ fn a_sync_in_parts_that_someone_else_does_or_changes() {
     rig.open();
     rig.reply(CURRENT);
     rig.commands();
-    rig.reply("*3\r\n$6\r\ncoming\r\n$1\r\n1\r\n$1\r\n9\r\n");
+    rig.reply(COMING);
     assert_eq!(rig.count(Counter::PipeReady), 1);
     assert!(rig.commands().iter().all(Sent::is_acquire));
     // It changed meanwhile: from the first once more, and not for ever.
@@ -461,9 +542,8 @@ fn a_sync_in_parts_that_someone_else_does_or_changes() {
     let _: &Output = rig.worker.output();
 }
 
-/// A large pool that Redis forgot takes longer than its requests can wait.
-#[test]
-fn requests_of_a_large_pool_that_is_not_there_do_not_wait_for_it() {
+/// With requests of the large pool, in a Redis that has forgotten it.
+fn forgotten(requests: usize) -> Rig {
     let mut rig = large(600);
     rig.request(&[("x-warm", "1")]);
     rig.open();
@@ -471,34 +551,188 @@ fn requests_of_a_large_pool_that_is_not_there_do_not_wait_for_it() {
     rig.reply(&granted("a"));
     rig.answers();
     rig.commands();
-    let (id, _) = rig.request(&[]);
-    rig.commands();
-    rig.reply(NOPOOL);
-    assert_eq!(
-        rig.answers(),
-        [(
-            id.1,
-            Verdict::Forward {
-                path: Path::Traditional,
-                reason: Some(Reason::Refused),
-                pool: 1,
-                holds: None
-            }
-        )]
-    );
-    let sent = rig.commands();
-    assert_eq!((sent.len(), sent[0].part()), (1, "first"));
+    for _ in 0..requests {
+        rig.request(&[]);
+    }
+    assert_eq!(rig.commands().len(), requests);
+    for _ in 0..requests {
+        rig.reply(NOPOOL);
+    }
+    rig
+}
+
+/// Which parts of a sync were sent, and how many acquires.
+fn parts(rig: &mut Rig) -> (Vec<String>, usize) {
+    let (acquires, syncs): (Vec<Sent>, Vec<Sent>) =
+        rig.commands().into_iter().partition(Sent::is_acquire);
+    let parts = syncs.iter().map(|sync| match sync.listed().len() {
+        0 => "asks".to_owned(),
+        _ => sync.part().to_owned(),
+    });
+    (parts.collect(), acquires.len())
+}
+
+#[test]
+fn a_large_pool_that_redis_forgot_takes_leases_behind_its_first_part() {
+    let mut rig = forgotten(2);
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 2));
+    rig.reply(WANTED);
+    rig.reply(&NOPOOL.repeat(2));
+    assert_eq!(parts(&mut rig), (vec!["first".into()], 2));
+    rig.reply(PART);
+    rig.reply(&granted("a1").repeat(2));
+    let atomic = |(_, verdict): (u32, Verdict)| verdict.path() == Some(Path::Atomic);
+    assert!(rig.answers().into_iter().all(atomic), "unnoticed");
+    assert_eq!(rig.count(Counter::Atomic), 3);
+    assert_eq!(parts(&mut rig), (vec!["more".into()], 0));
+}
+
+#[test]
+fn a_large_pool_that_someone_else_puts_in_is_not_sent_for_each_request() {
+    let mut rig = forgotten(20);
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 20));
+    rig.reply(COMING);
+    rig.reply(&NOPOOL.repeat(20));
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 20));
+    rig.reply(COMING);
+    rig.reply(&granted("a1").repeat(20));
+    assert_eq!(rig.answers().len(), 20);
+    assert_eq!(rig.count(Counter::Atomic), 21);
+}
+
+/// Nobody answers for accounts that are not there yet.
+#[test]
+fn leases_of_a_large_pool_are_not_renewed_behind_its_first_part() {
+    let mut rig = forgotten(0);
     let (_, verdict) = rig.request(&[]);
     assert_eq!(verdict, None);
     rig.commands();
-    rig.reply(PART);
+    rig.reply(&granted("a599"));
+    rig.answers();
+    let renewal = |rig: &mut Rig| {
+        rig.wait(10);
+        rig.commands()
+            .into_iter()
+            .find(|sent| sent.arguments().get(2).is_some_and(|id| id == "a599"))
+    };
+    while renewal(&mut rig).is_none() {
+        assert!(rig.now_ms < 60_000);
+    }
     rig.reply(NOPOOL);
+    assert_eq!(parts(&mut rig), (vec!["asks".into()], 0));
+}
+
+/// Grants an account that is not configured, twice: what is sent for that.
+fn stray(rig: &mut Rig) -> Vec<Sent> {
+    rig.request(&[]);
+    rig.request(&[]);
+    answer(rig, &granted("zz"));
+    rig.answers();
     let sent = rig.commands();
-    assert_eq!(
-        (sent.len(), sent[0].part()),
-        (1, "more"),
-        "it goes on, and is not begun twice"
-    );
+    sent.into_iter().filter(|sent| !sent.is_release()).collect()
+}
+
+const COMING: &str = "*3\r\n$6\r\ncoming\r\n$1\r\n2\r\n$1\r\n9\r\n";
+const NEWER: &str = "*3\r\n$5\r\nnewer\r\n$1\r\n2\r\n$1\r\n9\r\n";
+
+#[test]
+fn a_stray_account_is_garbage_only_when_these_accounts_are_in_force() {
+    for (answer, counted) in [(CURRENT, 1), (COMING, 0), (NEWER, 0)] {
+        let mut rig = Rig::ready(|_| {});
+        let sent = stray(&mut rig);
+        assert_eq!((sent.len(), sent[0].part()), (1, "stray"), "once");
+        assert_eq!(sent[0].listed(), ["zz"]);
+        assert_eq!(rig.count(Counter::Garbage), 0, "nobody knows yet");
+        assert!(!said(&mut rig).concat().contains("zz"));
+        rig.reply(answer);
+        assert_eq!(rig.count(Counter::Garbage), counted, "{answer}");
+        let said = said(&mut rig).concat();
+        assert_eq!(
+            said.contains("accounts zz: not configured"),
+            counted == 1,
+            "{said}"
+        );
+        // With a newer one in force it is theirs.
+        let again = stray(&mut rig).len();
+        assert_eq!(again, usize::from(answer != NEWER), "{answer}");
+    }
+}
+
+/// What the first try met is taken out by the script itself.
+#[test]
+fn an_acquire_is_repeated_once_after_garbage() {
+    for error in [GARBAGE, WRONGTYPE, LUA] {
+        let mut rig = Rig::ready(|_| {});
+        let ids: Vec<Id> = (0..3).map(|_| rig.request_among_others(&[]).0).collect();
+        rig.worker.flush(rig.now_ms);
+        let first = rig.commands();
+        rig.worker.on_end(rig.now_ms, ids[0]);
+        rig.reply(error);
+        let second = rig.commands();
+        assert_eq!(second.len(), 1, "{error}");
+        assert_eq!(
+            second[0].arguments()[5..],
+            first[0].arguments()[6..],
+            "who left is not asked for again"
+        );
+        assert!(rig.answers().is_empty());
+        rig.reply("*3\r\n$1\r\n9\r\n$1\r\na\r\n$1\r\na\r\n");
+        assert_eq!(rig.answers().len(), 2);
+        assert_eq!(rig.count(Counter::Atomic), 3, "with the first of all");
+        // Not for ever, whatever else was tried before.
+        let mut rig = Rig::ready(|_| {});
+        let (id, _) = rig.request(&[]);
+        rig.commands();
+        for error in ["-NOSCRIPT No matching script.\r\n", error] {
+            rig.reply(error);
+            assert!(rig.commands().iter().any(Sent::is_acquire), "{error}");
+        }
+        rig.reply(error);
+        assert!(!rig.commands().iter().any(Sent::is_acquire));
+        assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
+    }
+}
+
+/// How often garbage was said, with these errors one after the other, so long apart, and every pass another worker's.
+fn times_said(errors: &[&str], apart_ms: u64) -> usize {
+    let mut rig = two_pools();
+    let mut times = 0;
+    for error in errors {
+        rig.request(&[("x-warm", "1")]);
+        refuse(&mut rig, error);
+        let end_ms = rig.now_ms + apart_ms;
+        while rig.now_ms < end_ms {
+            rig.wait(10);
+            for command in rig.commands() {
+                rig.reply(match command.is_reconcile() {
+                    true => "*2\r\n$9\r\nelsewhere\r\n:0\r\n",
+                    false => ":1\r\n",
+                });
+            }
+        }
+        rig.answers();
+        assert_eq!(rig.worker.output().pipe, None);
+        let said = said(&mut rig);
+        times += said
+            .iter()
+            .filter(|one| one.contains("cannot be there"))
+            .count();
+    }
+    times
+}
+
+#[test]
+fn garbage_is_said_again_when_it_comes_back_and_not_while_it_goes_on() {
+    assert_eq!(times_said(&[GARBAGE; 3], 60_000), 1);
+    assert_eq!(times_said(&[GARBAGE; 3], 200_000), 3);
+    // Two kinds by turns are two, and ever new ones are bounded.
+    let turns = [GARBAGE, WRONGTYPE, GARBAGE, WRONGTYPE, GARBAGE];
+    assert_eq!(times_said(&turns, 100), 2);
+    let fields: Vec<String> = (0..30)
+        .map(|n| format!("-GARBAGE accounts a{n}: not an account with a record\r\n"))
+        .collect();
+    let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+    assert_eq!(times_said(&fields, 100), 8);
 }
 
 /// Redis drops who sends more than 16 kB before it has logged in: what it has to say must be heard first.

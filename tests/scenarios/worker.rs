@@ -811,6 +811,10 @@ fn error_replies() {
         let mut rig = Rig::ready(|_| {});
         let (id, lease) = rig.acquiring();
         rig.reply(reply);
+        // What it reads is not there a second time, if it can be helped.
+        if !rig.commands().is_empty() {
+            rig.reply(reply);
+        }
         assert_eq!(
             rig.answers(),
             [(id.1, passed_on(Reason::Refused).unwrap())],

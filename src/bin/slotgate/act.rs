@@ -4,7 +4,7 @@ use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::Lines;
-use crate::words::{count, name, percent as as_percent};
+use crate::words::{count, name, percent as as_percent, text};
 use serde_json::{Value, json};
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{duration, quoted};
@@ -25,8 +25,13 @@ pub fn account(
     let text = match (verb, changed) {
         ("drain", true) => {
             let used = keys::key(&server.prefix, &pool, "used");
-            let used: Option<u64> = server.ask(redis::cmd("HGET").arg(used).arg(account))?;
-            let left = count(used.unwrap_or(0), "lease");
+            let used = server.ask_of(&pool, redis::cmd("HGET").arg(used).arg(account));
+            let used: Option<Vec<u8>> = used.unwrap_or_default();
+            // It is drained, whatever stands there.
+            let left = match text(&used.unwrap_or_else(|| b"0".to_vec())).parse() {
+                Ok(used) => count(used, "lease"),
+                Err(_) => "its leases".to_owned(),
+            };
             format!("{place} is drained: it takes no new leases; {left} will finish")
         }
         ("drain", false) => format!("{place} was drained already"),
@@ -62,8 +67,21 @@ pub fn percent(
     let subject = basis_points.map(|set| set.to_string()).unwrap_or_default();
     let mut text = Lines::default();
     let mut changes = Vec::new();
+    let mut problem = None;
+    let alone = pools.len() == 1;
     for pool in pools {
-        let (old, _) = server.control(&pool, "percent", &subject, None)?;
+        let old = match server.control(&pool, "percent", &subject, None) {
+            Ok((old, _)) => old,
+            Err(failed) if alone => return Err(failed),
+            // The others follow all the same: it may be an emergency.
+            Err(failed) => {
+                let error = failed.named(&pool);
+                text.line(&error);
+                changes.push(json!({"pool": pool, "error": error}));
+                problem.get_or_insert(failed);
+                continue;
+            }
+        };
         let old = old.parse().ok().map(as_percent);
         let new = basis_points.map(as_percent);
         let said = |value: Option<f64>| match value {
@@ -77,6 +95,13 @@ pub fn percent(
         ));
         changes.push(json!({"pool": pool, "old": old, "new": new}));
     }
+    let exit = match problem {
+        Some(problem) if changes.iter().all(|change| change["error"].is_string()) => {
+            return Err(problem);
+        }
+        Some(_) => Exit::Wrong,
+        None => Exit::Done,
+    };
     let action = if basis_points.is_some() {
         "percent_set"
     } else {
@@ -85,7 +110,7 @@ pub fn percent(
     Ok(Answer {
         text,
         json: json!({"action": action, "pools": changes}),
-        exit: Exit::Done,
+        exit,
     })
 }
 
@@ -113,16 +138,30 @@ pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer
     name("lease", id)?;
     let named: Vec<String> = pool.map(str::to_owned).into_iter().collect();
     let pools = server.some_pools(&named)?;
+    let mut problem = None;
     for pool in &pools {
         let owner = keys::key(&server.prefix, pool, "owner");
-        let owner: Option<String> = server.ask(redis::cmd("HGET").arg(owner).arg(id))?;
+        let owner: Option<Vec<u8>> =
+            match server.ask_of(pool, redis::cmd("HGET").arg(owner).arg(id)) {
+                Ok(owner) => owner,
+                // Another pool may have it.
+                Err(other) if other.is_of_one_pool() => {
+                    problem.get_or_insert(other);
+                    continue;
+                }
+                Err(other) => return Err(other),
+            };
         let Some(owner) = owner else { continue };
         let leases = keys::key(&server.prefix, pool, "leases");
-        let expiry: Option<f64> = server.ask(redis::cmd("ZSCORE").arg(leases).arg(id))?;
+        let expiry = server.ask_of(pool, redis::cmd("ZSCORE").arg(leases).arg(id));
+        let expiry: Option<f64> = match expiry {
+            Err(other) if !other.is_of_one_pool() => return Err(other),
+            expiry => expiry.unwrap_or_default(),
+        };
         let (s, us): (u64, u64) = server.ask(&redis::cmd("TIME"))?;
         let now_ms = s.saturating_mul(1_000).saturating_add(us / 1_000);
         // Behind a colon stands a mark of the recount under way.
-        let account = owner.split(':').next().unwrap_or_default();
+        let account = text(owner.split(|byte| *byte == b':').next().unwrap_or_default());
         let left_ms = expiry.map(|expiry| (expiry as u64).saturating_sub(now_ms));
         let when = match left_ms {
             Some(0) => "it has expired and is cleared away next".to_owned(),
@@ -140,6 +179,9 @@ pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer
             }),
             exit: Exit::Done,
         });
+    }
+    if let Some(problem) = problem {
+        return Err(problem);
     }
     let place = if pools.len() == 1 { "pool" } else { "pools" };
     Err(Problem::new(

@@ -4,7 +4,7 @@ use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::{Cell, Lines};
-use crate::words::{count, document, percent};
+use crate::words::{count, document, percent, text as as_text};
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{Explained, Line, Next, Question, State, explain, quoted};
 use slotgate::request::gray::hash128;
@@ -27,7 +27,7 @@ pub fn run(
         let hash = hash128(session.as_bytes());
         let mut key = keys::session_prefix(&server.prefix, pool).into_bytes();
         key.extend(keys::session_digits(&hash));
-        let value: Option<Vec<u8>> = server.ask(redis::cmd("GET").arg(key))?;
+        let value: Option<Vec<u8>> = server.ask_of(pool, redis::cmd("GET").arg(key))?;
         let value = value.unwrap_or_default();
         let bound = keys::session_account(&value, &hash, snapshot.now_ms);
         let bound = bound.map(|account| String::from_utf8_lossy(account).into_owned());
@@ -37,10 +37,10 @@ pub fn run(
         let key = hashed(&keys::scope_prefix(&server.prefix, pool), scope);
         let mut range = redis::cmd("ZRANGE");
         range.arg(key).arg(0).arg(-1).arg("WITHSCORES");
-        let untils: Vec<(String, f64)> = server.ask(&range)?;
+        let untils: Vec<(Vec<u8>, f64)> = server.ask_of(pool, &range)?;
         question.scope_until_ms = untils
             .into_iter()
-            .map(|(account, until)| (account, until as u64))
+            .map(|(account, until)| (as_text(&account), until as u64))
             .collect();
     }
     let explained = explain(&snapshot, &question);

@@ -63,6 +63,22 @@ impl Problem {
         self
     }
 
+    /// Whether it may be one pool's alone: then the others are not left out for it.
+    pub fn is_of_one_pool(&self) -> bool {
+        matches!(
+            self.kind,
+            "garbage" | "not_understood" | "no_pool" | "refused"
+        )
+    }
+
+    /// What, with the pool's name.
+    pub fn named(&self, pool: &str) -> String {
+        match self.what.contains(&format!("pool {pool}")) {
+            true => self.what.clone(),
+            false => format!("pool {pool}: {}", self.what),
+        }
+    }
+
     /// To standard error.
     pub fn report(&self, as_json: bool) {
         let text = if as_json {

@@ -46,24 +46,38 @@ pub fn run(server: &mut Server, pool: Option<&str>, asked: Asked) -> Result<Answ
     let pools = server.some_pools(&named)?;
     // Two who ask at once must not take each other's answer.
     let nonce = format!("{:016x}", RandomState::new().hash_one(id));
+    let mut problem = None;
+    let mut asked = Vec::new();
     for pool in &pools {
         let mut set = redis::cmd("SET");
         set.arg(keys::question(&server.prefix, pool));
         set.arg(format!("{nonce} {kind} {id}"));
         set.arg("PX").arg(QUESTION_MS);
-        let _: () = server.ask(&set)?;
+        match server.ask_of::<()>(pool, &set) {
+            Ok(()) => asked.push(keys::answer(&server.prefix, pool)),
+            // Another pool may know it.
+            Err(other) if other.is_of_one_pool() => problem = problem.or(Some(other)),
+            Err(other) => return Err(other),
+        }
     }
     let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    while start.elapsed() < PATIENCE && !asked.is_empty() {
         std::thread::sleep(STEP);
-        for pool in &pools {
-            let key = keys::answer(&server.prefix, pool);
-            let answer: Option<String> = server.ask(redis::cmd("GET").arg(key))?;
-            let answer: Option<Value> = answer.and_then(|text| serde_json::from_str(&text).ok());
+        for key in &asked {
+            let answer: Option<Vec<u8>> = match server.ask(redis::cmd("GET").arg(key)) {
+                Ok(answer) => answer,
+                // The answer takes the place of what stands there.
+                Err(other) if other.is_of_one_pool() => continue,
+                Err(other) => return Err(other),
+            };
+            let answer: Option<Value> = answer.and_then(|text| serde_json::from_slice(&text).ok());
             if let Some(answer) = answer.filter(|answer| answer["nonce"] == nonce.as_str()) {
                 return Ok(told(kind, id, &answer));
             }
         }
+    }
+    if let Some(problem) = problem {
+        return Err(problem);
     }
     Err(Problem::new(
         Exit::Wrong,

@@ -117,6 +117,13 @@ impl Server {
             .map_err(|error| self.refused(&error))
     }
 
+    /// The same of one pool's key, which may hold something else.
+    pub fn ask_of<T: FromRedisValue>(&mut self, pool: &str, command: &Cmd) -> Result<T, Problem> {
+        command
+            .query(&mut self.connection)
+            .map_err(|error| self.garbage_or_refused(pool, &error))
+    }
+
     /// What Redis says against it.
     fn refused(&mut self, error: &RedisError) -> Problem {
         self.too_old(error)
@@ -216,8 +223,10 @@ impl Server {
                 .arg(format!("{before}*{after}"))
                 .arg("COUNT")
                 .arg(1_000);
-            let (next, found): (String, Vec<String>) = self.ask(&scan)?;
+            // Anything may stand there; what is no text is no pool's.
+            let (next, found): (String, Vec<Vec<u8>>) = self.ask(&scan)?;
             names.extend(found.iter().filter_map(|key| {
+                let key = std::str::from_utf8(key).ok()?;
                 let name = key.strip_prefix(&before)?.strip_suffix(after)?;
                 words::name("pool", name).is_ok().then(|| name.to_owned())
             }));
@@ -373,11 +382,11 @@ impl Server {
         session: Option<&[u8; 16]>,
     ) -> Result<(String, String), Problem> {
         let keys = self.keys(pool);
-        let reply = self.script(Script::Control, |out, by| {
+        let reply: RedisResult<(Vec<u8>, Vec<u8>)> = self.script(Script::Control, |out, by| {
             keys.control(out, by, verb, subject, session);
         });
         match reply {
-            Ok(values) => Ok(values),
+            Ok((old, new)) => Ok((words::text(&old), words::text(&new))),
             Err(error) if error.code() == Some("NOACCOUNT") => Err(self.no_account(pool, subject)),
             Err(error) => Err(self.garbage_or_refused(pool, &error)),
         }

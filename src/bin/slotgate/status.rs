@@ -18,12 +18,12 @@ pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem>
         match server.pool(&name) {
             Ok(pool) => pools.push(pool),
             // The others are shown all the same.
-            Err(garbage) if garbage.kind == "garbage" => {
+            Err(other) if other.is_of_one_pool() => {
                 let mut pool = Pool::default();
+                pool.error = Some(other.named(&name));
                 pool.name = name;
-                pool.error = Some(garbage.what.clone());
                 pools.push(pool);
-                problem = Some(garbage);
+                problem = Some(other);
             }
             Err(other) => return Err(other),
         }

@@ -4,6 +4,7 @@ use crate::problem::Problem;
 use serde_json::Value;
 use slotgate::json::Json;
 pub use slotgate::ledger::view::quoted;
+use slotgate::printable::ascii;
 
 /// A percentage in basis points.
 pub fn basis_points(text: &str) -> Result<u16, Problem> {
@@ -50,6 +51,12 @@ pub fn name(what: &str, text: &str) -> Result<(), Problem> {
         "{what} {} is not [A-Za-z0-9{punctuation}]{{1,64}}",
         quoted(text)
     )))
+}
+
+/// What Redis holds, as text: bytes that are none are shown as escapes.
+pub fn text(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).map(str::to_owned);
+    text.unwrap_or_else(|_| ascii(bytes))
 }
 
 /// `1 lease`, `2 leases`.
