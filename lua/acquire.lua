@@ -94,7 +94,7 @@ local function score_now(account, score)
     used[account] = tonumber(call('HGET', USED, account) or 0) or math.huge
   end
   more = more + used[account]
-  -- As in `settle`, but one that cools has got its one probe.
+  -- As in `refresh_free`, but one that cools has got its one probe.
   local max, load, base, flags = string.match(records[account] or '', '^(%d+) (%d+) (%d+) (%d+)$')
   return flags == '0' and more < tonumber(max) and base + math.floor(load * more / max) or nil
 end
@@ -182,7 +182,7 @@ for try = 1, 2 do
   if not dry and (try == 2 or seed % SHARED_BY < count) then
     local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
     -- One without an owner was written by hand.
-    if #over > 0 and drop(over) < #over then
+    if #over > 0 and end_leases(over) < #over then
       call('ZREM', LEASES, unpack(over))
     end
     if try == 2 then
@@ -299,7 +299,7 @@ for try = 1, 2 do
   -- One that is no number is put right here; one that is a day off cannot be right.
   local wake = not dry and got[2] and (tonumber(got[2]) or 0)
   if wake and not (wake > now and wake <= now + 86400000) then
-    tools().thaw(now, REAP)
+    tools().end_cooldowns(now, REAP)
     got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
   end
   if dry or not missing then
@@ -392,7 +392,7 @@ if leases[1] then
       if pass then
         redis.pcall('HINCRBY', USED, '#' .. account, format('%d', given[account]))
       end
-      settle(account, got[k + 4], used[k], free)
+      refresh_free(account, got[k + 4], used[k], free)
     end
   end
   if free[1] then

@@ -64,7 +64,7 @@ elseif verb == 'thaw' then
   call('HDEL', ACCOUNTS, '#probe:' .. subject)
   tool.flag(subject, tool.COOLING, false)
   tool.behind(subject, false)
-  tool.wake()
+  tool.note_next_end()
   return {old, ''}
 elseif verb == 'unbind' then
   if not KEYS[8] then

@@ -64,8 +64,8 @@ else
   end
   -- One that was probing has the flag already, and is no longer free.
   if tool.flag(account, tool.COOLING, true) == false then
-    settle(account, record, tool.used(account))
+    refresh_free(account, record, tool.used(account))
   end
 end
-tool.wake()
+tool.note_next_end()
 return ends - now

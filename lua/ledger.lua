@@ -29,7 +29,7 @@ local BEHIND = 2 ^ 52
 
 -- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it. With a list, what is to
 -- be added to `free` is put there, for one ZADD.
-local function settle(account, record, used, list)
+local function refresh_free(account, record, used, list)
   if not record then
     if used <= 0 then
       call('HDEL', USED, account)
@@ -68,7 +68,7 @@ end
 
 -- Ends leases, whoever asks, in seven commands however many they are. All is read before anything is written, so that a key of the wrong type
 -- shows before anything is lost. Answers how many there were.
-local function drop(ids)
+local function end_leases(ids)
   local owners = call('HMGET', OWNER, unpack(ids))
   local leases, accounts, ended, seen, marked = {}, {}, {}, {}, nil
   for i = 1, #ids do
@@ -119,7 +119,7 @@ local function drop(ids)
     end
   end
   for i = 1, count do
-    settle(accounts[i], records[i], used[i], free)
+    refresh_free(accounts[i], records[i], used[i], free)
   end
   if free[1] then
     call('ZADD', FREE, unpack(free))
@@ -237,7 +237,7 @@ local function tools()
   function self.cut_late(now, ttl)
     self.cut(LEASES, now, math.max(ttl, self.longest('#ttl')))
     if self.cut(COOLDOWN, now, self.longest('#rest')) then
-      self.wake()
+      self.note_next_end()
     end
   end
 
@@ -298,7 +298,7 @@ local function tools()
     record = string.format('%s %d', rest, on and flags + value or flags - value)
     used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
-    settle(account, record, used)
+    refresh_free(account, record, used)
     return true
   end
 
@@ -316,12 +316,12 @@ local function tools()
     record = string.format('%s %s %.0f %s', max, load, on and base + BEHIND or base - BEHIND, flags)
     used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
-    settle(account, record, used)
+    refresh_free(account, record, used)
     return true
   end
 
   -- Notes when the first cooldown ends.
-  function self.wake()
+  function self.note_next_end()
     local first = call('ZRANGE', COOLDOWN, 0, 0, 'WITHSCORES')
     if first[2] then
       call('HSET', ACCOUNTS, '#wake', first[2])
@@ -331,17 +331,17 @@ local function tools()
   end
 
   -- After an account's cooldown is over: it takes leases again, or one at a time.
-  function self.warm(account, used)
+  function self.after_cooldown(account, used)
     local record = call('HGET', ACCOUNTS, account)
     if record and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1 then
-      settle(account, record, used)
+      refresh_free(account, record, used)
     else
       self.flag(account, self.COOLING, false, used)
     end
   end
 
   -- Ends at most `most` cooldowns that are over. Answers how many.
-  function self.thaw(now, most)
+  function self.end_cooldowns(now, most)
     self.cut(COOLDOWN, now, self.longest('#rest'))
     local over = call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)
     for _, member in ipairs(over) do
@@ -352,10 +352,10 @@ local function tools()
       if behind then
         self.behind(behind, false, used)
       else
-        self.warm(member, used)
+        self.after_cooldown(member, used)
       end
     end
-    self.wake()
+    self.note_next_end()
     return #over
   end
 
@@ -393,7 +393,7 @@ local function tools()
     if pass then
       redis.pcall('HINCRBY', USED, '#' .. account, '1')
     end
-    settle(account, record, used)
+    refresh_free(account, record, used)
   end
 
   return self

@@ -141,7 +141,7 @@ if stage == 'start' then
       call('HDEL', ACCOUNTS, field)
     end
   end
-  tool.wake()
+  tool.note_next_end()
   -- Nobody may count for a pass before what an earlier one left behind is cleared away.
   call('HDEL', ACCOUNTS, '#pass')
   stage, cursor = 'clear', '0'
@@ -236,7 +236,7 @@ elseif stage == 'unknown' then
         drift = drift + 1
         call('HSET', USED, account, counted)
       end
-      settle(account, false, counted or 1)
+      refresh_free(account, false, counted or 1)
     end
   end
   if cursor == '0' then
@@ -307,7 +307,7 @@ elseif stage == 'compare' then
         drift = drift + 1
       end
       local score = call('ZSCORE', FREE, account)
-      settle(account, record, counted)
+      refresh_free(account, record, counted)
       if score ~= call('ZSCORE', FREE, account) then
         drift = drift + 1
       end
@@ -327,7 +327,7 @@ elseif stage == 'cooldown' then
     end
   end
   if cursor == '0' then
-    tool.wake()
+    tool.note_next_end()
     stage = 'free'
   end
 else

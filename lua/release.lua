@@ -14,4 +14,4 @@ for i = 1, #ARGV do
     return redis.error_reply('BADARG lease: not [A-Za-z0-9._-]{1,64}')
   end
 end
-return drop(ARGV)
+return end_leases(ARGV)

@@ -111,7 +111,7 @@ local function take_away(list, at)
         call('ZREM', FREE, account)
       end
       -- Its leases finish; the last one takes the record with it.
-      settle(account, record, tool.count(account) or 1)
+      refresh_free(account, record, tool.count(account) or 1)
     end
   end
 end
@@ -181,7 +181,7 @@ for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   for i = 1, #records, 2 do
     put[records[i]] = true
     -- A count that is none, or lost, keeps the account out of `free` until the recount.
-    settle(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or missing) or math.huge, free)
+    refresh_free(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or missing) or math.huge, free)
   end
   if free[1] then
     call('ZADD', FREE, unpack(free))
@@ -218,5 +218,5 @@ call('HDEL', ACCOUNTS, '#coming')
 -- The last: with a value this long Redis stores no hash as a list, which it would search from end to end for each field.
 call('HSET', ACCOUNTS, '#revision', ARGV[1], '#digest', digest, '#epoch', epoch, '#table', string.rep('-', 72))
 note()
-tool.wake()
+tool.note_next_end()
 return {'replaced', ARGV[1], epoch}

@@ -344,7 +344,7 @@ pub struct Recall {
 }
 
 impl Recall {
-    /// What is put into Redis; see [`memory::Memory::answer`].
+    /// What is put into Redis; see [`decisions::DecisionLog::answer`].
     #[must_use]
     pub fn question(&self) -> String {
         [&self.nonce, " ", self.kind, " ", &self.id].concat()

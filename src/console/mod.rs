@@ -10,7 +10,7 @@ use crate::config::Console as Config;
 use crate::json::Json;
 use crate::ledger::keys::session_account;
 use crate::ledger::resp::{self, Value, Values};
-use crate::ledger::script::{By, Fault, PoolKeys, Script, Sha, Shas, garbage};
+use crate::ledger::script::{Fault, LedgerCommands, Script, ScriptRef, Sha, Shas, garbage};
 use crate::ledger::view::{Pool, Question, explain, text};
 use crate::pipe::down::PipeOrder;
 use crate::pipe::greeting::{self, Refusal};
@@ -101,7 +101,7 @@ impl Output {
 
 /// What becomes of a request when its headers are there.
 #[derive(Debug, PartialEq)]
-pub enum Heard {
+pub enum NextStep {
     /// It is answered.
     Answer(Response),
     /// It waits for its body.
@@ -228,7 +228,7 @@ impl Job {
 #[derive(Debug)]
 pub struct Console {
     config: Config,
-    keys: Vec<PoolKeys>,
+    keys: Vec<LedgerCommands>,
     shas: Shas,
     pipe: Pipe,
     /// Why it was lost last.
@@ -266,7 +266,7 @@ impl Console {
         let keys = config
             .pools
             .iter()
-            .map(|pool| PoolKeys::new(&config.redis.key_prefix, pool))
+            .map(|pool| LedgerCommands::new(&config.redis.key_prefix, pool))
             .collect();
         Self {
             config,
@@ -335,43 +335,49 @@ impl Console {
     }
 
     /// Request headers arrived; `ends`: with nothing behind them.
-    pub fn on_request(&mut self, now_ms: u64, stream: u32, headers: Headers, ends: bool) -> Heard {
+    pub fn on_request(
+        &mut self,
+        now_ms: u64,
+        stream: u32,
+        headers: Headers,
+        ends: bool,
+    ) -> NextStep {
         let heard = match admit(&self.config, headers) {
             Ok(Route::Part(content_type, text)) => {
-                Heard::Answer(Response::text(content_type, text.into()))
+                NextStep::Answer(Response::text(content_type, text.into()))
             }
             Ok(Route::Status) => self.wait_for_look(now_ms, stream),
             Ok(route) if ends => self.follow(now_ms, stream, route, &[]),
             Ok(route) => self.wait_for_body(now_ms, stream, route),
-            Err(refusal) => Heard::Answer(refusal),
+            Err(refusal) => NextStep::Answer(refusal),
         };
         self.paced(now_ms, stream, heard)
     }
 
     /// The whole body arrived, or more than [`MAX_BODY`] bytes of it.
-    pub fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> Heard {
+    pub fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> NextStep {
         let place = self.bodies.iter().position(|body| body.stream == stream);
         let Some(Body { route, .. }) = place.and_then(|place| self.bodies.remove(place)) else {
-            return Heard::Wait;
+            return NextStep::Wait;
         };
         let heard = self.follow(now_ms, stream, route, body);
         self.paced(now_ms, stream, heard)
     }
 
-    fn wait_for_look(&mut self, now_ms: u64, stream: u32) -> Heard {
+    fn wait_for_look(&mut self, now_ms: u64, stream: u32) -> NextStep {
         if self.waiting.len() >= MOST_WAITING {
-            return Heard::Answer(crowded());
+            return NextStep::Answer(crowded());
         }
         if let Err(refusal) = self.want_pipe(now_ms) {
-            return Heard::Answer(refusal);
+            return NextStep::Answer(refusal);
         }
         self.waiting.push(stream);
         self.take_turn(now_ms);
-        Heard::Wait
+        NextStep::Wait
     }
 
     /// A body that comes together with its headers needs its place for no time at all, so that slow ones keep nobody out.
-    fn wait_for_body(&mut self, now_ms: u64, stream: u32, route: Route) -> Heard {
+    fn wait_for_body(&mut self, now_ms: u64, stream: u32, route: Route) -> NextStep {
         let writes = route.changes();
         let same = |body: &&Body| body.route.changes() == writes;
         if self.bodies.iter().filter(same).count() >= MOST_BODIES {
@@ -385,16 +391,16 @@ impl Console {
             route,
             deadline_ms: now_ms.saturating_add(BODY_MS),
         });
-        Heard::Body
+        NextStep::Body
     }
 
     /// Does what a request asks for.
-    fn follow(&mut self, now_ms: u64, stream: u32, route: Route, body: &[u8]) -> Heard {
+    fn follow(&mut self, now_ms: u64, stream: u32, route: Route, body: &[u8]) -> NextStep {
         if body.len() > MAX_BODY {
-            return Heard::Answer(too_long());
+            return NextStep::Answer(too_long());
         }
         let mut ask = match ask(&self.config, route, body) {
-            Err(refusal) => return Heard::Answer(refusal),
+            Err(refusal) => return NextStep::Answer(refusal),
             Ok(ask) => ask,
         };
         let mut job = Job::new(Owner::Stream(stream), Wants::Change);
@@ -422,10 +428,10 @@ impl Console {
             Wants::Look | Wants::Change | Wants::Recall(_) => MOST_JOBS,
         };
         if self.jobs.iter().filter(same).count() >= most {
-            return Heard::Answer(crowded());
+            return NextStep::Answer(crowded());
         }
         if let Err(refusal) = self.want_pipe(now_ms) {
-            return Heard::Answer(refusal);
+            return NextStep::Answer(refusal);
         }
         let (owner, wants) = (job.owner, job.wants);
         self.jobs.push_back(job);
@@ -434,7 +440,7 @@ impl Console {
         } else if self.pipe == Pipe::Ready {
             self.write(now_ms, owner);
         }
-        Heard::Wait
+        NextStep::Wait
     }
 
     /// The answer that refuses it, while the pipe is known to be gone.
@@ -453,13 +459,13 @@ impl Console {
     }
 
     /// Holds an answer back when too many are asked for.
-    fn paced(&mut self, now_ms: u64, stream: u32, heard: Heard) -> Heard {
-        let Heard::Answer(response) = heard else {
+    fn paced(&mut self, now_ms: u64, stream: u32, heard: NextStep) -> NextStep {
+        let NextStep::Answer(response) = heard else {
             return heard;
         };
         match self.hold(now_ms, stream, response) {
-            Some(response) => Heard::Answer(response),
-            None => Heard::Wait,
+            Some(response) => NextStep::Answer(response),
+            None => NextStep::Wait,
         }
     }
 
@@ -734,9 +740,9 @@ impl Console {
             return;
         };
         let by = if job.again {
-            By::Source
+            ScriptRef::Source
         } else {
-            By::Sha(&self.shas)
+            ScriptRef::Sha(&self.shas)
         };
         let out = &mut self.output.bytes;
         if job.wants == Wants::Explain(Part::Session) && job.question.session.is_none() {

@@ -4,7 +4,7 @@ use super::calls::{self, Buffer, Map, Metric, Ticker};
 use super::root::grpc_service;
 use crate::config;
 use crate::console::api::{MAX_BODY, Response};
-use crate::console::{Console, Heard};
+use crate::console::{Console, NextStep};
 use crate::json::Json;
 use crate::pipe::down::PipeOrder;
 use crate::request::headers::Headers;
@@ -260,10 +260,10 @@ impl Request {
         self.heard(heard)
     }
 
-    fn heard(&self, heard: Option<Heard>) -> bool {
-        let waits = heard == Some(Heard::Body);
+    fn heard(&self, heard: Option<NextStep>) -> bool {
+        let waits = heard == Some(NextStep::Body);
         self.heard.set(!waits);
-        if let Some(Heard::Answer(response)) = &heard {
+        if let Some(NextStep::Answer(response)) = &heard {
             respond(response);
         }
         waits

@@ -96,7 +96,7 @@ impl Http {
                 let grpc_status = calls::header(Map::Response, "grpc-status");
                 status = failing::status_of_grpc(&grpc_status).unwrap_or(status);
             }
-            worker.hears(request, status).then_some(status)
+            worker.wants_response(request, status).then_some(status)
         });
         if let Some(status) = heard {
             let answer = (

@@ -2,11 +2,11 @@
 //! and decides nothing.
 
 mod abi;
-mod bell;
 mod bridge;
 mod calls;
 mod console;
 mod http;
 mod logger;
+mod loop_end;
 mod metrics;
 mod root;

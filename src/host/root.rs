@@ -1,9 +1,9 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
-use super::bell::Bell;
 use super::calls::{self, Buffer, Map, Ticker};
 use super::console;
 use super::logger;
+use super::loop_end::LoopEnd;
 use super::metrics::Metrics;
 use crate::config::{Config, Role, parse};
 use crate::pipe::down::PipeOrder;
@@ -37,7 +37,7 @@ pub struct Shared {
     /// All that is done to the pipe is done when it calls back: requests that came together go out together, and Envoy does
     /// not work on what it read from the pipe any more, which a send that fails, a cancel, or the root's end would free under
     /// its hands.
-    bell: Bell,
+    loop_end: LoopEnd,
 }
 
 impl Shared {
@@ -57,7 +57,7 @@ impl Shared {
             token: Cell::new(None),
             ticker: Ticker::default(),
             leaving: Cell::new(false),
-            bell: Bell::new(seed.to_string()),
+            loop_end: LoopEnd::new(seed.to_string()),
         }
     }
 
@@ -95,9 +95,9 @@ impl Shared {
         }
         let waits = worker.wants_flush() || self.may_leave(worker);
         if waits {
-            self.bell.ring();
+            self.loop_end.request();
         }
-        self.arm(now_ms, worker, waits && !self.bell.is_rung());
+        self.arm(now_ms, worker, waits && !self.loop_end.is_requested());
     }
 
     /// Nothing is under way in Envoy: does what waited for that.
@@ -247,7 +247,7 @@ impl Shared {
         }
     }
 
-    /// Sees to it that a tick comes when the worker wants one, or at once for what the bell does not see to.
+    /// Sees to it that a tick comes when the worker wants one, or at once for what the end of the loop does not see to.
     fn arm(&self, now_ms: u64, worker: &mut Worker, kept: bool) {
         let kept_ms = kept.then_some(now_ms);
         let metrics = self.metrics.try_borrow();
@@ -261,7 +261,7 @@ impl Shared {
 
     fn tick(&self) {
         self.ticker.come(|| {
-            self.bell.on_tick();
+            self.loop_end.on_tick();
             // Before the worker can want another pipe.
             self.reset();
             if let (Ok(mut metrics), Some(mut worker)) =
@@ -274,7 +274,7 @@ impl Shared {
                 worker.on_tick(now_ms);
             }
             // One of both hands verdicts out: they are settled on one stack.
-            if self.bell.is_rung() {
+            if self.loop_end.is_requested() {
                 self.with(self.root_id, |_, _| ());
             } else {
                 self.flush();
@@ -520,7 +520,7 @@ impl Root {
     /// Envoy's event loop has done all it woke up for.
     pub fn on_queue_ready(&self, queue: u32) {
         if let Some(shared) = self.shared() {
-            shared.bell.answered(queue);
+            shared.loop_end.answered(queue);
             shared.flush();
         }
     }

@@ -143,7 +143,7 @@ pub struct Shas(pub [Sha; Script::ALL.len()]);
 
 /// How a script is named in a command.
 #[derive(Debug, Clone, Copy)]
-pub enum By<'a> {
+pub enum ScriptRef<'a> {
     /// `EVALSHA`
     Sha(&'a Shas),
     /// `EVAL`, which also loads it: the answer to NOSCRIPT.
@@ -191,7 +191,7 @@ pub struct Asked<'a> {
 
 /// What `cooldown.lua` is told of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum AccountReport {
     /// It takes no new leases for so long, in ms; with a scope's hash, not in that scope.
     Cool(u64, Option<[u8; 16]>),
     /// The same, and afterwards one lease at a time until one has passed.
@@ -279,7 +279,7 @@ pub struct SyncAccount<'a> {
 
 /// The keys of one pool, ready to be copied into commands.
 #[derive(Debug)]
-pub struct PoolKeys {
+pub struct LedgerCommands {
     common: Vec<u8>,
     control: String,
     session_prefix: String,
@@ -289,7 +289,7 @@ pub struct PoolKeys {
     answer: String,
 }
 
-impl PoolKeys {
+impl LedgerCommands {
     /// Formats them once.
     #[must_use]
     pub fn new(prefix: &str, pool: &str) -> Self {
@@ -308,11 +308,18 @@ impl PoolKeys {
         }
     }
 
-    fn head(&self, out: &mut Vec<u8>, script: Script, by: By, extra_keys: usize, arguments: usize) {
+    fn head(
+        &self,
+        out: &mut Vec<u8>,
+        script: Script,
+        by: ScriptRef,
+        extra_keys: usize,
+        arguments: usize,
+    ) {
         let all_keys = keys::COMMON.len().saturating_add(extra_keys);
         push_array(out, all_keys.saturating_add(arguments).saturating_add(3));
         match by {
-            By::Sha(shas) => {
+            ScriptRef::Sha(shas) => {
                 push_bulk(out, b"EVALSHA");
                 let sha = Script::ALL
                     .iter()
@@ -320,7 +327,7 @@ impl PoolKeys {
                     .find(|(other, _)| **other == script);
                 push_bulk(out, sha.map_or(&[][..], |(_, sha)| sha));
             }
-            By::Source => {
+            ScriptRef::Source => {
                 push_bulk(out, b"EVAL");
                 push_bulk(out, script.source().as_bytes());
             }
@@ -333,7 +340,7 @@ impl PoolKeys {
     pub fn acquire<'a>(
         &self,
         out: &mut Vec<u8>,
-        by: By,
+        by: ScriptRef,
         acquire: &Acquire,
         leases: impl ExactSizeIterator<Item = Asked<'a>> + Clone,
     ) {
@@ -406,7 +413,7 @@ impl PoolKeys {
     pub fn release(
         &self,
         out: &mut Vec<u8>,
-        by: By,
+        by: ScriptRef,
         leases: impl ExactSizeIterator<Item = LeaseId>,
     ) {
         self.head(out, Script::Release, by, 0, leases.len());
@@ -419,7 +426,7 @@ impl PoolKeys {
     pub fn renew<'a>(
         &self,
         out: &mut Vec<u8>,
-        by: By,
+        by: ScriptRef,
         ttl_ms: u64,
         leases: impl ExactSizeIterator<Item = (LeaseId, &'a str, u64)>,
     ) {
@@ -439,7 +446,7 @@ impl PoolKeys {
     }
 
     /// `sync.lua`
-    pub fn sync(&self, out: &mut Vec<u8>, by: By, sync: &Sync) {
+    pub fn sync(&self, out: &mut Vec<u8>, by: ScriptRef, sync: &Sync) {
         let accounts = sync.accounts.unwrap_or_default();
         let (part, cursor, ids) = match sync.part {
             Part::Whole => ("whole", None, &[][..]),
@@ -476,12 +483,12 @@ impl PoolKeys {
     }
 
     /// `cooldown.lua`
-    pub fn cooldown(&self, out: &mut Vec<u8>, by: By, account: &str, heard: Heard) {
+    pub fn cooldown(&self, out: &mut Vec<u8>, by: ScriptRef, account: &str, heard: AccountReport) {
         let (length_ms, what, scope, lease) = match heard {
-            Heard::Cool(length_ms, scope) => (length_ms, None, scope, None),
-            Heard::CoolThenProbe(length_ms) => (length_ms, Some("probe"), None, None),
-            Heard::Behind(length_ms) => (length_ms, Some("behind"), None, None),
-            Heard::Passed(lease) => (0, Some("passed"), None, Some(lease)),
+            AccountReport::Cool(length_ms, scope) => (length_ms, None, scope, None),
+            AccountReport::CoolThenProbe(length_ms) => (length_ms, Some("probe"), None, None),
+            AccountReport::Behind(length_ms) => (length_ms, Some("behind"), None, None),
+            AccountReport::Passed(lease) => (0, Some("passed"), None, Some(lease)),
         };
         let words = usize::from(what.is_some()).saturating_add(usize::from(lease.is_some()));
         let arguments = words.saturating_add(2);
@@ -501,7 +508,7 @@ impl PoolKeys {
     }
 
     /// `reconcile.lua`
-    pub fn reconcile(&self, out: &mut Vec<u8>, by: By, step: &Step) {
+    pub fn reconcile(&self, out: &mut Vec<u8>, by: ScriptRef, step: &Step) {
         let soon = usize::from(step.soon);
         self.head(out, Script::Reconcile, by, 2, soon.saturating_add(5));
         push_bulk(out, self.pass.as_bytes());
@@ -517,7 +524,7 @@ impl PoolKeys {
     }
 
     /// `look.lua`; at most so many drained accounts, and the use of so many.
-    pub fn look(&self, out: &mut Vec<u8>, by: By, drained: u64, used: u64) {
+    pub fn look(&self, out: &mut Vec<u8>, by: ScriptRef, drained: u64, used: u64) {
         self.head(out, Script::Look, by, 2, 2);
         push_bulk(out, self.control.as_bytes());
         push_bulk(out, self.question.as_bytes());
@@ -544,7 +551,7 @@ impl PoolKeys {
     pub fn control(
         &self,
         out: &mut Vec<u8>,
-        by: By,
+        by: ScriptRef,
         verb: &str,
         subject: &str,
         session: Option<&[u8; 16]>,
@@ -565,7 +572,7 @@ impl PoolKeys {
     }
 
     /// `inspect.lua`
-    pub fn inspect(&self, out: &mut Vec<u8>, by: By, cursor: &str, count: u64) {
+    pub fn inspect(&self, out: &mut Vec<u8>, by: ScriptRef, cursor: &str, count: u64) {
         self.head(out, Script::Inspect, by, 1, 2);
         let count = count.to_string();
         let arguments = [&self.control, cursor, &count];
@@ -573,7 +580,7 @@ impl PoolKeys {
     }
 }
 
-impl PoolKeys {
+impl LedgerCommands {
     /// `GET` of the key that holds a session ([`keys::session_account`] reads it).
     pub fn session(&self, out: &mut Vec<u8>, session: &[u8; 16]) {
         push_array(out, 2);

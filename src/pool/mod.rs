@@ -61,8 +61,8 @@ pub fn bases(accounts: &[Account], score: Score, mode: PriorityMode) -> Vec<u64>
 
 /// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.
 #[derive(Debug)]
-pub struct Names {
-    /// Names of the headers that an account sets, each set of them once.
+pub struct RoutedAccounts {
+    /// RoutedAccounts of the headers that an account sets, each set of them once.
     groups: Vec<Vec<String>>,
     /// Hash of a group and its values → account by index, the first of those that set the same.
     by_values: Index,
@@ -70,7 +70,7 @@ pub struct Names {
     same: Vec<u32>,
 }
 
-impl Names {
+impl RoutedAccounts {
     /// Reads every account once.
     #[must_use]
     pub fn new(pool: &Pool) -> Self {
@@ -123,7 +123,7 @@ impl Names {
 }
 
 /// Accounts beyond the bound share the last place.
-fn shown_of(shown: &mut [Shown], account: u32) -> Option<&mut Shown> {
+fn shown_of(shown: &mut [AccountGauges], account: u32) -> Option<&mut AccountGauges> {
     let last = shown.len().saturating_sub(1);
     shown.get_mut(last.min(account as usize))
 }
@@ -227,7 +227,7 @@ impl Key {
 
 /// One pool as a worker uses it: its accounts by id, and its own counts.
 #[derive(Debug)]
-pub struct Counts {
+pub struct AccountTable {
     by_id: Index,
     bases: Vec<u64>,
     /// Requests of this worker that use each account now, whichever path chose it.
@@ -236,14 +236,14 @@ pub struct Counts {
     drained: Vec<bool>,
     /// Until when each account cools, in ms, as far as this worker was told by its upstream; empty when nothing is chosen here.
     cool_until_ms: Vec<u64>,
-    shown: Vec<Shown>,
+    shown: Vec<AccountGauges>,
     /// How often that was seen in the ledger.
     seen: u64,
 }
 
 /// What is shown of one account, or of several together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Shown {
+pub struct AccountGauges {
     /// Requests of this worker that used it so far.
     pub requests: u64,
     /// Those that use it now.
@@ -254,12 +254,12 @@ pub struct Shown {
     pub max_concurrency: u64,
 }
 
-impl Counts {
+impl AccountTable {
     /// All at 0.
     #[must_use]
     pub fn new(pool: &Pool, config: &Config) -> Self {
         let most = config.metrics.max_accounts.saturating_add(1);
-        let mut shown = vec![Shown::default(); pool.accounts.len().min(most)];
+        let mut shown = vec![AccountGauges::default(); pool.accounts.len().min(most)];
         let mut by_id = Index::new(pool.accounts.len());
         for (index, account) in (0..).zip(&pool.accounts) {
             by_id.first(account.id.as_bytes().into(), index);
@@ -285,7 +285,7 @@ impl Counts {
     /// What is shown of the accounts, in order, and how often they were seen in the ledger. One more than the bound stands
     /// for all beyond it.
     #[must_use]
-    pub fn shown(&self) -> (&[Shown], u64) {
+    pub fn shown(&self) -> (&[AccountGauges], u64) {
         (&self.shown, self.seen)
     }
 

@@ -24,11 +24,11 @@ pub enum Choice {
 
 /// The compiled form of [`Gray`].
 #[derive(Debug)]
-pub struct Gate {
+pub struct Bucketer {
     key: [u8; 16],
 }
 
-impl Gate {
+impl Bucketer {
     /// Derives the hash key from the salt.
     #[must_use]
     pub fn new(salt: &str) -> Self {

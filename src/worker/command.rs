@@ -1,6 +1,6 @@
 //! The commands that a worker has under way.
 
-use crate::ledger::script::{Heard, Script};
+use crate::ledger::script::{AccountReport, Script};
 use crate::request::admission::Reason;
 use crate::request::lease::LeaseId;
 
@@ -48,7 +48,7 @@ pub(super) enum Command {
         slot: usize,
         pool: usize,
         account: u32,
-        heard: Heard,
+        heard: AccountReport,
         tries: u8,
     },
 }

@@ -29,14 +29,14 @@ struct Entry {
 
 /// A ring of decisions: a new one takes the place of the oldest.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct DecisionLog {
     entries: Vec<Entry>,
     next: u32,
 }
 
-impl Memory {
+impl DecisionLog {
     /// Begins with a request. Answers its number.
-    pub fn begin(&mut self, now_ms: u64, bucket: Option<u16>, share: u16) -> u32 {
+    pub fn open(&mut self, now_ms: u64, bucket: Option<u16>, share: u16) -> u32 {
         let number = self.next;
         self.next = number.wrapping_add(1);
         match self.entries.get_mut(place(number)) {
@@ -83,7 +83,7 @@ impl Memory {
     }
 
     /// What was decided on a request, if it is still remembered.
-    pub fn decide(&mut self, now_ms: u64, number: u32, verdict: Verdict) {
+    pub fn close(&mut self, now_ms: u64, number: u32, verdict: Verdict) {
         if let Some(entry) = self.entry(number) {
             entry.decided = Some((now_ms, verdict));
         }

@@ -13,15 +13,15 @@ pub mod output;
 use crate::config::{Config, GrayMode, Pool, Traditional};
 use crate::ledger::resp::{self, Value, Values};
 use crate::ledger::script::{
-    self, Acquire, Acquired, Asked, By, Fault, Heard, Longest, Looked, Mode, Override, Part,
-    PoolKeys, Reconciled, Renewed, Script, Shas, Step, Sync, SyncAccount, Synced,
+    self, AccountReport, Acquire, Acquired, Asked, Fault, LedgerCommands, Longest, Looked, Mode,
+    Override, Part, Reconciled, Renewed, Script, ScriptRef, Shas, Step, Sync, SyncAccount, Synced,
 };
 use crate::pipe::down::{Down, PipeOrder};
 use crate::pipe::greeting::{self, Refusal};
-use crate::pool::{self, Counts, Names, Shown};
+use crate::pool::{self, AccountGauges, AccountTable, RoutedAccounts};
 use crate::printable;
 use crate::request::admission::{Effect, Event, Path, Phase, Policy, Reason};
-use crate::request::gray::{self, Choice, Gate};
+use crate::request::gray::{self, Bucketer, Choice};
 use crate::request::headers::Headers;
 use crate::request::lease::{LeaseId, LeaseIds};
 use crate::request::verdict::{Logged, Verdict};
@@ -31,7 +31,7 @@ use crate::upstream::failing::{Source, Windows};
 use breaker::Breaker;
 use command::{AcquireCommand, AcquireKind, Command, LostAcquire, PendingRelease, SyncStep};
 use counters::{Counter, Counters};
-use decisions::Memory;
+use decisions::DecisionLog;
 use notice::{Ignored, Notice, Said};
 use output::{Answer, Gauges, Output};
 use slab::Slab;
@@ -134,7 +134,7 @@ struct Request {
     /// When the lease was last known to be good for a whole time to live, in ms.
     renewed_ms: u64,
     /// Whether Redis was ever told of the lease.
-    told: bool,
+    acquire_sent: bool,
     /// Whether it was said already that the lease is lost.
     lost: bool,
     probe: Probe,
@@ -146,8 +146,8 @@ struct Request {
 
 #[derive(Debug)]
 struct PoolState {
-    keys: PoolKeys,
-    counts: Counts,
+    keys: LedgerCommands,
+    counts: AccountTable,
     windows: Windows,
     digest: u64,
     /// A sync is on its way.
@@ -164,7 +164,7 @@ struct PoolState {
     mend_ms: (u64, u64),
     control: Control,
     /// Which account a request names, where a shadow is compared with that.
-    names: Option<Names>,
+    names: Option<RoutedAccounts>,
 }
 
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
@@ -199,7 +199,7 @@ enum Look {
 pub struct Worker {
     config: Config,
     policy: Policy,
-    gate: Gate,
+    gate: Bucketer,
     random: fastrand::Rng,
     /// What the ledger knows this worker by when it recounts.
     name: String,
@@ -207,7 +207,7 @@ pub struct Worker {
     pools: Vec<PoolState>,
     requests: Slab<Request>,
     /// Deadlines of acquires, oldest first. Entries of requests that moved on are skipped.
-    waiting: VecDeque<(u64, usize, LeaseId)>,
+    acquire_deadlines: VecDeque<(u64, usize, LeaseId)>,
     state: PipeState,
     /// Failed attempts to open the pipe since it last served.
     failures: u32,
@@ -254,7 +254,7 @@ pub struct Worker {
     /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
     /// on their way.
     look: (u64, usize),
-    memory: Memory,
+    decisions: DecisionLog,
     counters: Counters,
     /// As the host told it last.
     now_us: u64,
@@ -271,8 +271,8 @@ impl Worker {
             .pools
             .iter()
             .map(|pool| PoolState {
-                keys: PoolKeys::new(&config.redis.key_prefix, &pool.name),
-                counts: Counts::new(pool, &config),
+                keys: LedgerCommands::new(&config.redis.key_prefix, &pool.name),
+                counts: AccountTable::new(pool, &config),
                 windows: Windows::new(pool.accounts.len(), config.failing),
                 digest: digest(pool, &config),
                 syncing: false,
@@ -284,7 +284,7 @@ impl Worker {
                 control: Control::default(),
                 names: (config.gray.mode == GrayMode::Shadow
                     && config.traditional == Traditional::Passthrough)
-                    .then(|| Names::new(pool)),
+                    .then(|| RoutedAccounts::new(pool)),
             })
             .collect();
         Self {
@@ -293,14 +293,14 @@ impl Worker {
                 failure: config.failure,
                 traditional: config.traditional,
             },
-            gate: Gate::new(&config.gray.salt),
+            gate: Bucketer::new(&config.gray.salt),
             ids: LeaseIds::new(worker),
             // The number is explained in `reconcile.lua`; 2: it knows what cannot be there.
             name: format!("2.{worker:016x}"),
             random,
             pools,
             requests: Slab::new(),
-            waiting: VecDeque::new(),
+            acquire_deadlines: VecDeque::new(),
             state: PipeState::Closed,
             failures: 0,
             said: Said::default(),
@@ -327,7 +327,7 @@ impl Worker {
             reconcile: (0, 0, false),
             out_of_turn: None,
             look: (u64::MAX, 0),
-            memory: Memory::default(),
+            decisions: DecisionLog::default(),
             counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
             now_us: 0,
             output: Output::default(),
@@ -356,7 +356,7 @@ impl Worker {
 
     /// What is shown of a pool's accounts, and how often that was seen in the ledger.
     #[must_use]
-    pub fn accounts(&self, pool: usize) -> (&[Shown], u64) {
+    pub fn accounts(&self, pool: usize) -> (&[AccountGauges], u64) {
         let state = self.pools.get(pool);
         state.map_or((&[], 0), |state| state.counts.shown())
     }
@@ -405,7 +405,10 @@ impl Worker {
     /// When [`Worker::on_tick`] is wanted next, in ms.
     #[must_use]
     pub fn next_wake_ms(&self) -> Option<u64> {
-        let acquire = self.waiting.front().map(|(deadline_ms, ..)| *deadline_ms);
+        let acquire = self
+            .acquire_deadlines
+            .front()
+            .map(|(deadline_ms, ..)| *deadline_ms);
         let head = self
             .pending
             .front()
@@ -459,7 +462,7 @@ impl Worker {
             scope: None,
             epoch: 0,
             renewed_ms: now_ms,
-            told: false,
+            acquire_sent: false,
             lost: false,
             probe: Probe::No,
             bucket: None,
@@ -509,7 +512,7 @@ impl Worker {
                 }
             }
         };
-        let verdict = self.drive(now_ms, slot, event);
+        let verdict = self.step_request(now_ms, slot, event);
         if let Some(pool) = shadowed
             && self.config.traditional == Traditional::Passthrough
         {
@@ -527,30 +530,30 @@ impl Worker {
 
     fn remember(&mut self, now_ms: u64, slot: usize, bucket: Option<u16>, share: u16) {
         if let Some(request) = self.requests.get_mut(slot) {
-            request.number = self.memory.begin(now_ms, bucket, share);
+            request.number = self.decisions.open(now_ms, bucket, share);
         }
     }
 
-    /// What is remembered of the request that a question is about; see [`Memory::answer`].
+    /// What is remembered of the request that a question is about; see [`DecisionLog::answer`].
     #[must_use]
     pub fn recall(&self, now_ms: u64, question: &[u8]) -> Option<String> {
-        self.memory.answer(now_ms, question, &self.config)
+        self.decisions.answer(now_ms, question, &self.config)
     }
 
     /// The `x-request-id` of the request that arrived last.
     pub fn identify(&mut self, id: &[u8]) {
-        self.memory.identify(id);
+        self.decisions.identify(id);
     }
 
     /// Whether a request with an account wants to know more of an answer of this status: who gave it, its headers, and the
     /// time, for [`Worker::on_response`]. Of the usual one it does not, and only counts it.
-    pub fn hears(&mut self, (slot, stream): (usize, u32), status: u16) -> bool {
+    pub fn wants_response(&mut self, (slot, stream): (usize, u32), status: u16) -> bool {
         let Some(request) = self.request(slot, stream) else {
             return false;
         };
         let pool = request.pool;
         // One that was chosen here may probe before the ledger has said so.
-        let probes = request.probe == Probe::Awaits || request.told && request.epoch == 0;
+        let probes = request.probe == Probe::Awaits || request.acquire_sent && request.epoch == 0;
         let Some((_, account)) = request.phase.holds() else {
             return false;
         };
@@ -591,7 +594,12 @@ impl Worker {
             let state = self.pools.get_mut(pool);
             if state.is_some_and(|state| state.windows.failed(now_ms, account, settings)) {
                 self.count_in(pool, Counter::Behind);
-                self.tell_of(now_ms, slot, account, Heard::Behind(settings.behind_ms));
+                self.tell_of(
+                    now_ms,
+                    slot,
+                    account,
+                    AccountReport::Behind(settings.behind_ms),
+                );
             }
         } else {
             self.answered(pool, account);
@@ -603,7 +611,7 @@ impl Worker {
             self.counters
                 .add_in(pool, Counter::CooldownMalformed, rest.malformed);
             let cooldown_ms = rest.ms;
-            self.drive(now_ms, slot, Event::Pushback { cooldown_ms });
+            self.step_request(now_ms, slot, Event::Pushback { cooldown_ms });
         } else if status < 500 {
             let passed = matches!(probe, Probe::Awaits | Probe::Passed);
             let probe = if passed { Probe::Passed } else { Probe::Early };
@@ -627,13 +635,13 @@ impl Worker {
             request.probe = probe;
             if let Some((lease, account)) = request.phase.holds().filter(|_| probe == Probe::Passed)
             {
-                self.tell_of(now_ms, slot, account, Heard::Passed(lease));
+                self.tell_of(now_ms, slot, account, AccountReport::Passed(lease));
             }
         }
     }
 
-    fn on_told(&mut self, slot: usize, pool: usize, heard: Heard, ended: u64) {
-        if let Heard::Passed(lease) = heard {
+    fn on_told(&mut self, slot: usize, pool: usize, heard: AccountReport, ended: u64) {
+        if let AccountReport::Passed(lease) = heard {
             self.counters
                 .add_in(pool, Counter::ProbePassed, ended.min(1));
             let request = self.requests.get_mut(slot).filter(|request| {
@@ -648,7 +656,7 @@ impl Worker {
 
     /// Tells the ledger what an answer says of its account; if it can't hear now, it is not told.
     #[inline(never)]
-    fn tell_of(&mut self, now_ms: u64, slot: usize, account: u32, heard: Heard) {
+    fn tell_of(&mut self, now_ms: u64, slot: usize, account: u32, heard: AccountReport) {
         if let Some(request) = self.requests.get(slot)
             && self.state == PipeState::Ready
         {
@@ -670,7 +678,7 @@ impl Worker {
     /// The stream is over, however it ended. Asking twice, or for a request that held nothing, does nothing.
     pub fn on_end(&mut self, now_ms: u64, (slot, stream): (usize, u32)) {
         if self.request(slot, stream).is_some() {
-            self.drive(now_ms, slot, Event::Ended);
+            self.step_request(now_ms, slot, Event::Ended);
         }
     }
 
@@ -706,7 +714,7 @@ impl Worker {
         let lease = self.ids.mint();
         self.ask(pool, slot, lease, AcquireKind::Take);
         let deadline_ms = now_ms.saturating_add(self.config.redis.acquire_timeout_ms);
-        self.waiting.push_back((deadline_ms, slot, lease));
+        self.acquire_deadlines.push_back((deadline_ms, slot, lease));
         Event::In(lease)
     }
 
@@ -762,7 +770,7 @@ impl Worker {
     }
 
     /// Steps one request and carries out the effects that are the worker's.
-    fn drive(&mut self, now_ms: u64, slot: usize, event: Event) -> Option<Verdict> {
+    fn step_request(&mut self, now_ms: u64, slot: usize, event: Event) -> Option<Verdict> {
         let request = self.requests.get_mut(slot)?;
         let (phase, effects) = request.phase.step(event, &self.policy);
         request.phase = phase;
@@ -808,7 +816,7 @@ impl Worker {
                         };
                         self.ask_shadow(now_ms, pool, slot, account);
                     }
-                    return self.drive(now_ms, slot, event);
+                    return self.step_request(now_ms, slot, event);
                 }
                 Effect::CountUp { account } => self.count(pool, |counts| counts.up(account)),
                 Effect::CountDown { account } => self.count(pool, |counts| counts.down(account)),
@@ -829,14 +837,18 @@ impl Worker {
                         state.counts.cool(account, until_ms);
                     }
                     let heard = if scope.is_none() && self.config.cooldown.probe {
-                        Heard::CoolThenProbe(cooldown_ms)
+                        AccountReport::CoolThenProbe(cooldown_ms)
                     } else {
-                        Heard::Cool(cooldown_ms, scope)
+                        AccountReport::Cool(cooldown_ms, scope)
                     };
                     self.tell_of(now_ms, slot, account, heard);
                 }
                 Effect::Release { lease, in_doubt } => {
-                    if self.requests.get(slot).is_some_and(|request| request.told) {
+                    if self
+                        .requests
+                        .get(slot)
+                        .is_some_and(|request| request.acquire_sent)
+                    {
                         self.release(now_ms, pool, lease, in_doubt);
                     }
                 }
@@ -846,7 +858,7 @@ impl Worker {
             self.requests.try_remove(slot);
         }
         if let Some(verdict) = verdict {
-            self.memory.decide(now_ms, number, verdict);
+            self.decisions.close(now_ms, number, verdict);
         }
         verdict
     }
@@ -858,7 +870,7 @@ impl Worker {
         };
         let (stream, pool) = (request.stream, request.pool);
         let waited_us = self.now_us.saturating_sub(request.came_us);
-        if let Some(verdict) = self.drive(now_ms, slot, event) {
+        if let Some(verdict) = self.step_request(now_ms, slot, event) {
             if self.output.waited_us.len() < MOST_WAITS {
                 self.output.waited_us.push((pool, waited_us));
             }
@@ -894,7 +906,7 @@ impl Worker {
         })
     }
 
-    fn count(&mut self, pool: usize, change: impl FnOnce(&mut Counts)) {
+    fn count(&mut self, pool: usize, change: impl FnOnce(&mut AccountTable)) {
         self.counters.touch();
         if let Some(state) = self.pools.get_mut(pool) {
             change(&mut state.counts);
@@ -1125,12 +1137,12 @@ impl Worker {
                     .acquires_in_batches
                     .saturating_add(leases.len().saturating_sub(1));
                 for acquire in leases {
-                    self.tell(acquire.slot, acquire.lease);
+                    self.mark_sent(acquire.slot, acquire.lease);
                 }
             }
             Command::Renew { leases, .. } => {
                 for (slot, lease) in leases {
-                    self.tell(*slot, *lease);
+                    self.mark_sent(*slot, *lease);
                 }
             }
             Command::Auth
@@ -1146,9 +1158,9 @@ impl Worker {
             | Command::Cooldown { .. } => {}
         }
         let by = if with_source {
-            By::Source
+            ScriptRef::Source
         } else {
-            By::Sha(&self.shas)
+            ScriptRef::Sha(&self.shas)
         };
         let config = &self.config;
         let out = &mut self.output.bytes;
@@ -1281,12 +1293,12 @@ impl Worker {
     }
 
     /// Redis may know of the lease from now on.
-    fn tell(&mut self, slot: usize, lease: LeaseId) {
+    fn mark_sent(&mut self, slot: usize, lease: LeaseId) {
         if let Some(request) = self.requests.get_mut(slot)
             && (request.phase == Phase::Acquiring { lease }
                 || request.phase.holds().is_some_and(|(held, _)| held == lease))
         {
-            request.told = true;
+            request.acquire_sent = true;
         }
     }
 
@@ -1357,15 +1369,15 @@ impl Worker {
     pub fn on_tick(&mut self, now_ms: u64) {
         self.fail_lost(now_ms);
         for _ in 0..PORTION {
-            let front = self.waiting.front().copied();
+            let front = self.acquire_deadlines.front().copied();
             let Some((_, slot, lease)) = front.filter(|(deadline_ms, ..)| *deadline_ms <= now_ms)
             else {
                 break;
             };
-            self.waiting.pop_front();
+            self.acquire_deadlines.pop_front();
             if self.awaits(slot, lease) {
                 // One that never left the queue took nothing.
-                let in_doubt = self.requests.get(slot).is_some_and(|one| one.told);
+                let in_doubt = self.requests.get(slot).is_some_and(|one| one.acquire_sent);
                 if in_doubt {
                     self.acquires_fail(now_ms, Reason::TimedOut, None);
                 }
@@ -1525,8 +1537,8 @@ impl Worker {
         }
         let refusal = self.refusal.as_ref();
         match command {
-            Command::Auth => self.hello(now_ms, is_ok(reply), Down::Auth),
-            Command::Select => self.hello(now_ms, is_ok(reply), Down::Select),
+            Command::Auth => self.on_greeting_reply(now_ms, is_ok(reply), Down::Auth),
+            Command::Select => self.on_greeting_reply(now_ms, is_ok(reply), Down::Select),
             Command::SetName if refusal.is_some_and(Refusal::turned_away) => {
                 self.lose_pipe(now_ms, Down::Refused);
             }
@@ -1570,7 +1582,7 @@ impl Worker {
                     }
                     Some(_) | None => Down::Load,
                 };
-                self.hello(now_ms, sha.is_some(), down);
+                self.on_greeting_reply(now_ms, sha.is_some(), down);
             }
             Command::Acquire { leases, tries } => {
                 self.on_acquired(now_ms, sent_ms, leases, tries, reply)
@@ -1646,7 +1658,7 @@ impl Worker {
     }
 
     /// One reply of the greeting. Behind the last one every pool is synced: no acquire goes ahead of its own accounts.
-    fn hello(&mut self, now_ms: u64, ok: bool, else_down: Down) {
+    fn on_greeting_reply(&mut self, now_ms: u64, ok: bool, else_down: Down) {
         if !ok {
             let refusal = self.refusal.as_ref();
             let down = if refusal.is_some_and(Refusal::turned_away) {
@@ -1670,7 +1682,7 @@ impl Worker {
     }
 
     /// The pipe is ready: what waited for it is sent.
-    fn serve(&mut self, now_ms: u64) {
+    fn on_ready(&mut self, now_ms: u64) {
         self.state = PipeState::Ready;
         self.ready_ms = now_ms;
         self.counters.add(Counter::PipeReady);
@@ -2064,7 +2076,7 @@ impl Worker {
     /// Every pool's sync is answered. Those that go in parts go on while the others are served.
     fn serve_once_synced(&mut self, now_ms: u64) {
         if self.state == PipeState::Opening && self.pending.iter().all(|(_, sent)| sent.is_part()) {
-            self.serve(now_ms);
+            self.on_ready(now_ms);
         }
     }
 
@@ -2342,7 +2354,7 @@ impl Worker {
             return;
         };
         let said = self.output.notices.len();
-        self.follow(pool, &looked);
+        self.apply_overrides(pool, &looked);
         if self.output.notices.len() > said {
             self.output.looks.push((pool, reply.to_vec()));
         }
@@ -2361,7 +2373,7 @@ impl Worker {
     }
 
     /// Puts the overrides in force, and says what that changed.
-    fn follow(&mut self, pool: usize, looked: &Looked) {
+    fn apply_overrides(&mut self, pool: usize, looked: &Looked) {
         let configured = self.config.gray.basis_points;
         let name = self.pool_name(pool);
         let Some(state) = self.pools.get_mut(pool) else {
@@ -2402,7 +2414,7 @@ impl Worker {
     pub fn recall_look(&mut self, pool: usize, look: &[u8]) {
         if let Ok(looked) = script::looked(look) {
             let said = self.output.notices.len();
-            self.follow(pool, &looked);
+            self.apply_overrides(pool, &looked);
             self.output.notices.truncate(said);
         }
     }
@@ -2626,7 +2638,7 @@ fn account_id(config: &Config, pool: usize, account: u32) -> Option<&str> {
 
 fn sync_accounts<'a>(
     pool: &'a Pool,
-    counts: &Counts,
+    counts: &AccountTable,
     from: usize,
     most: usize,
 ) -> Vec<SyncAccount<'a>> {

@@ -8,7 +8,7 @@ use std::fmt;
 
 /// Reasons that are remembered as said. Others are not said meanwhile.
 const MOST_SAID: usize = 8;
-/// Names of accounts in one notice.
+/// RoutedAccounts of accounts in one notice.
 const NAMED: usize = 10;
 
 /// What an operator should read, once for each change.

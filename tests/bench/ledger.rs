@@ -18,7 +18,7 @@ mod support;
 
 use pipe::Pipe;
 use slotgate::ledger::resp::{push_array, push_bulk};
-use slotgate::ledger::script::{By, Mode, SyncAccount};
+use slotgate::ledger::script::{Mode, ScriptRef, SyncAccount};
 use slotgate::request::gray::hash128;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::time::Instant;
@@ -161,7 +161,7 @@ impl Bench {
             let (mut out, mut release) = (Vec::new(), Vec::new());
             pipe.encode_acquires(&mut out, leases, Mode::Take, self.random.u32(..));
             together.push(out);
-            pipe.encode(&mut release, |keys, out, by: By| {
+            pipe.encode(&mut release, |keys, out, by: ScriptRef| {
                 keys.release(out, by, leases.iter().copied())
             });
             releases.push(release);
@@ -181,7 +181,7 @@ impl Bench {
                     .map(|(lease, owner)| (*lease, owner.as_str(), epoch))
                     .collect();
                 let mut out = Vec::new();
-                pipe.encode(&mut out, |keys, out, by: By| {
+                pipe.encode(&mut out, |keys, out, by: ScriptRef| {
                     keys.renew(out, by, 60_000, each.iter().copied())
                 });
                 out
@@ -192,7 +192,7 @@ impl Bench {
             .iter()
             .map(|lease| {
                 let mut out = Vec::new();
-                pipe.encode(&mut out, |keys, out, by: By| {
+                pipe.encode(&mut out, |keys, out, by: ScriptRef| {
                     keys.release(out, by, [*lease].into_iter())
                 });
                 out
@@ -252,7 +252,7 @@ impl Bench {
             let leases: Vec<LeaseId> = part.iter().map(|_| self.ids.mint()).collect();
             let (mut acquire, mut release) = (Vec::new(), Vec::new());
             pipe.encode_with_sessions(&mut acquire, &leases, part, SESSION_MS, self.random.u32(..));
-            pipe.encode(&mut release, |keys, out, by: By| {
+            pipe.encode(&mut release, |keys, out, by: ScriptRef| {
                 keys.release(out, by, leases.iter().copied())
             });
             acquires.push(acquire);

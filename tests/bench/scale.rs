@@ -20,7 +20,7 @@ mod support;
 use std::time::Instant;
 
 use pipe::Pipe;
-use slotgate::ledger::script::{By, Mode, SyncAccount};
+use slotgate::ledger::script::{Mode, ScriptRef, SyncAccount};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use support::Redis;
 
@@ -130,7 +130,7 @@ fn main() {
                     .map(|(lease, owner)| (*lease, owner.as_str(), epoch))
                     .collect();
                 let mut out = Vec::new();
-                pipe.encode(&mut out, |keys, out, by: By| {
+                pipe.encode(&mut out, |keys, out, by: ScriptRef| {
                     keys.renew(out, by, 3_600_000, all.iter().copied())
                 });
                 out
@@ -150,7 +150,7 @@ fn main() {
         .iter()
         .map(|lease| {
             let mut out = Vec::new();
-            pools[0].encode(&mut out, |keys, out, by: By| {
+            pools[0].encode(&mut out, |keys, out, by: ScriptRef| {
                 keys.release(out, by, [*lease].into_iter())
             });
             out

@@ -44,7 +44,7 @@ fn usage(pid: u32) -> (f64, f64) {
     (usage.cpu_s, usage.resident)
 }
 
-/// Counts what is allocated.
+/// AccountTable what is allocated.
 struct Counting;
 
 static ALLOCATED: AtomicUsize = AtomicUsize::new(0);

@@ -59,7 +59,7 @@ fn a_request_is_explained_by_whoever_decided_on_it() {
         let told = world.run(&["explain", "--json", "--request", header("x-request-id")]);
         slowest = slowest.max(start.elapsed());
         let told: Value = serde_json::from_str(&told.done()).expect("JSON");
-        let bucket = slotgate::request::gray::Gate::new("").bucket(session.as_bytes());
+        let bucket = slotgate::request::gray::Bucketer::new("").bucket(session.as_bytes());
         let is_in = bucket < 6_000;
         let mut expected = json!({
             "asked": {"request": header("x-request-id")}, "way": header("x-slotgate-path"),

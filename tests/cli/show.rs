@@ -4,8 +4,8 @@ use crate::pipe::account;
 use crate::{Rig, run};
 use serde_json::{Value, json};
 use slotgate::ledger::keys::{session_digits, session_tag};
-use slotgate::ledger::script::{Acquired, Heard, Mode, SyncAccount, acquired};
-use slotgate::request::gray::{Gate, hash128};
+use slotgate::ledger::script::{AccountReport, Acquired, Mode, SyncAccount, acquired};
+use slotgate::request::gray::{Bucketer, hash128};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -38,7 +38,7 @@ fn bucket_says_in_or_out_and_why() {
             "--json",
         ]);
         let answer: Value = serde_json::from_str(&out.done()).unwrap();
-        let bucket = Gate::new("pepper").bucket(session.as_bytes());
+        let bucket = Bucketer::new("pepper").bucket(session.as_bytes());
         if session.is_empty() {
             assert_eq!(
                 (&answer["in"], &answer["bucket"]),
@@ -59,7 +59,7 @@ fn bucket_reads_a_configuration() {
         &run(&["bucket", "--session", "bob", "--config", full, "--json"]).done(),
     )
     .unwrap();
-    assert_eq!(answer["bucket"], Gate::new("pepper").bucket(b"bob"));
+    assert_eq!(answer["bucket"], Bucketer::new("pepper").bucket(b"bob"));
     assert_eq!(
         (&answer["percent"], &answer["shadow"]),
         (&json!(33.33), &json!(true))
@@ -409,9 +409,13 @@ fn an_account_behind_that_is_to_be_probed_is_shown_as_behind() {
     let mut rig = Rig::empty();
     let accounts = ["a", "both", "over"].map(|id| account(id, 4));
     rig.pipe.sync(7, 1, Some(&accounts)).unwrap();
-    rig.pipe.heard("both", Heard::CoolThenProbe(1)).unwrap();
-    rig.pipe.heard("both", Heard::Behind(59_000)).unwrap();
-    rig.pipe.heard("over", Heard::Behind(1)).unwrap();
+    rig.pipe
+        .heard("both", AccountReport::CoolThenProbe(1))
+        .unwrap();
+    rig.pipe
+        .heard("both", AccountReport::Behind(59_000))
+        .unwrap();
+    rig.pipe.heard("over", AccountReport::Behind(1)).unwrap();
     std::thread::sleep(Duration::from_millis(5));
     let explained = rig.json(&["explain", "--random", "0.2"]);
     let accounts = explained["accounts"].as_array().unwrap();
@@ -433,9 +437,13 @@ fn probes_and_accounts_behind_are_shown() {
     let mut rig = Rig::empty();
     let accounts = ["a", "late", "once", "wait"].map(|id| account(id, 4));
     rig.pipe.sync(7, 1, Some(&accounts)).unwrap();
-    rig.pipe.heard("late", Heard::Behind(59_000)).unwrap();
+    rig.pipe
+        .heard("late", AccountReport::Behind(59_000))
+        .unwrap();
     for account in ["once", "wait"] {
-        rig.pipe.heard(account, Heard::CoolThenProbe(1)).unwrap();
+        rig.pipe
+            .heard(account, AccountReport::CoolThenProbe(1))
+            .unwrap();
     }
     std::thread::sleep(Duration::from_millis(5));
     // The first one that comes ends what is over.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use slotgate::request::gray::Gate;
+use slotgate::request::gray::Bucketer;
 
 use crate::support::*;
 use crate::world::{SOON, World, config};
@@ -34,7 +34,7 @@ fn logging(accounts: &[(&str, u32)]) -> EnvoyConfig {
 /// A session that is in, or out, at 50 %, and its bucket.
 fn session(inside: bool) -> (String, String) {
     let all = (0..).map(|number: u32| format!("session-{number}"));
-    let mut buckets = all.map(|session| (Gate::new("").bucket(session.as_bytes()), session));
+    let mut buckets = all.map(|session| (Bucketer::new("").bucket(session.as_bytes()), session));
     let (bucket, session) = buckets
         .find(|(bucket, _)| (*bucket < 5_000) == inside)
         .expect("one");

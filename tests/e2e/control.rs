@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use redis::Commands;
 use serde_json::json;
 use slotgate::ledger::script::Script;
-use slotgate::request::gray::Gate;
+use slotgate::request::gray::Bucketer;
 use tokio::task::JoinHandle;
 
 use crate::support::*;
@@ -60,7 +60,8 @@ impl Load {
             .map(|(client, lane)| {
                 let stop = Arc::clone(&stop);
                 spawn(async move {
-                    let (gate, mut all, mut number) = (Gate::new(""), Vec::new(), lane * 1_000_000);
+                    let (gate, mut all, mut number) =
+                        (Bucketer::new(""), Vec::new(), lane * 1_000_000);
                     while !stop.load(Ordering::Relaxed) {
                         number += 1;
                         let session = format!("session-{number}");
@@ -164,7 +165,7 @@ fn every_worker_follows_the_percentage_under_load_and_it_survives_a_restart() {
     let start = Instant::now();
     let session = (0..)
         .map(|number| format!("s{number}"))
-        .find(|session| Gate::new("").bucket(session.as_bytes()) >= 1_000)
+        .find(|session| Bucketer::new("").bucket(session.as_bytes()) >= 1_000)
         .expect("one that is out at 10 %");
     eventually(FOLLOW, || {
         way(&again.client().get("/", &[(SESSION, &session)])) == (200, "atomic")

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use slotgate::request::gray::Gate;
+use slotgate::request::gray::Bucketer;
 
 use crate::support::*;
 use crate::world::{SOON, World, config, way};
@@ -45,7 +45,7 @@ fn at_30_percent_the_sessions_in_are_those_of_the_hash() {
     let replies = world.client().load(1_000, 10, move |number| {
         Request::get("/").header(SESSION, session(number))
     });
-    let gate = Gate::new("s");
+    let gate = Bucketer::new("s");
     let mut inside = 0;
     for (number, reply) in replies.into_iter().enumerate() {
         let is_in = gate.bucket(session(number).as_bytes()) < 3_000;
@@ -86,7 +86,7 @@ fn requests_without_a_session_are_shared_out_too() {
     for id in ["one", "two", "three", "four", "five", "six"] {
         let reply = world.client().get("/echo", &[("x-request-id", id)]);
         let seen = reply.json()["headers"]["x-request-id"].clone();
-        let is_in = Gate::new("").bucket(seen.as_str().expect("an id").as_bytes()) < 5_000;
+        let is_in = Bucketer::new("").bucket(seen.as_str().expect("an id").as_bytes()) < 5_000;
         assert_eq!(reply.header("x-slotgate-path") == "atomic", is_in, "{seen}");
     }
 }

@@ -128,7 +128,7 @@ fn accounts_and_latency_over_all_workers() {
         plugin["control"] = json!({"poll_ms": 100});
     });
     let world = World::start(configuration);
-    let gate = slotgate::request::gray::Gate::new("s");
+    let gate = slotgate::request::gray::Bucketer::new("s");
     let sessions: Vec<String> = (0..60).map(|number| format!("session-{number}")).collect();
     let (inside, outside): (Vec<_>, Vec<_>) = sessions
         .iter()

@@ -10,7 +10,7 @@ use slotgate::ledger::script::{self, Fault};
 use slotgate::pipe::down::PipeOrder;
 use slotgate::pipe::frames::{Deframer, HEADER, MAX_FRAME, frame_header};
 use slotgate::pool;
-use slotgate::request::gray::{self, BUCKETS, Gate};
+use slotgate::request::gray::{self, BUCKETS, Bucketer};
 use slotgate::request::headers::Headers;
 use slotgate::upstream::cooldown::{self, http_date, rfc3339, wait_ms};
 use slotgate::upstream::failing::Source;
@@ -153,10 +153,10 @@ pub fn headers(data: &[u8]) {
     {
         assert_eq!(session, Some(*value));
     }
-    let gate = Gate::new("salt");
+    let gate = Bucketer::new("salt");
     let key = session.unwrap_or(data);
     assert!(u64::from(gate.bucket(key)) < BUCKETS.get());
-    assert_eq!(gate.bucket(key), Gate::new("salt").bucket(key));
+    assert_eq!(gate.bucket(key), Bucketer::new("salt").bucket(key));
     let choose = || {
         gate.choose(&config.gray, config.gray.basis_points, headers, session, 7)
             .0
@@ -316,7 +316,7 @@ pub fn worker(data: &[u8]) {
                     let after = Headers::serialize(&[(b"retry-after", b"3")]);
                     let source = [Source::Upstream, Source::NoUpstream, Source::Envoy]
                         [usize::from(operand >> 6) % 3];
-                    worker.hears(id, status);
+                    worker.wants_response(id, status);
                     let answer = (source, status);
                     worker.on_response(now_ms, id, answer, Headers::new(&after), 784_111_777);
                 }

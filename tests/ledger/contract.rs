@@ -3,7 +3,8 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, PATIENCE, Redis, eventually};
 use slotgate::ledger::script::{
-    Asked, Fault, Heard, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced, looked,
+    AccountReport, Asked, Fault, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced,
+    looked,
 };
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::BTreeSet;
@@ -462,7 +463,7 @@ fn who_is_refused_is_told_when_a_cooldown_ends_not_when_one_is_behind_no_more() 
     for account in ["a", "b", "c"] {
         rig.pipe.cooldown(account, 40_000).unwrap();
     }
-    rig.pipe.heard("b", Heard::Behind(5_000)).unwrap();
+    rig.pipe.heard("b", AccountReport::Behind(5_000)).unwrap();
     let lease = rig.mint();
     let answer = rig.pipe.acquire(lease, Mode::Take, None);
     assert!(
@@ -479,7 +480,7 @@ fn who_is_refused_is_told_when_a_cooldown_ends_among_many_that_are_behind() {
     let accounts: Vec<_> = ids.iter().map(|id| account(id, 1)).collect();
     rig.pipe.sync(1, 1, Some(&accounts)).unwrap();
     for id in &ids {
-        rig.pipe.heard(id, Heard::Behind(20_000)).unwrap();
+        rig.pipe.heard(id, AccountReport::Behind(20_000)).unwrap();
         rig.pipe.cooldown(id, 40_000).unwrap();
     }
     let lease = rig.mint();
@@ -775,7 +776,9 @@ fn a_wrong_type_at_a_key_loses_no_lease_that_is_to_be_freed_or_renewed() {
 fn a_wrong_type_at_the_cooldowns_stops_no_release_half_way() {
     let mut rig = Rig::new();
     let leases = rig.fill();
-    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(60_000))
+        .unwrap();
     let (key, kept) = (rig.ledger.key("cooldown"), "kept");
     rig.redis.run::<()>("RENAME", &[&key, kept]);
     rig.redis.run::<()>("SET", &[&key, "not a collection"]);
@@ -1499,7 +1502,9 @@ fn of_many_that_race_for_a_probe_one_gets_it() {
     rig.pipe.sync(1, 1, Some(&[account("a", 50)])).unwrap();
     let mut ids = LeaseIds::new(77);
     for _ in 0..10 {
-        rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+        rig.pipe
+            .heard("a", AccountReport::CoolThenProbe(1))
+            .unwrap();
         std::thread::sleep(Duration::from_millis(3));
         let barrier = std::sync::Barrier::new(RACERS as usize);
         let racers: Vec<(Pipe, LeaseId)> = (0..RACERS)
@@ -1544,7 +1549,9 @@ fn a_probe_goes_on_until_one_passes() {
     // One that holds from before goes on beside the probe, and its end lets no second one in.
     let (before, _) = rig.take();
     let (other, _) = rig.take();
-    rig.pipe.heard("a", Heard::CoolThenProbe(5)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(5))
+        .unwrap();
     assert!(saturated(&mut rig), "it cools");
     std::thread::sleep(Duration::from_millis(8));
     let (probe, _) = rig.take();
@@ -1554,7 +1561,7 @@ fn a_probe_goes_on_until_one_passes() {
     // Released without a word: the next one's turn. A verdict of the first comes too late.
     rig.pipe.release(&[probe]).unwrap();
     let (second, _) = rig.take();
-    assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(0));
+    assert_eq!(rig.pipe.heard("a", AccountReport::Passed(probe)), Ok(0));
     // Whoever asks again is told again, in whatever way it asks.
     for mode in [Mode::Take, Mode::Force("a")] {
         let again = rig.pipe.acquire(second, mode, None);
@@ -1563,8 +1570,13 @@ fn a_probe_goes_on_until_one_passes() {
     }
     assert!(saturated(&mut rig));
     // Pushed back: it cools again, for at least as long, and the old probe's success means nothing.
-    assert!(rig.pipe.heard("a", Heard::CoolThenProbe(20)).unwrap() <= 20);
-    assert_eq!(rig.pipe.heard("a", Heard::Passed(second)), Ok(0));
+    assert!(
+        rig.pipe
+            .heard("a", AccountReport::CoolThenProbe(20))
+            .unwrap()
+            <= 20
+    );
+    assert_eq!(rig.pipe.heard("a", AccountReport::Passed(second)), Ok(0));
     std::thread::sleep(Duration::from_millis(25));
     // One that is never released expires.
     rig.set_time_to_live(20);
@@ -1579,15 +1591,17 @@ fn a_probe_goes_on_until_one_passes() {
     rig.pipe.sync(2, 2, Some(&[account("a", 4)])).unwrap();
     assert!(saturated(&mut rig));
     assert_eq!(pass(&mut rig), 0);
-    assert_eq!(rig.pipe.heard("a", Heard::Passed(third)), Ok(1));
-    assert_eq!(rig.pipe.heard("a", Heard::Passed(third)), Ok(0));
+    assert_eq!(rig.pipe.heard("a", AccountReport::Passed(third)), Ok(1));
+    assert_eq!(rig.pipe.heard("a", AccountReport::Passed(third)), Ok(0));
     // Beside the second and the third.
     for _ in 0..2 {
         rig.take();
         assert!(!rig.pipe.probes);
     }
     // Data lost: nothing is left of it.
-    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(1))
+        .unwrap();
     rig.redis.run::<()>("FLUSHALL", &[]);
     rig.pipe.sync(1, 1, Some(&[account("a", 4)])).unwrap();
     rig.take();
@@ -1598,8 +1612,10 @@ fn a_probe_goes_on_until_one_passes() {
 #[test]
 fn a_pass_mends_probes_and_accounts_behind() {
     let mut rig = Rig::new();
-    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
-    rig.pipe.heard("b", Heard::Behind(60_000)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(1))
+        .unwrap();
+    rig.pipe.heard("b", AccountReport::Behind(60_000)).unwrap();
     std::thread::sleep(Duration::from_millis(3));
     let (lease, taken) = rig.take();
     assert_ne!(taken, "b");
@@ -1616,7 +1632,9 @@ fn a_pass_mends_probes_and_accounts_behind() {
     assert_eq!(pass(&mut rig), 1);
     assert!(!rig.ledger.state().meta.contains_key("#probe:a"));
     assert_eq!(rig.ledger.state().accounts["a"], "1 300000 0 0");
-    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(60_000))
+        .unwrap();
     rig.redis
         .run::<()>("ZREM", &[&rig.ledger.key("cooldown"), "a"]);
     rig.redis.run::<()>("HDEL", &[&accounts, "#probe:a"]);
@@ -1653,7 +1671,9 @@ fn a_pass_clears_away_probes_of_accounts_that_are_gone() {
 fn a_pass_that_ends_what_an_older_one_did_to_a_probe_finds_no_drift() {
     let mut rig = Rig::bare(&[]);
     rig.pipe.sync(1, 1, Some(&[account("a", 3)])).unwrap();
-    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(1))
+        .unwrap();
     std::thread::sleep(Duration::from_millis(3));
     let (probe, _) = rig.take();
     let accounts = rig.ledger.key("accounts");
@@ -1669,7 +1689,7 @@ fn a_pass_that_ends_what_an_older_one_did_to_a_probe_finds_no_drift() {
         assert_eq!(record(&rig), probing);
         assert_eq!(rig.free(), "");
     }
-    assert_eq!(rig.pipe.heard("a", Heard::Passed(probe)), Ok(1));
+    assert_eq!(rig.pipe.heard("a", AccountReport::Passed(probe)), Ok(1));
     // Without a probe it is wrong as ever.
     rig.redis.run::<()>("HSET", &[&accounts, "a", &probing]);
     assert_eq!(pass(&mut rig), 1);
@@ -1685,8 +1705,8 @@ fn an_account_behind_is_taken_when_no_other_can_be() {
         panic!()
     };
     rig.pipe.release(&[lease]).unwrap();
-    rig.pipe.heard(&own, Heard::Behind(60_000)).unwrap();
-    assert!(rig.pipe.heard(&own, Heard::Behind(1_000)).unwrap() > 59_000);
+    rig.pipe.heard(&own, AccountReport::Behind(60_000)).unwrap();
+    assert!(rig.pipe.heard(&own, AccountReport::Behind(1_000)).unwrap() > 59_000);
     let slots = |id: &str| ["a", "b", "c"].iter().position(|one| *one == id).unwrap() + 1;
     let mut last = Vec::new();
     for n in 0..6 {
@@ -1702,7 +1722,7 @@ fn an_account_behind_is_taken_when_no_other_can_be() {
     }
     rig.pipe.release(&last).unwrap();
     for account in ["a", "b", "c"] {
-        rig.pipe.heard(account, Heard::Behind(30)).unwrap();
+        rig.pipe.heard(account, AccountReport::Behind(30)).unwrap();
     }
     // All are: as if none were.
     let lease = rig.mint();

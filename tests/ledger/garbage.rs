@@ -6,8 +6,8 @@ use crate::support::{Clock, Ledger, Redis};
 use slotgate::ledger::keys::{COMMON, key, session_digits, session_prefix, session_tag};
 use slotgate::ledger::resp::{Value, Values};
 use slotgate::ledger::script::{
-    Asked, Fault, Heard, Longest, Mode, Part, Reconciled, Script, Step, SyncAccount, Synced,
-    garbage, reconciled, swept, synced,
+    AccountReport, Asked, Fault, Longest, Mode, Part, Reconciled, Script, Step, SyncAccount,
+    Synced, garbage, reconciled, swept, synced,
 };
 use slotgate::request::lease::{LeaseId, LeaseIds};
 
@@ -164,11 +164,11 @@ impl Rig {
         hear(self.pipe.renew_raw(&renewed));
         hear(self.pipe.release_raw(&[pair[0]]));
         for heard in [
-            Heard::Cool(1, None),
-            Heard::Cool(1, Some(scope)),
-            Heard::CoolThenProbe(1),
-            Heard::Behind(1),
-            Heard::Passed(self.lease),
+            AccountReport::Cool(1, None),
+            AccountReport::Cool(1, Some(scope)),
+            AccountReport::CoolThenProbe(1),
+            AccountReport::Behind(1),
+            AccountReport::Passed(self.lease),
         ] {
             hear(self.pipe.heard_raw("a", heard));
         }
@@ -897,9 +897,9 @@ fn nothing_lives_longer_than_it_may_after_the_clock_was_set_back() {
             pipe.take(ids.mint());
         }
         for id in ["a", "b", "c"] {
-            pipe.heard(id, Heard::Cool(50_000, None)).unwrap();
+            pipe.heard(id, AccountReport::Cool(50_000, None)).unwrap();
         }
-        pipe.heard("a", Heard::Behind(40_000)).unwrap();
+        pipe.heard("a", AccountReport::Behind(40_000)).unwrap();
         pipe.cooldown_in("a", 30_000, Some(&scope)).unwrap();
         clock.set(START_MS);
         assert!(
@@ -1246,7 +1246,8 @@ fn a_pool_that_shrinks_goes_in_parts() {
     let (small, others) = list[..1_000].split_at(500);
     assert_eq!(pipe.sync(3, 1, Some(small)), Ok(Synced::Replaced));
     for one in small {
-        pipe.heard(one.id, Heard::CoolThenProbe(60_000)).unwrap();
+        pipe.heard(one.id, AccountReport::CoolThenProbe(60_000))
+            .unwrap();
     }
     assert_eq!(pipe.sync(4, 1, Some(others)), Ok(Synced::Replaced));
     assert_eq!(ledger.state().accounts.len(), 500);

@@ -6,7 +6,7 @@ use crate::support::{Clock, Ledger, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use slotgate::ledger::script::{
-    Asked, Fault, Heard, Mode, Reconciled, Renewed, SyncAccount, Synced,
+    AccountReport, Asked, Fault, Mode, Reconciled, Renewed, SyncAccount, Synced,
 };
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::{BTreeMap, BTreeSet};
@@ -807,12 +807,14 @@ impl Pair {
             }
             Step::CoolThenProbe(account, length_ms) => {
                 let id = ACCOUNTS[*account];
-                let answer = self.pipe.heard(id, Heard::CoolThenProbe(*length_ms));
+                let answer = self
+                    .pipe
+                    .heard(id, AccountReport::CoolThenProbe(*length_ms));
                 same(&answer, &self.model.cool_then_probe(id, *length_ms))?;
             }
             Step::Behind(account, length_ms) => {
                 let id = ACCOUNTS[*account];
-                let answer = self.pipe.heard(id, Heard::Behind(*length_ms));
+                let answer = self.pipe.heard(id, AccountReport::Behind(*length_ms));
                 same(&answer, &self.model.put_behind(id, *length_ms))?;
             }
             Step::Passed(account, lease) => {
@@ -820,7 +822,7 @@ impl Pair {
                 let probe = self.model.probes.get(id);
                 let probe = probe.and_then(|probe| self.ids.iter().find(|id| id.as_str() == probe));
                 if let Some(lease) = lease.map(|at| &self.ids[at]).or(probe) {
-                    let answer = self.pipe.heard(id, Heard::Passed(*lease));
+                    let answer = self.pipe.heard(id, AccountReport::Passed(*lease));
                     same(&answer, &self.model.passed(id, lease.as_str()))?;
                 }
             }

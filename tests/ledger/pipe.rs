@@ -6,9 +6,9 @@ use crate::support::Redis;
 use slotgate::ledger::keys::{COMMON, key, session_account};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::script::{
-    Acquire, Acquired, Asked, By, Fault, Heard, Longest, Mode, Override, Part, PoolKeys,
-    Reconciled, Renewed, Script, Sha, Shas, Step, Sync, SyncAccount, Synced, acquired, looked,
-    number, reconciled, renewed, synced,
+    AccountReport, Acquire, Acquired, Asked, Fault, LedgerCommands, Longest, Mode, Override, Part,
+    Reconciled, Renewed, Script, ScriptRef, Sha, Shas, Step, Sync, SyncAccount, Synced, acquired,
+    looked, number, reconciled, renewed, synced,
 };
 use slotgate::request::lease::LeaseId;
 use std::collections::BTreeMap;
@@ -61,7 +61,7 @@ impl Answer {
 pub struct Pipe {
     stream: TcpStream,
     pool: String,
-    keys: PoolKeys,
+    keys: LedgerCommands,
     shas: Shas,
     /// The epoch of the last grant, renewal or sync.
     pub epoch: u64,
@@ -87,7 +87,7 @@ impl Pipe {
     pub fn open_at(addr: SocketAddr, pool: &str) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
         stream.set_nodelay(true).unwrap();
-        let keys = PoolKeys::new(PREFIX, pool);
+        let keys = LedgerCommands::new(PREFIX, pool);
         let mut pipe = Self {
             stream,
             pool: pool.into(),
@@ -157,8 +157,12 @@ impl Pipe {
         }
     }
 
-    pub fn encode(&self, out: &mut Vec<u8>, encode: impl FnOnce(&PoolKeys, &mut Vec<u8>, By)) {
-        encode(&self.keys, out, By::Sha(&self.shas));
+    pub fn encode(
+        &self,
+        out: &mut Vec<u8>,
+        encode: impl FnOnce(&LedgerCommands, &mut Vec<u8>, ScriptRef),
+    ) {
+        encode(&self.keys, out, ScriptRef::Sha(&self.shas));
     }
 
     pub fn encode_acquire(&self, out: &mut Vec<u8>, lease: LeaseId, mode: Mode, seed: u32) {
@@ -246,9 +250,9 @@ impl Pipe {
             .sum()
     }
 
-    fn call(&mut self, encode: impl FnOnce(&PoolKeys, &mut Vec<u8>, By)) -> Vec<u8> {
+    fn call(&mut self, encode: impl FnOnce(&LedgerCommands, &mut Vec<u8>, ScriptRef)) -> Vec<u8> {
         let mut bytes = Vec::new();
-        encode(&self.keys, &mut bytes, By::Sha(&self.shas));
+        encode(&self.keys, &mut bytes, ScriptRef::Sha(&self.shas));
         self.exchange(&bytes)
     }
 
@@ -402,14 +406,14 @@ impl Pipe {
         length_ms: u64,
         scope: Option<&[u8; 16]>,
     ) -> Result<u64, Fault> {
-        self.heard(account, Heard::Cool(length_ms, scope.copied()))
+        self.heard(account, AccountReport::Cool(length_ms, scope.copied()))
     }
 
-    pub fn heard_raw(&mut self, account: &str, heard: Heard) -> Vec<u8> {
+    pub fn heard_raw(&mut self, account: &str, heard: AccountReport) -> Vec<u8> {
         self.call(|keys, out, by| keys.cooldown(out, by, account, heard))
     }
 
-    pub fn heard(&mut self, account: &str, heard: Heard) -> Result<u64, Fault> {
+    pub fn heard(&mut self, account: &str, heard: AccountReport) -> Result<u64, Fault> {
         number(&self.heard_raw(account, heard))
     }
 

@@ -4,7 +4,7 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
 use crate::support::{Ledger, Redis};
 use slotgate::ledger::keys::COMMON;
-use slotgate::ledger::script::{Fault, Heard, Mode, Reconciled, Renewed, Synced};
+use slotgate::ledger::script::{AccountReport, Fault, Mode, Reconciled, Renewed, Synced};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 
 /// A pool with accounts `a` and `b`.
@@ -62,7 +62,7 @@ impl Rig {
 /// What an upstream or an operator says of an account.
 #[derive(Debug, Clone, Copy)]
 enum Said {
-    Heard(Heard),
+    AccountReport(AccountReport),
     Passed,
     Control(&'static str),
 }
@@ -70,9 +70,9 @@ enum Said {
 #[test]
 fn an_error_comes_before_the_first_write() {
     let said = [
-        Said::Heard(Heard::Cool(60_000, None)),
-        Said::Heard(Heard::CoolThenProbe(60_000)),
-        Said::Heard(Heard::Behind(60_000)),
+        Said::AccountReport(AccountReport::Cool(60_000, None)),
+        Said::AccountReport(AccountReport::CoolThenProbe(60_000)),
+        Said::AccountReport(AccountReport::Behind(60_000)),
         Said::Passed,
         Said::Control("drain"),
         Said::Control("undrain"),
@@ -86,18 +86,22 @@ fn an_error_comes_before_the_first_write() {
             match said {
                 Said::Control("undrain") => drop(rig.pipe.control("drain", "a", None)),
                 Said::Control("thaw") => {
-                    rig.pipe.heard("a", Heard::Behind(60_000)).unwrap();
-                    rig.pipe.heard("a", Heard::Cool(60_000, None)).unwrap();
+                    rig.pipe.heard("a", AccountReport::Behind(60_000)).unwrap();
+                    rig.pipe
+                        .heard("a", AccountReport::Cool(60_000, None))
+                        .unwrap();
                 }
                 Said::Passed => {
-                    rig.pipe.heard("a", Heard::CoolThenProbe(1)).unwrap();
+                    rig.pipe
+                        .heard("a", AccountReport::CoolThenProbe(1))
+                        .unwrap();
                     std::thread::sleep(std::time::Duration::from_millis(3));
                     lease = rig.ids.mint();
                     rig.forced("b");
                     rig.pipe.acquire(lease, Mode::Force("a"), None).unwrap();
                     assert!(rig.pipe.probes);
                 }
-                Said::Heard(_) | Said::Control(_) => {}
+                Said::AccountReport(_) | Said::Control(_) => {}
             }
             if name == "used" {
                 rig.run("HSET", name, &["a", "many"]);
@@ -106,8 +110,8 @@ fn an_error_comes_before_the_first_write() {
             }
             let before = rig.dump();
             let reply = match said {
-                Said::Heard(heard) => rig.pipe.heard_raw("a", heard),
-                Said::Passed => rig.pipe.heard_raw("a", Heard::Passed(lease)),
+                Said::AccountReport(heard) => rig.pipe.heard_raw("a", heard),
+                Said::Passed => rig.pipe.heard_raw("a", AccountReport::Passed(lease)),
                 Said::Control(verb) => rig.pipe.control_raw(verb, "a", None),
             };
             let what = format!("{name} {said:?}: {}", text(&reply));
@@ -121,10 +125,14 @@ fn an_error_comes_before_the_first_write() {
 #[test]
 fn an_account_cools_although_the_owners_are_of_another_type() {
     let mut rig = Rig::new(5);
-    rig.pipe.heard("a", Heard::CoolThenProbe(60_000)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(60_000))
+        .unwrap();
     rig.run("SET", "owner", &["text"]);
-    rig.pipe.heard("a", Heard::Behind(60_000)).unwrap();
-    rig.pipe.heard("a", Heard::CoolThenProbe(90_000)).unwrap();
+    rig.pipe.heard("a", AccountReport::Behind(60_000)).unwrap();
+    rig.pipe
+        .heard("a", AccountReport::CoolThenProbe(90_000))
+        .unwrap();
     let state = rig.ledger.try_state();
     assert!(state.is_err(), "{state:?}");
     rig.run("DEL", "owner", &[]);
@@ -135,7 +143,7 @@ fn an_account_cools_although_the_owners_are_of_another_type() {
 #[test]
 fn a_bad_count_stops_no_end_of_a_cooldown_half_way() {
     let mut rig = Rig::new(5);
-    for heard in [Heard::Cool(1, None), Heard::Behind(1)] {
+    for heard in [AccountReport::Cool(1, None), AccountReport::Behind(1)] {
         rig.forced("a");
         rig.pipe.heard("a", heard).unwrap();
         rig.run("HSET", "used", &["a", "many"]);
@@ -203,8 +211,8 @@ fn a_full_account_stays_shut_until_it_is_counted() {
             rig.forced("b");
         }
         match happens {
-            CooldownEnds | Thaw => drop(rig.pipe.heard("a", Heard::Cool(1, None))),
-            ProbeBegins => drop(rig.pipe.heard("a", Heard::CoolThenProbe(1))),
+            CooldownEnds | Thaw => drop(rig.pipe.heard("a", AccountReport::Cool(1, None))),
+            ProbeBegins => drop(rig.pipe.heard("a", AccountReport::CoolThenProbe(1))),
             Undrain => drop(rig.pipe.control("drain", "a", None)),
             Release | Force | Adopt | Sync | Remove => {}
         }

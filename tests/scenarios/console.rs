@@ -4,7 +4,7 @@ use proptest::strategy::Strategy;
 use serde_json::{Value, json};
 use slotgate::config::{Role, parse};
 use slotgate::console::api::Response;
-use slotgate::console::{Console, Heard};
+use slotgate::console::{Console, NextStep};
 use slotgate::ledger::script::Script;
 use slotgate::pipe::down::PipeOrder;
 use slotgate::request::headers::Headers;
@@ -41,12 +41,12 @@ impl Host {
         result
     }
 
-    fn on_request(&mut self, now_ms: u64, stream: u32, headers: Headers, ends: bool) -> Heard {
+    fn on_request(&mut self, now_ms: u64, stream: u32, headers: Headers, ends: bool) -> NextStep {
         let heard = self.0.on_request(now_ms, stream, headers, ends);
         self.after(heard)
     }
 
-    fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> Heard {
+    fn on_body(&mut self, now_ms: u64, stream: u32, body: &[u8]) -> NextStep {
         let heard = self.0.on_body(now_ms, stream, body);
         self.after(heard)
     }
@@ -81,7 +81,7 @@ fn ask(
     method: &str,
     path: &str,
     ends: bool,
-) -> Heard {
+) -> NextStep {
     let authorization = format!("Bearer {TOKEN}");
     let headers = Headers::serialize(&[
         (b":authority", b"localhost:9902"),
@@ -93,15 +93,15 @@ fn ask(
     console.on_request(now_ms, stream, Headers::new(&headers), ends)
 }
 
-fn status(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
+fn status(console: &mut Host, now_ms: u64, stream: u32) -> NextStep {
     ask(console, now_ms, stream, "GET", "/api/status", true)
 }
 
 /// A change, its body included.
-fn drain(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
+fn drain(console: &mut Host, now_ms: u64, stream: u32) -> NextStep {
     assert_eq!(
         ask(console, now_ms, stream, "POST", "/api/drain", false),
-        Heard::Body
+        NextStep::Body
     );
     console.on_body(now_ms, stream, br#"{"pool": "p", "account": "a"}"#)
 }
@@ -160,7 +160,7 @@ fn page(cursor: &str, ids: &[&str]) -> String {
 fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
     let mut console = console();
     assert_eq!(console.next_wake_ms(), None);
-    assert_eq!(status(&mut console, 0, 5), Heard::Wait);
+    assert_eq!(status(&mut console, 0, 5), NextStep::Wait);
     open(&mut console, 1);
     assert!(sent(&mut console).contains("slotgate:{p}:control\r\n$1\r\n0\r\n"));
     // Cut anywhere, and one account twice.
@@ -209,7 +209,7 @@ fn a_lost_pipe_answers_everyone_and_says_what_may_have_been_done() {
     // Never sent: its body is still to come.
     assert_eq!(
         ask(&mut console, 1, 3, "POST", "/api/drain", false),
-        Heard::Body
+        NextStep::Body
     );
     console.on_pipe_closed(2);
     let told: Vec<_> = answers(&mut console)
@@ -220,14 +220,14 @@ fn a_lost_pipe_answers_everyone_and_says_what_may_have_been_done() {
     // For a moment nobody waits for what is known to be gone.
     assert!(matches!(
         status(&mut console, 3, 4),
-        Heard::Answer(Response { status: 503, .. })
+        NextStep::Answer(Response { status: 503, .. })
     ));
     let body = br#"{"pool": "p", "account": "a"}"#;
     assert!(matches!(
         console.on_body(3, 3, body),
-        Heard::Answer(Response { status: 503, .. })
+        NextStep::Answer(Response { status: 503, .. })
     ));
-    assert_eq!(drain(&mut console, 300, 6), Heard::Wait);
+    assert_eq!(drain(&mut console, 300, 6), NextStep::Wait);
     open(&mut console, 301);
     assert!(sent(&mut console).contains("$5\r\ndrain\r\n$1\r\na\r\n"));
     console.on_pipe_bytes(302, b"*2\r\n$0\r\n\r\n$1\r\n1\r\n");
@@ -367,7 +367,10 @@ const ID: &str = r#"{"pool": "q", "request": "a b"}"#;
 /// Asks about a request; answers the nonce that stands in the question.
 fn recall(console: &mut Host, now_ms: u64, stream: u32) -> String {
     ask(console, now_ms, stream, "POST", "/api/recall", false);
-    assert_eq!(console.on_body(now_ms, stream, ID.as_bytes()), Heard::Wait);
+    assert_eq!(
+        console.on_body(now_ms, stream, ID.as_bytes()),
+        NextStep::Wait
+    );
     if console.output().bytes.is_empty() {
         open(console, now_ms);
     }
@@ -510,7 +513,7 @@ fn what_asks_about_no_request_is_refused() {
         let mut console = console();
         ask(&mut console, 0, 1, "POST", "/api/recall", false);
         match console.on_body(0, 1, body.as_bytes()) {
-            Heard::Answer(response) => assert_eq!(response.status, code, "{body}"),
+            NextStep::Answer(response) => assert_eq!(response.status, code, "{body}"),
             other => panic!("{body}: {other:?}"),
         }
         assert_eq!(console.next_wake_ms(), None);

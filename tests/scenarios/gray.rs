@@ -1,7 +1,7 @@
 //! Who is in: golden buckets, shares over a million sessions, sources of the session, the override.
 
 use crate::config;
-use slotgate::request::gray::{Choice, Gate, session};
+use slotgate::request::gray::{Bucketer, Choice, session};
 use slotgate::request::headers::Headers;
 
 /// Computed by an independent implementation in Python, itself checked against SipHash's published vectors (see `src/gray.rs` for the rule).
@@ -19,7 +19,7 @@ fn golden_buckets() {
     assert!(!GOLDEN.is_empty());
     for (salt, session, bucket) in GOLDEN {
         assert_eq!(
-            Gate::new(salt).bucket(session.as_bytes()),
+            Bucketer::new(salt).bucket(session.as_bytes()),
             *bucket,
             "{salt:?} {session:?}"
         );
@@ -29,7 +29,7 @@ fn golden_buckets() {
 #[test]
 fn shares_over_a_million_sessions() {
     const SESSIONS: u32 = 1_000_000;
-    let gate = Gate::new("salt");
+    let gate = Bucketer::new("salt");
     let buckets: Vec<u16> = (0..SESSIONS)
         .map(|n| gate.bucket(format!("session-{n}").as_bytes()))
         .collect();
@@ -55,7 +55,7 @@ fn shares_over_a_million_sessions() {
 
 #[test]
 fn another_salt_is_another_draw() {
-    let (one, two) = (Gate::new("one"), Gate::new("two"));
+    let (one, two) = (Bucketer::new("one"), Bucketer::new("two"));
     let both = (0..10_000).filter(|n| {
         let session = format!("s{n}");
         one.bucket(session.as_bytes()) < 1000 && two.bucket(session.as_bytes()) < 1000
@@ -79,7 +79,7 @@ fn choose(
         .collect();
     let bytes = Headers::serialize(&pairs);
     let headers = Headers::new(&bytes);
-    Gate::new(&config.gray.salt)
+    Bucketer::new(&config.gray.salt)
         .choose(
             &config.gray,
             config.gray.basis_points,

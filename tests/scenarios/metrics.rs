@@ -1,7 +1,7 @@
 //! What is measured of requests, shown of accounts, and told to the access log.
 
 use super::*;
-use slotgate::pool::Counts;
+use slotgate::pool::AccountTable;
 use slotgate::request::verdict::Logged;
 use slotgate::worker::output::Gauges;
 
@@ -118,8 +118,8 @@ fn accounts_beyond_the_bound_are_shown_as_one() {
         let account = |n: u32| serde_json::json!({"id": format!("a{n}"), "max_concurrency": n + 1});
         json["pools"][0]["accounts"] = (0..4).map(account).collect();
     });
-    let mut counts = Counts::new(&config.pools[0], &config);
-    let shown = |counts: &Counts| {
+    let mut counts = AccountTable::new(&config.pools[0], &config);
+    let shown = |counts: &AccountTable| {
         let (shown, seen) = counts.shown();
         let each = shown
             .iter()

@@ -1,7 +1,7 @@
 //! Which pool serves a request, and the choice of an account on this worker's own counts.
 
 use crate::config;
-use slotgate::pool::{Counts, bases, select};
+use slotgate::pool::{AccountTable, bases, select};
 use slotgate::request::headers::Headers;
 
 #[test]
@@ -61,7 +61,7 @@ fn accounts_are_found_by_their_ids() {
                 .map(|n| serde_json::json!({"id": format!("acct-{n}"), "max_concurrency": 1}));
             json["pools"][0]["accounts"] = accounts.collect();
         });
-        let counts = Counts::new(&config.pools[0], &config);
+        let counts = AccountTable::new(&config.pools[0], &config);
         for n in 0..count {
             assert_eq!(counts.index(format!("acct-{n}").as_bytes()), Some(n));
             assert_eq!(counts.index(format!("acct{n}").as_bytes()), None);
@@ -74,7 +74,7 @@ fn accounts_are_found_by_their_ids() {
 fn local_choice_fills_every_account_to_its_share() {
     let config = config(|_| {});
     let pool = &config.pools[0];
-    let mut counts = Counts::new(pool, &config);
+    let mut counts = AccountTable::new(pool, &config);
     let mut random = fastrand::Rng::with_seed(1);
     let mut taken = Vec::new();
     while let Some(account) = counts.choose(0, pool, config.score, 1, &mut random, |_| false) {
@@ -89,7 +89,7 @@ fn local_choice_fills_every_account_to_its_share() {
         Some(1)
     );
     // A share of 4 leaves one slot of each, at least.
-    let counts = Counts::new(pool, &config);
+    let counts = AccountTable::new(pool, &config);
     assert!(
         counts
             .choose(0, pool, config.score, 4, &mut random, |_| false)
@@ -108,7 +108,7 @@ fn local_choice_fills_every_account_to_its_share() {
 fn local_choice_prefers_less_load() {
     let config =
         config(|json| json["score"] = serde_json::json!({"priority": 0, "load": 1, "random": 0}));
-    let mut counts = Counts::new(&config.pools[0], &config);
+    let mut counts = AccountTable::new(&config.pools[0], &config);
     counts.up(0); // 1 of 2, against 0 of 4
     let mut random = fastrand::Rng::with_seed(1);
     assert_eq!(

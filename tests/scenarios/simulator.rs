@@ -308,7 +308,7 @@ impl Simulation {
                 let host = &mut self.hosts[place];
                 if let Some(one) = host.streams.get(&stream) {
                     let id = (one.slot, stream);
-                    if host.worker.hears(id, status) {
+                    if host.worker.wants_response(id, status) {
                         let (answer, bytes) = ((Source::Upstream, status), Headers::serialize(&[]));
                         host.worker
                             .on_response(now_ms, id, answer, Headers::new(&bytes), 0);

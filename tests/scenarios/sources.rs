@@ -1,7 +1,7 @@
 //! A value that is sent twice: an empty one hides none that comes after it.
 
 use crate::config;
-use slotgate::request::gray::{Choice, Gate, session};
+use slotgate::request::gray::{Bucketer, Choice, session};
 use slotgate::request::headers::Headers;
 
 fn serialized(headers: &[(&str, &str)]) -> Vec<u8> {
@@ -52,7 +52,7 @@ fn choice(headers: &[(&str, &str)], random: u64) -> Choice {
     });
     let bytes = serialized(headers);
     let headers = Headers::new(&bytes);
-    let gate = Gate::new(&config.gray.salt);
+    let gate = Bucketer::new(&config.gray.salt);
     gate.choose(&config.gray, 5_000, headers, None, random).0
 }
 

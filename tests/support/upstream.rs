@@ -176,13 +176,13 @@ impl Drop for Upstream {
 
 #[derive(Default)]
 struct Shared {
-    counts: Mutex<Counts>,
+    counts: Mutex<AccountTable>,
     /// Every connection's task, and every upgraded one's.
     connections: Mutex<JoinSet<()>>,
 }
 
 #[derive(Default)]
-struct Counts {
+struct AccountTable {
     requests: u64,
     accounts: BTreeMap<String, Account>,
     paths: BTreeMap<String, u64>,
@@ -216,7 +216,7 @@ impl Held {
 const MOMENT: Duration = Duration::from_millis(20);
 
 impl Shared {
-    fn counts(&self) -> MutexGuard<'_, Counts> {
+    fn counts(&self) -> MutexGuard<'_, AccountTable> {
         self.counts.lock().unwrap()
     }
 

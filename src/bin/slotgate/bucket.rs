@@ -6,7 +6,7 @@ use crate::words::{percent, quoted};
 use crate::{Answer, check};
 use serde_json::json;
 use slotgate::config::GrayMode;
-use slotgate::request::gray::{BUCKETS, Gate};
+use slotgate::request::gray::{BUCKETS, Bucketer};
 
 /// What is given counts more than what is configured.
 pub fn run(
@@ -22,7 +22,7 @@ pub fn run(
         .or(configured.as_ref().map(|gray| gray.salt.clone()))
         .unwrap_or_default();
     let shadow = configured.is_some_and(|gray| gray.mode == GrayMode::Shadow);
-    let bucket = Gate::new(&salt).bucket(session.as_bytes());
+    let bucket = Bucketer::new(&salt).bucket(session.as_bytes());
     let is_in = bucket < threshold;
     let why = if session.is_empty() {
         "an empty session counts as none: the filter takes the request id instead, or chance"

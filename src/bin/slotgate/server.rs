@@ -7,7 +7,7 @@ use redis::{
     RedisError, RedisResult, Value,
 };
 use slotgate::ledger::keys;
-use slotgate::ledger::script::{By, PoolKeys, Script, Sha, Shas, garbage};
+use slotgate::ledger::script::{LedgerCommands, Script, ScriptRef, Sha, Shas, garbage};
 use slotgate::ledger::view::{Account, Pool, State};
 use slotgate::pipe::greeting::{self, Refusal};
 use slotgate::printable;
@@ -170,13 +170,13 @@ impl Server {
     fn script<T: FromRedisValue>(
         &mut self,
         script: Script,
-        encode: impl Fn(&mut Vec<u8>, By),
+        encode: impl Fn(&mut Vec<u8>, ScriptRef),
     ) -> RedisResult<T> {
         if !self.loaded.contains(&script) {
             self.load(script)?;
         }
         let mut bytes = Vec::new();
-        encode(&mut bytes, By::Sha(&self.shas));
+        encode(&mut bytes, ScriptRef::Sha(&self.shas));
         // An error reply comes as a value.
         let send = |connection: &mut redis::Connection| {
             connection
@@ -324,8 +324,8 @@ impl Server {
         .hint(NO_POOL)
     }
 
-    fn keys(&self, pool: &str) -> PoolKeys {
-        PoolKeys::new(&self.prefix, pool)
+    fn keys(&self, pool: &str) -> LedgerCommands {
+        LedgerCommands::new(&self.prefix, pool)
     }
 
     /// Everything about a pool.

@@ -38,14 +38,14 @@ fn commands(console: &mut Host) -> usize {
     sent(console).matches("EVALSHA").count()
 }
 
-fn page_part(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
+fn page_part(console: &mut Host, now_ms: u64, stream: u32) -> NextStep {
     ask(console, now_ms, stream, "GET", "/style.css", true)
 }
 
-fn explain(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
+fn explain(console: &mut Host, now_ms: u64, stream: u32) -> NextStep {
     assert_eq!(
         ask(console, now_ms, stream, "POST", "/api/explain", false),
-        Heard::Body
+        NextStep::Body
     );
     console.on_body(now_ms, stream, br#"{"pool": "p"}"#)
 }
@@ -54,7 +54,7 @@ fn explain(console: &mut Host, now_ms: u64, stream: u32) -> Heard {
 fn one_look_serves_all_who_asked_before_it_began() {
     let mut console = ready();
     for stream in 1..=100 {
-        assert_eq!(status(&mut console, 300, stream), Heard::Wait);
+        assert_eq!(status(&mut console, 300, stream), NextStep::Wait);
     }
     // The first found nobody under way; the others share the next.
     assert_eq!(commands(&mut console), 1);
@@ -118,7 +118,7 @@ fn a_lone_console_waits_for_nobody() {
     let mut console = ready();
     for turn in 1..=10 {
         let now_ms = turn * 1_000;
-        assert_eq!(status(&mut console, now_ms, 1), Heard::Wait);
+        assert_eq!(status(&mut console, now_ms, 1), NextStep::Wait);
         assert_eq!(commands(&mut console), 1);
         finish_look(&mut console, now_ms);
         assert_eq!(only(&mut console).1, 200);
@@ -157,17 +157,17 @@ fn the_larger_the_answers_the_rarer_the_looks() {
 fn explanations_are_made_one_at_a_time_and_in_turn_with_looks() {
     let mut console = ready();
     let waiting = (1..=23).filter(|stream| match explain(&mut console, 1_000, *stream) {
-        Heard::Wait => true,
-        Heard::Answer(response) => {
+        NextStep::Wait => true,
+        NextStep::Answer(response) => {
             assert_eq!(response.status, 503);
             false
         }
-        Heard::Body => panic!("its body is there"),
+        NextStep::Body => panic!("its body is there"),
     });
     assert_eq!(waiting.count(), 8);
     status(&mut console, 1_000, 50);
     // A change takes no turn.
-    assert_eq!(drain(&mut console, 1_000, 60), Heard::Wait);
+    assert_eq!(drain(&mut console, 1_000, 60), NextStep::Wait);
     assert_eq!(commands(&mut console), 2);
     console.on_pipe_bytes(1_000, page("0", &["a"]).as_bytes());
     console.on_pipe_bytes(1_000, b"*2\r\n$0\r\n\r\n$1\r\n1\r\n");
@@ -195,7 +195,7 @@ fn explanations_are_made_one_at_a_time_and_in_turn_with_looks() {
 #[test]
 fn each_kind_has_places_of_its_own() {
     let mut console = ready();
-    let waits = |heard| heard == Heard::Wait;
+    let waits = |heard| heard == NextStep::Wait;
     // All at once, before Redis has answered any.
     for stream in 1..=500 {
         status(&mut console, 1_000, stream);
@@ -216,7 +216,7 @@ fn slow_bodies_give_way_to_new_ones_and_never_take_a_writers_place() {
     let begin = |console: &mut Host, now_ms, stream, path| {
         assert_eq!(
             ask(console, now_ms, stream, "POST", path, false),
-            Heard::Body
+            NextStep::Body
         );
     };
     begin(&mut console, 1_000, 900, "/api/drain");
@@ -234,14 +234,14 @@ fn slow_bodies_give_way_to_new_ones_and_never_take_a_writers_place() {
         (1..=12).map(|stream| (stream, 408)).collect::<Vec<_>>()
     );
     // An honest one comes together with its body.
-    assert_eq!(explain(&mut console, 1_100, 33), Heard::Wait);
+    assert_eq!(explain(&mut console, 1_100, 33), NextStep::Wait);
     assert_eq!(only_stream(&mut console), 13);
     let body = br#"{"pool": "p", "account": "a"}"#;
-    assert_eq!(console.on_body(1_100, 900, body), Heard::Wait);
+    assert_eq!(console.on_body(1_100, 900, body), NextStep::Wait);
     assert_eq!(commands(&mut console), 2);
     // What came too late finds nothing to do.
-    assert_eq!(console.on_body(1_100, 1, body), Heard::Wait);
-    assert_eq!(console.on_body(1_100, 13, body), Heard::Wait);
+    assert_eq!(console.on_body(1_100, 1, body), NextStep::Wait);
+    assert_eq!(console.on_body(1_100, 13, body), NextStep::Wait);
     assert_eq!(commands(&mut console), 0);
     // The others are given up in the end.
     console.on_tick(3_032);
@@ -260,12 +260,12 @@ fn answers_that_need_no_redis_are_held_back_beyond_a_budget() {
     let mut at_once = 0;
     for stream in 1..=300 {
         match page_part(&mut console, 1_000, stream) {
-            Heard::Answer(response) => {
+            NextStep::Answer(response) => {
                 assert_eq!(response.status, 200);
                 at_once += 1;
             }
-            Heard::Wait => {}
-            Heard::Body => panic!("it has none"),
+            NextStep::Wait => {}
+            NextStep::Body => panic!("it has none"),
         }
     }
     // A page's parts a few times over, and those for whom there is no place.
@@ -287,7 +287,7 @@ fn answers_that_need_no_redis_are_held_back_beyond_a_budget() {
     for stream in 1..=10 {
         assert!(matches!(
             page_part(&mut console, 5_000, stream),
-            Heard::Answer(_)
+            NextStep::Answer(_)
         ));
     }
 }

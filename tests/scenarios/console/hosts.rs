@@ -14,8 +14,8 @@ fn answers_to(hosts: &[&str], authority: &[u8]) -> bool {
         (b":path", b"/style.css"),
     ]);
     match console.on_request(0, 1, Headers::new(&headers), true) {
-        Heard::Answer(response) if response.status == 200 => true,
-        Heard::Answer(response) => {
+        NextStep::Answer(response) if response.status == 200 => true,
+        NextStep::Answer(response) => {
             assert!(
                 response.body.contains(r#""kind":"host""#),
                 "{}",
@@ -47,7 +47,7 @@ fn what_is_refused_is_repeated_harmlessly() {
             (b"authorization", hostile.as_bytes()),
         ]);
         match console.on_request(0, 1, Headers::new(&headers), true) {
-            Heard::Answer(response) => {
+            NextStep::Answer(response) => {
                 assert!(response.status >= 400);
                 let harmful = |text: &str| text.contains(slotgate::printable::is_harmful);
                 assert!(!harmful(&response.body), "{}", response.body);

@@ -28,7 +28,7 @@ fn modules() -> BTreeMap<String, String> {
 
 fn served(path: &str) -> Response {
     match ask(&mut console(), 0, 1, "GET", path, true) {
-        Heard::Answer(response) if response.status == 200 => response,
+        NextStep::Answer(response) if response.status == 200 => response,
         other => panic!("{path}: {other:?}"),
     }
 }

@@ -13,11 +13,11 @@ thread_local! {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Never rung: the root of a configuration that is only tried needs no queue.
+    /// Never asked for: the root of a configuration that is only tried needs no queue.
     New,
     Silent(u32),
     /// It will call back.
-    Rung,
+    Requested,
     /// A tick came first.
     Late,
     /// It does not call back, so that everything waits for ticks.
@@ -26,12 +26,12 @@ enum State {
 
 /// One root's.
 #[derive(Debug)]
-pub struct Bell {
+pub struct LoopEnd {
     name: String,
     state: Cell<State>,
 }
 
-impl Bell {
+impl LoopEnd {
     /// `name` must be no other root's.
     pub fn new(name: String) -> Self {
         let freed = NAMES.try_with(|names| names.try_borrow_mut().ok()?.pop());
@@ -42,28 +42,28 @@ impl Bell {
     }
 
     /// Asks for a callback, once.
-    pub fn ring(&self) {
+    pub fn request(&self) {
         let queue = match self.state.get() {
             State::New => calls::open_queue(&self.name).ok(),
             State::Silent(queue) => Some(queue),
-            State::Rung | State::Late | State::Broken => return,
+            State::Requested | State::Late | State::Broken => return,
         };
         if queue.is_some_and(|queue| calls::enqueue(queue).is_ok()) {
-            self.state.set(State::Rung);
+            self.state.set(State::Requested);
         } else {
             self.give_up();
         }
     }
 
     /// Whether it will call back, as far as anyone knows.
-    pub fn is_rung(&self) -> bool {
-        matches!(self.state.get(), State::Rung)
+    pub fn is_requested(&self) -> bool {
+        matches!(self.state.get(), State::Requested)
     }
 
     /// It has called back.
     pub fn answered(&self, queue: u32) {
         calls::dequeue(queue);
-        if let State::Rung | State::Late = self.state.get() {
+        if let State::Requested | State::Late = self.state.get() {
             self.state.set(State::Silent(queue));
         }
     }
@@ -71,7 +71,7 @@ impl Bell {
     /// A tick may come first, but not twice.
     pub fn on_tick(&self) {
         match self.state.get() {
-            State::Rung => self.state.set(State::Late),
+            State::Requested => self.state.set(State::Late),
             State::Late => self.give_up(),
             State::New | State::Silent(_) | State::Broken => {}
         }
@@ -85,7 +85,7 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for LoopEnd {
     fn drop(&mut self) {
         let name = std::mem::take(&mut self.name);
         let _ = NAMES.try_with(|names| {
