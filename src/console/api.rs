@@ -3,7 +3,7 @@
 use super::page;
 use crate::config::Console as Config;
 use crate::json::Json;
-use crate::ledger::script::Fault;
+use crate::ledger::fault::Fault;
 use crate::ledger::view::quoted;
 use crate::request::gray::same;
 use crate::request::headers::Headers;

@@ -8,9 +8,11 @@ mod page;
 
 use crate::config::Console as Config;
 use crate::json::Json;
+use crate::ledger::commands::LedgerCommands;
+use crate::ledger::fault::{Fault, garbage};
 use crate::ledger::keys::session_account;
 use crate::ledger::resp::{self, Value, Values};
-use crate::ledger::script::{Fault, LedgerCommands, Script, ScriptRef, Sha, Shas, garbage};
+use crate::ledger::source::{Script, ScriptRef, Sha, Shas};
 use crate::ledger::view::{Pool, Question, explain, text};
 use crate::pipe::down::PipeOrder;
 use crate::pipe::greeting::{self, Refusal};

@@ -1,7 +1,10 @@
 //! The Redis state of a pool: its keys, its scripts, and the bytes on the wire.
 
 pub mod chance;
+pub mod commands;
+pub mod fault;
 pub mod keys;
+pub mod reply;
 pub mod resp;
-pub mod script;
+pub mod source;
 pub mod view;

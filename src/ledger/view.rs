@@ -2,8 +2,9 @@
 //! console and the command line say the same because both say it from here.
 
 use super::chance::chances;
+use super::fault::Fault;
+use super::reply::Override;
 use super::resp::{Value, Values};
-use super::script::{Fault, Override};
 use crate::json::Json;
 use crate::pool::BEHIND;
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Why the pipe is down, and what is to be done with it.
 
-use crate::ledger::script::Fault;
+use crate::ledger::fault::Fault;
 
 /// What to do with the pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use crate::config::Redis;
 use crate::ledger::resp::{Value, Values, push_command};
-use crate::ledger::script::Script;
+use crate::ledger::source::Script;
 use crate::printable::ascii;
 use std::fmt;
 

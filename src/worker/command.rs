@@ -1,6 +1,7 @@
 //! The commands that a worker has under way.
 
-use crate::ledger::script::{AccountReport, Script};
+use crate::ledger::commands::AccountReport;
+use crate::ledger::source::Script;
 use crate::request::admission::Reason;
 use crate::request::lease::LeaseId;
 

@@ -1,6 +1,6 @@
 //! What a worker counts, for each pool and for itself. Plain numbers here; `host::metrics` carries them to Envoy's stats.
 
-use crate::ledger::script::Fault;
+use crate::ledger::fault::Fault;
 use crate::pipe::down::Down;
 use crate::request::admission::Reason;
 

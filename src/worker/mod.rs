@@ -11,11 +11,14 @@ pub mod notice;
 pub mod output;
 
 use crate::config::{Config, GrayMode, Pool, Traditional};
-use crate::ledger::resp::{self, Value, Values};
-use crate::ledger::script::{
-    self, AccountReport, Acquire, Acquired, Asked, Fault, LedgerCommands, Longest, Looked, Mode,
-    Override, Part, Reconciled, Renewed, Script, ScriptRef, Shas, Step, Sync, SyncAccount, Synced,
+use crate::ledger::commands::{
+    AccountReport, Acquire, Asked, LedgerCommands, Longest, Mode, Part, Step, Sync, SyncAccount,
 };
+use crate::ledger::fault::Fault;
+use crate::ledger::reply::{Acquired, Looked, Override, Reconciled, Renewed, Synced};
+use crate::ledger::resp::{self, Value, Values};
+use crate::ledger::source::{Script, ScriptRef, Shas};
+use crate::ledger::{fault, reply, source};
 use crate::pipe::down::{Down, PipeOrder};
 use crate::pipe::greeting::{self, Refusal};
 use crate::pool::{self, AccountGauges, AccountTable, RoutedAccounts};
@@ -1526,7 +1529,7 @@ impl Worker {
         }
         if let Some(pool) = command.pool()
             && let Some(Value::Error(error)) = Values::new(reply).value()
-            && let Some(what) = script::garbage(error)
+            && let Some(what) = fault::garbage(error)
             // An operator's key is told of where it is read.
             && !matches!(command, Command::Look { .. })
         {
@@ -1568,7 +1571,7 @@ impl Worker {
             Command::Load(script) => {
                 let sha = Values::new(reply)
                     .bulk()
-                    .and_then(|sha| script::Sha::try_from(sha).ok());
+                    .and_then(|sha| source::Sha::try_from(sha).ok());
                 let place = Script::ALL
                     .iter()
                     .zip(&mut self.shas.0)
@@ -1612,7 +1615,7 @@ impl Worker {
                 account,
                 heard,
                 tries,
-            } => match script::number(reply) {
+            } => match reply::number(reply) {
                 Ok(ended) => self.on_told(slot, pool, heard, ended),
                 Err(fault) => {
                     let retry = Command::Cooldown {
@@ -1741,7 +1744,7 @@ impl Worker {
         let recorded = leases
             .first()
             .is_some_and(|acquire| matches!(acquire.kind, AcquireKind::Record(_)));
-        let answers = script::acquired(reply, leases.len()).and_then(|(epoch, answers)| {
+        let answers = reply::acquired(reply, leases.len()).and_then(|(epoch, answers)| {
             // `force` never answers it.
             let refused = |answer| matches!(answer, Acquired::Saturated { .. });
             if recorded && answers.clone().any(refused) {
@@ -1898,7 +1901,7 @@ impl Worker {
         tries: u8,
         reply: &[u8],
     ) {
-        let fault = match script::number(reply) {
+        let fault = match reply::number(reply) {
             Ok(ended) => {
                 // A reply that is not ours to believe must not count more than was asked.
                 let most = releases.len() as u64;
@@ -1934,7 +1937,7 @@ impl Worker {
         tries: u8,
         reply: &[u8],
     ) {
-        let (epoch, answers) = match script::renewed(reply, leases.len()) {
+        let (epoch, answers) = match reply::renewed(reply, leases.len()) {
             Ok(renewed) => renewed,
             Err(fault) => {
                 self.see_number(now_ms, pool, reply, fault, EPOCH);
@@ -1982,7 +1985,7 @@ impl Worker {
     }
 
     fn on_synced(&mut self, now_ms: u64, pool: usize, step: SyncStep, tries: u8, reply: &[u8]) {
-        let result = script::synced(reply);
+        let result = reply::synced(reply);
         let next = match result {
             Ok(Synced::Part) => self.next_part(pool, &step, reply),
             Ok(Synced::Wanted) if matches!(step, SyncStep::Ask) && !self.is_large(pool) => {
@@ -2125,7 +2128,7 @@ impl Worker {
             }
             SyncStep::Sweep { .. } => {
                 let counts = &self.pools.get(pool)?.counts;
-                let (cursor, ids) = script::swept(reply);
+                let (cursor, ids) = reply::swept(reply);
                 let gone = ids.filter(|id| counts.index(id.as_bytes()).is_none());
                 let gone = gone.map(str::to_owned).collect();
                 Some(match cursor {
@@ -2202,7 +2205,7 @@ impl Worker {
     }
 
     fn on_reconciled(&mut self, now_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
-        let step = script::reconciled(reply);
+        let step = reply::reconciled(reply);
         if let Err(fault) = step {
             let retry = (tries < RETRIES).then_some(Command::Reconcile {
                 pool,
@@ -2305,7 +2308,7 @@ impl Worker {
     }
 
     fn on_looked(&mut self, now_ms: u64, sent_ms: u64, pool: usize, tries: u8, reply: &[u8]) {
-        let looked = script::looked(reply);
+        let looked = reply::looked(reply);
         if let Err(fault) = looked {
             let retry = (tries < RETRIES).then_some(Command::Look {
                 pool,
@@ -2412,7 +2415,7 @@ impl Worker {
     /// Before the first request: the last look of any worker at this pool, so that a new configuration does not begin
     /// without the operator's overrides. It was said when it was new.
     pub fn recall_look(&mut self, pool: usize, look: &[u8]) {
-        if let Ok(looked) = script::looked(look) {
+        if let Ok(looked) = reply::looked(look) {
             let said = self.output.notices.len();
             self.apply_overrides(pool, &looked);
             self.output.notices.truncate(said);

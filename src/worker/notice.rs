@@ -1,6 +1,6 @@
 //! What an operator should read in the log.
 
-use crate::ledger::script::Fault;
+use crate::ledger::fault::Fault;
 use crate::pipe::down::Down;
 use crate::pipe::greeting::Refusal;
 use crate::request::admission::Reason;

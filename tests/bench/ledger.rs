@@ -17,8 +17,9 @@ mod pipe;
 mod support;
 
 use pipe::Pipe;
+use slotgate::ledger::commands::{Mode, SyncAccount};
 use slotgate::ledger::resp::{push_array, push_bulk};
-use slotgate::ledger::script::{Mode, ScriptRef, SyncAccount};
+use slotgate::ledger::source::ScriptRef;
 use slotgate::request::gray::hash128;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::time::Instant;

@@ -20,7 +20,8 @@ mod support;
 use std::time::Instant;
 
 use pipe::Pipe;
-use slotgate::ledger::script::{Mode, ScriptRef, SyncAccount};
+use slotgate::ledger::commands::{Mode, SyncAccount};
+use slotgate::ledger::source::ScriptRef;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use support::Redis;
 

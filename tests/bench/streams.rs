@@ -14,7 +14,7 @@
 mod support;
 
 use slotgate::config::{Role, parse};
-use slotgate::ledger::script::Script;
+use slotgate::ledger::source::Script;
 use slotgate::request::headers::Headers;
 use slotgate::worker::Worker;
 use std::alloc::{GlobalAlloc, Layout, System};

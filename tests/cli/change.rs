@@ -4,7 +4,7 @@ use crate::Rig;
 use crate::pipe::{Pipe, account};
 use crate::support::Redis;
 use serde_json::{Value, json};
-use slotgate::ledger::script::{Mode, SyncAccount};
+use slotgate::ledger::commands::{Mode, SyncAccount};
 use slotgate::request::gray::hash128;
 
 fn percent(redis: &Redis, pool: &str) -> Option<String> {

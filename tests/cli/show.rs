@@ -3,8 +3,9 @@
 use crate::pipe::account;
 use crate::{Rig, run};
 use serde_json::{Value, json};
+use slotgate::ledger::commands::{AccountReport, Mode, SyncAccount};
 use slotgate::ledger::keys::{session_digits, session_tag};
-use slotgate::ledger::script::{AccountReport, Acquired, Mode, SyncAccount, acquired};
+use slotgate::ledger::reply::{Acquired, acquired};
 use slotgate::request::gray::{Bucketer, hash128};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

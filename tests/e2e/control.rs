@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::Commands;
 use serde_json::json;
-use slotgate::ledger::script::Script;
+use slotgate::ledger::source::Script;
 use slotgate::request::gray::Bucketer;
 use tokio::task::JoinHandle;
 

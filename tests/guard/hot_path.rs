@@ -3,7 +3,7 @@
 
 use slotgate::config::{Role, parse};
 use slotgate::request::headers::Headers;
-use slotgate::ledger::script::Script;
+use slotgate::ledger::source::{Script};
 use slotgate::worker::Worker;
 
 const GRANTED: &[u8] = b"*2\r\n$10\r\n1234567890\r\n$3\r\na42\r\n";

@@ -6,7 +6,9 @@ use crate::support::{
     Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, RedisCluster, Upstream, acl_rules, eventually,
 };
 use serde_json::json;
-use slotgate::ledger::script::{Fault, Mode, Reconciled, Renewed, Synced};
+use slotgate::ledger::commands::Mode;
+use slotgate::ledger::fault::Fault;
+use slotgate::ledger::reply::{Reconciled, Renewed, Synced};
 use slotgate::request::lease::LeaseIds;
 
 /// Each script in each mode, with a session and a scope.

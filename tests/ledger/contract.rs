@@ -2,10 +2,10 @@
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, PATIENCE, Redis, eventually};
-use slotgate::ledger::script::{
-    AccountReport, Asked, Fault, Mode, Override, Reconciled, Renewed, Script, SyncAccount, Synced,
-    looked,
-};
+use slotgate::ledger::commands::{AccountReport, Asked, Mode, SyncAccount};
+use slotgate::ledger::fault::Fault;
+use slotgate::ledger::reply::{Override, Reconciled, Renewed, Synced, looked};
+use slotgate::ledger::source::Script;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::BTreeSet;
 use std::time::Duration;

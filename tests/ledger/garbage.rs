@@ -3,12 +3,12 @@
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Clock, Ledger, Redis};
+use slotgate::ledger::commands::{AccountReport, Asked, Longest, Mode, Part, Step, SyncAccount};
+use slotgate::ledger::fault::{Fault, garbage};
 use slotgate::ledger::keys::{COMMON, key, session_digits, session_prefix, session_tag};
+use slotgate::ledger::reply::{Reconciled, Synced, reconciled, swept, synced};
 use slotgate::ledger::resp::{Value, Values};
-use slotgate::ledger::script::{
-    AccountReport, Asked, Fault, Longest, Mode, Part, Reconciled, Script, Step, SyncAccount,
-    Synced, garbage, reconciled, swept, synced,
-};
+use slotgate::ledger::source::Script;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 
 const START_MS: u64 = 1_700_000_000_000;

@@ -5,9 +5,9 @@ use crate::pipe::{Answer, PREFIX, Pipe};
 use crate::support::{Clock, Ledger, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
-use slotgate::ledger::script::{
-    AccountReport, Asked, Fault, Mode, Reconciled, Renewed, SyncAccount, Synced,
-};
+use slotgate::ledger::commands::{AccountReport, Asked, Mode, SyncAccount};
+use slotgate::ledger::fault::Fault;
+use slotgate::ledger::reply::{Reconciled, Renewed, Synced};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,13 +3,17 @@
 #![allow(dead_code)]
 
 use crate::support::Redis;
-use slotgate::ledger::keys::{COMMON, key, session_account};
-use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
-use slotgate::ledger::script::{
-    AccountReport, Acquire, Acquired, Asked, Fault, LedgerCommands, Longest, Mode, Override, Part,
-    Reconciled, Renewed, Script, ScriptRef, Sha, Shas, Step, Sync, SyncAccount, Synced, acquired,
-    looked, number, reconciled, renewed, synced,
+use slotgate::ledger::commands::{
+    AccountReport, Acquire, Asked, LedgerCommands, Longest, Mode, Part, Step, Sync, SyncAccount,
 };
+use slotgate::ledger::fault::Fault;
+use slotgate::ledger::keys::{COMMON, key, session_account};
+use slotgate::ledger::reply::{
+    Acquired, Override, Reconciled, Renewed, Synced, acquired, looked, number, reconciled, renewed,
+    synced,
+};
+use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
+use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
 use slotgate::request::lease::LeaseId;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

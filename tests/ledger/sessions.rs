@@ -2,8 +2,9 @@
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Clock, Ledger, Redis};
+use slotgate::ledger::commands::{Asked, Mode, SyncAccount};
 use slotgate::ledger::keys::{COMMON, SESSION_KEYS};
-use slotgate::ledger::script::{Asked, Mode, Script, SyncAccount};
+use slotgate::ledger::source::Script;
 use slotgate::request::lease::LeaseIds;
 
 const NOW_MS: u64 = 1_700_000_000_000;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use slotgate::config::{Role, parse};
 use slotgate::console::api::Response;
 use slotgate::console::{Console, NextStep};
-use slotgate::ledger::script::Script;
+use slotgate::ledger::source::Script;
 use slotgate::pipe::down::PipeOrder;
 use slotgate::request::headers::Headers;
 

@@ -5,7 +5,7 @@ use crate::config;
 use fastrand::Rng;
 use slotgate::config::Config;
 use slotgate::ledger::resp::{Value, Values, reply_length};
-use slotgate::ledger::script::Script;
+use slotgate::ledger::source::Script;
 use slotgate::pipe::down::PipeOrder;
 use slotgate::request::headers::Headers;
 use slotgate::request::verdict::Verdict;

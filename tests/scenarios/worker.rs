@@ -1,8 +1,9 @@
 //! The worker's transition table: what each event does in each state of the pipe, and every deadline.
 
 use crate::config;
+use slotgate::ledger::fault::Fault;
 use slotgate::ledger::resp::{Value, Values, reply_length};
-use slotgate::ledger::script::{Fault, Script};
+use slotgate::ledger::source::Script;
 use slotgate::pipe::down::{Down, PipeOrder};
 use slotgate::request::admission::{Path, Reason};
 use slotgate::request::headers::Headers;

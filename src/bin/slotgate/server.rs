@@ -6,8 +6,10 @@ use redis::{
     Cmd, ConnectionLike, FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
     RedisError, RedisResult, Value,
 };
+use slotgate::ledger::commands::LedgerCommands;
+use slotgate::ledger::fault::garbage;
 use slotgate::ledger::keys;
-use slotgate::ledger::script::{LedgerCommands, Script, ScriptRef, Sha, Shas, garbage};
+use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
 use slotgate::ledger::view::{Account, Pool, State};
 use slotgate::pipe::greeting::{self, Refusal};
 use slotgate::printable;

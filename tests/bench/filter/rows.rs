@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
+use slotgate::ledger::commands::SyncAccount;
 use slotgate::ledger::keys;
-use slotgate::ledger::script::{Script, SyncAccount};
+use slotgate::ledger::source::Script;
 
 use crate::pipe::Pipe;
 use crate::support::*;

@@ -1,0 +1,166 @@
+//! The scripts' sources, as they are sent to Redis.
+
+/// One Lua file of `lua/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// Choose an account and take a lease.
+    Acquire,
+    /// End leases.
+    Release,
+    /// Keep leases alive.
+    Renew,
+    /// Put a pool's accounts in force.
+    Sync,
+    /// Stop new leases of an account for a while.
+    Cooldown,
+    /// Prove and mend the counts, one step of a pass.
+    Reconcile,
+    /// See the operator's overrides.
+    Look,
+    /// An operator's change.
+    Control,
+    /// Show every account.
+    Inspect,
+}
+
+/// A file of `lua/` without what is only for readers: comments, empty lines, indentation. That happens when it is compiled,
+/// so the filter does not carry it.
+macro_rules! code_of {
+    ($file:literal) => {{
+        const FILE: &[u8] = include_str!(concat!("../../lua/", $file)).as_bytes();
+        const CODE: [u8; code(FILE, &mut [])] = {
+            let mut code_bytes = [0; code(FILE, &mut [])];
+            code(FILE, &mut code_bytes);
+            code_bytes
+        };
+        const TEXT: &str = match str::from_utf8(&CODE) {
+            Ok(text) => text,
+            Err(_) => panic!("not UTF-8"),
+        };
+        TEXT
+    }};
+}
+
+/// Copies the lines that are code, and answers how long they are; with an empty `into` it only answers.
+#[allow(
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    reason = "it runs while this is compiled, and would stop that"
+)]
+const fn code(file: &[u8], into: &mut [u8]) -> usize {
+    let (mut at, mut length) = (0, 0);
+    while at < file.len() {
+        while at < file.len() && file[at] == b' ' {
+            at += 1;
+        }
+        let comment = at + 1 < file.len() && file[at] == b'-' && file[at + 1] == b'-';
+        let skipped = comment || at < file.len() && file[at] == b'\n';
+        loop {
+            let end = at >= file.len() || file[at] == b'\n';
+            if !skipped {
+                if !into.is_empty() {
+                    into[length] = if end { b'\n' } else { file[at] };
+                }
+                length += 1;
+            }
+            at += 1;
+            if end {
+                break;
+            }
+        }
+    }
+    length
+}
+
+/// What stands in front of every script.
+const LEDGER: &str = code_of!("ledger.lua");
+
+impl Script {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Acquire,
+        Self::Release,
+        Self::Renew,
+        Self::Sync,
+        Self::Cooldown,
+        Self::Reconcile,
+        Self::Look,
+        Self::Control,
+        Self::Inspect,
+    ];
+
+    /// Those that the filter itself runs, in the order they are loaded.
+    pub const FILTER: [Self; 7] = [
+        Self::Acquire,
+        Self::Release,
+        Self::Renew,
+        Self::Sync,
+        Self::Cooldown,
+        Self::Reconcile,
+        Self::Look,
+    ];
+
+    /// Its flags, and its code. What frees or keeps a slot must run when memory is full.
+    fn parts(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Acquire => ("", code_of!("acquire.lua")),
+            Self::Release => (" flags=allow-oom", code_of!("release.lua")),
+            Self::Renew => (" flags=allow-oom", code_of!("renew.lua")),
+            Self::Sync => ("", code_of!("sync.lua")),
+            Self::Cooldown => (" flags=allow-oom", code_of!("cooldown.lua")),
+            Self::Reconcile => (" flags=allow-oom", code_of!("reconcile.lua")),
+            Self::Look => (" flags=no-writes", code_of!("look.lua")),
+            Self::Control => (" flags=allow-oom", code_of!("control.lua")),
+            Self::Inspect => (" flags=no-writes", code_of!("inspect.lua")),
+        }
+    }
+
+    /// What is sent to Redis: the `#!lua` line, `ledger.lua` and the file, without what is only for readers.
+    #[must_use]
+    pub fn source(self) -> String {
+        let (flags, own) = self.parts();
+        ["#!lua", flags, "\n", LEDGER, own].concat()
+    }
+}
+
+/// The SHA-1 of a script in hex, as `SCRIPT LOAD` answers it.
+pub type Sha = [u8; 40];
+
+/// The SHA of each script, in the order of [`Script::ALL`].
+#[derive(Debug, Clone)]
+pub struct Shas(pub [Sha; Script::ALL.len()]);
+
+/// How a script is named in a command.
+#[derive(Debug, Clone, Copy)]
+pub enum ScriptRef<'a> {
+    /// `EVALSHA`
+    Sha(&'a Shas),
+    /// `EVAL`, which also loads it: the answer to NOSCRIPT.
+    Source,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sent_is_the_files_code() {
+        for script in Script::ALL {
+            let name = format!("{script:?}").to_lowercase();
+            let read = |name: &str| std::fs::read_to_string(format!("lua/{name}.lua")).unwrap();
+            let files = read("ledger") + &read(&name);
+            let code = files
+                .lines()
+                .map(|line| line.trim_start_matches(' '))
+                .filter(|line| !line.is_empty() && !line.starts_with("--"));
+            let source = script.source();
+            let mut lines = source.lines();
+            assert!(lines.next().unwrap().starts_with("#!lua"));
+            assert!(lines.eq(code), "{name}");
+        }
+        let mut into = [0; 5];
+        assert_eq!(code(b" -- c\n\n  a = 1 -- d", &mut []), 11);
+        assert_eq!(code(b"--\nab\n  c", &mut into), 5);
+        assert_eq!(&into, b"ab\nc\n");
+    }
+}
