@@ -1,5 +1,5 @@
 //! What real answers of providers mean for how long an account rests: their own sets of headers through the default table,
-//! and tables of one's own. Where each set comes from stands in `src/cooldown.rs`.
+//! and tables of one's own. Where each set comes from stands in `src/upstream/cooldown.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

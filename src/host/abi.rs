@@ -11,7 +11,7 @@
 use super::bridge::Bridge;
 use super::console::Request;
 use super::http::Http;
-use super::root::{Root, Told};
+use super::root::{Root, RootRole};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -101,15 +101,15 @@ extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut MaybeUninit<u8> {
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
-    let created = match root(root_id).map(|root| root.told()) {
+    let created = match root(root_id).map(|root| root.role()) {
         None => Some(Context::Root(Rc::new(Root::new(id)))),
-        Some(Told::Scheduler(shared)) => Some(Context::Http(Rc::new(Http::new(id, shared)))),
-        Some(Told::Bridge) => Some(Context::Bridge(Rc::default())),
-        Some(Told::Console(shared)) => {
+        Some(RootRole::Scheduler(shared)) => Some(Context::Http(Rc::new(Http::new(id, shared)))),
+        Some(RootRole::Bridge) => Some(Context::Bridge(Rc::default())),
+        Some(RootRole::Console(shared)) => {
             let _ = SERVES_CONSOLE.try_with(|serves| serves.set(true));
             Some(Context::Console(Rc::new(Request::new(id, shared))))
         }
-        Some(Told::Nothing) => None,
+        Some(RootRole::Nothing) => None,
     };
     if let Some(created) = created {
         contexts(|contexts| contexts.insert(id, created));

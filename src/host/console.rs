@@ -1,7 +1,7 @@
 //! Role `console`: host callbacks → events of the console, and its effects → host calls.
 
 use super::calls::{self, Buffer, Map, Metric, Ticker};
-use super::root::grpc_service;
+use super::stream::grpc_service;
 use crate::config;
 use crate::console::api::{MAX_BODY, Response};
 use crate::console::{Console, NextStep};

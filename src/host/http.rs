@@ -1,7 +1,9 @@
 //! Role `scheduler`, one request: host callbacks → events of the worker.
 
 use super::calls::{self, Map};
-use super::root::{Shared, apply, tell_log, unix_time};
+use super::clock::unix_time;
+use super::root::Shared;
+use super::verdict::{respond, write_filter_state};
 use crate::request::admission::Path;
 use crate::request::headers::Headers;
 use crate::upstream::failing::{self, Source};
@@ -66,9 +68,9 @@ impl Http {
             }
             let logged = worker.output().log.take();
             if let (Some(verdict), Some(logged)) = (&verdict, &logged) {
-                tell_log(worker.config(), verdict, logged);
+                write_filter_state(worker.config(), verdict, logged);
             }
-            verdict.is_some_and(|verdict| apply(worker.config(), id, &verdict))
+            verdict.is_some_and(|verdict| respond(worker.config(), id, &verdict))
         });
         event.unwrap_or(true)
     }

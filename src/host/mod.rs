@@ -4,9 +4,12 @@
 mod abi;
 mod bridge;
 mod calls;
+mod clock;
 mod console;
 mod http;
 mod logger;
 mod loop_end;
 mod metrics;
 mod root;
+mod stream;
+mod verdict;

@@ -1,22 +1,21 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
-use super::calls::{self, Buffer, Map, Ticker};
+use super::calls::{self, Buffer, Ticker};
+use super::clock::unix_time;
 use super::console;
 use super::logger;
 use super::loop_end::LoopEnd;
 use super::metrics::Metrics;
+use super::stream::grpc_service;
+use super::verdict::{respond, write_filter_state};
 use crate::config::{Config, Role, parse};
 use crate::pipe::down::PipeOrder;
-use crate::request::admission::Reason;
-use crate::request::headers::Headers;
-use crate::request::verdict::{Logged, Verdict};
-use crate::upstream::failing;
 use crate::worker::Worker;
 use crate::worker::notice::Notice;
 use std::cell::{Cell, RefCell, RefMut};
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 /// Counters reach Envoy at most this much later, in ms.
 const METRICS_MS: u64 = 250;
@@ -217,7 +216,7 @@ impl Shared {
         }
         let looks = std::mem::take(&mut output.looks);
         for notice in std::mem::take(&mut output.notices) {
-            say(&notice);
+            log_notice(&notice);
         }
         for (pool, look) in looks {
             if let Some(key) = look_key(worker.config(), pool) {
@@ -236,9 +235,9 @@ impl Shared {
             }
             // Ahead of the verdict: an answer of our own ends the stream.
             if let Some(logged) = &answer.log {
-                tell_log(worker.config(), &answer.verdict, logged);
+                write_filter_state(worker.config(), &answer.verdict, logged);
             }
-            if apply(worker.config(), answer.stream, &answer.verdict) {
+            if respond(worker.config(), answer.stream, &answer.verdict) {
                 let _ = calls::resume_request();
             }
         }
@@ -283,125 +282,7 @@ impl Shared {
     }
 }
 
-/// Carries out a verdict on the effective context. Answers whether the request goes on.
-pub fn apply(config: &Config, stream: u32, verdict: &Verdict) -> bool {
-    match verdict {
-        Verdict::Forward {
-            path,
-            reason,
-            pool,
-            holds,
-        } => {
-            calls::set_header(Map::Request, "x-slotgate-path", path.as_str().as_bytes());
-            let account = holds.and_then(|(lease, index)| {
-                Some((
-                    lease,
-                    config.pools.get(*pool)?.accounts.get(index as usize)?,
-                ))
-            });
-            if let Some((lease, account)) = account {
-                calls::set_header(Map::Request, "x-slotgate-account", account.id.as_bytes());
-                calls::set_header(Map::Request, "x-slotgate-lease", lease.as_bytes());
-                for (name, value) in &account.set_headers {
-                    calls::set_header(Map::Request, name, value.as_bytes());
-                }
-            }
-            log::debug!(
-                "stream {stream}: {} account={} reason={}",
-                path.as_str(),
-                account.map_or("-", |(_, account)| &account.id),
-                reason.map_or("-", |reason| reason.as_str())
-            );
-            true
-        }
-        Verdict::Saturated {
-            pool,
-            retry_after_ms,
-        } => {
-            let seconds = retry_after_ms.div_ceil(1000).max(1).to_string();
-            log::debug!("stream {stream}: saturated, retry after {seconds} s");
-            let text = "every account of the pool is in use";
-            reject(
-                config,
-                *pool,
-                (429, 8),
-                "slotgate_saturated",
-                text,
-                Some(&seconds),
-            );
-            false
-        }
-        Verdict::Unavailable { pool, reason } => {
-            log::debug!("stream {stream}: unavailable reason={}", reason.as_str());
-            reject(
-                config,
-                *pool,
-                (503, 14),
-                "slotgate_unavailable",
-                "no slot could be taken",
-                None,
-            );
-            false
-        }
-    }
-}
-
-/// Sets the filter state that access logs read, on the effective context.
-pub fn tell_log(config: &Config, verdict: &Verdict, logged: &Logged) {
-    let (path, reason, pool) = match *verdict {
-        Verdict::Forward {
-            path, reason, pool, ..
-        } => (path.as_str(), reason, pool),
-        Verdict::Saturated { pool, .. } => ("rejected", Some(Reason::Saturated), pool),
-        Verdict::Unavailable { pool, reason } => ("rejected", Some(reason), pool),
-    };
-    calls::set_property("slotgate.path", path.as_bytes());
-    if let Some(reason) = reason {
-        calls::set_property("slotgate.reason", reason.as_str().as_bytes());
-    }
-    let pool = config.pools.get(pool);
-    if let Some(pool) = pool {
-        calls::set_property("slotgate.pool", pool.name.as_bytes());
-    }
-    if let Some((lease, index)) = verdict.holds() {
-        let account = pool.and_then(|pool| pool.accounts.get(index as usize));
-        let account = account.map_or("", |account| &account.id);
-        calls::set_property("slotgate.account", account.as_bytes());
-        calls::set_property("slotgate.lease", lease.as_bytes());
-    }
-    if let Some(bucket) = logged.bucket {
-        calls::set_property("slotgate.bucket", bucket.to_string().as_bytes());
-    }
-    if let Some(text) = logged.acquire_ms() {
-        calls::set_property("slotgate.acquire_ms", text.as_bytes());
-    }
-}
-
-fn reject(
-    config: &Config,
-    pool: usize,
-    (status, grpc_status): (u32, i32),
-    kind: &str,
-    message: &str,
-    retry_after: Option<&str>,
-) {
-    let mut headers: Vec<(&[u8], &[u8])> = vec![];
-    let mut body = message.to_owned();
-    // Envoy makes a gRPC answer of it, and the body its message.
-    if !failing::is_grpc(&calls::header(Map::Request, "content-type")) {
-        let pool = config.pools.get(pool).map_or("", |pool| pool.name.as_str());
-        let error = serde_json::json!({"type": kind, "message": message, "pool": pool});
-        body = serde_json::json!({"error": error}).to_string();
-        headers.push((b"content-type", b"application/json"));
-    }
-    if let Some(seconds) = retry_after {
-        headers.push((b"retry-after", seconds.as_bytes()));
-    }
-    let headers = Headers::serialize(&headers);
-    calls::respond(status, &headers, body.as_bytes(), kind, grpc_status);
-}
-
-fn say(notice: &Notice) {
+fn log_notice(notice: &Notice) {
     if notice.is_warning() {
         log::warn!("{notice}");
     } else {
@@ -419,25 +300,9 @@ fn look_key(config: &Config, pool: usize) -> Option<String> {
     ))
 }
 
-/// A `GrpcService` message that names an Envoy cluster. The host first reads the name it is given as such a message, and
-/// some plain names (`email`) are one by accident, which ends Envoy. Names are at most 125 bytes of ASCII by configuration.
-pub fn grpc_service(cluster: &str) -> Vec<u8> {
-    let length = u8::try_from(cluster.len()).unwrap_or(0);
-    let mut message = vec![0x0a, length.saturating_add(2), 0x0a, length];
-    message.extend_from_slice(cluster.as_bytes());
-    message
-}
-
-/// The wall clock.
-pub fn unix_time() -> std::time::Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-}
-
 /// What a root context was told to be.
 #[derive(Clone)]
-pub enum Told {
+pub enum RootRole {
     /// Not configured.
     Nothing,
     /// Role `bridge`.
@@ -451,7 +316,7 @@ pub enum Told {
 /// The root context of one plugin configuration.
 pub struct Root {
     id: u32,
-    told: RefCell<Told>,
+    role: RefCell<RootRole>,
 }
 
 impl Root {
@@ -459,27 +324,27 @@ impl Root {
     pub fn new(id: u32) -> Self {
         Self {
             id,
-            told: RefCell::new(Told::Nothing),
+            role: RefCell::new(RootRole::Nothing),
         }
     }
 
     /// What it was told to be.
-    pub fn told(&self) -> Told {
-        let told = self.told.try_borrow();
-        told.map_or(Told::Nothing, |told| told.clone())
+    pub fn role(&self) -> RootRole {
+        let told = self.role.try_borrow();
+        told.map_or(RootRole::Nothing, |told| told.clone())
     }
 
     fn shared(&self) -> Option<Rc<Shared>> {
-        match self.told() {
-            Told::Scheduler(shared) => Some(shared),
-            Told::Nothing | Told::Bridge | Told::Console(_) => None,
+        match self.role() {
+            RootRole::Scheduler(shared) => Some(shared),
+            RootRole::Nothing | RootRole::Bridge | RootRole::Console(_) => None,
         }
     }
 
     fn console(&self) -> Option<Rc<console::Shared>> {
-        match self.told() {
-            Told::Console(shared) => Some(shared),
-            Told::Nothing | Told::Bridge | Told::Scheduler(_) => None,
+        match self.role() {
+            RootRole::Console(shared) => Some(shared),
+            RootRole::Nothing | RootRole::Bridge | RootRole::Scheduler(_) => None,
         }
     }
 
@@ -488,10 +353,12 @@ impl Root {
         logger::start();
         let json = calls::buffer(Buffer::Configuration, size);
         let told = match parse(&json, &|name| std::env::var(name).ok()) {
-            Ok(Role::Bridge) => Told::Bridge,
-            Ok(Role::Scheduler(config)) => Told::Scheduler(Rc::new(Shared::new(self.id, *config))),
+            Ok(Role::Bridge) => RootRole::Bridge,
+            Ok(Role::Scheduler(config)) => {
+                RootRole::Scheduler(Rc::new(Shared::new(self.id, *config)))
+            }
             Ok(Role::Console(config)) => {
-                Told::Console(Rc::new(console::Shared::new(self.id, *config)))
+                RootRole::Console(Rc::new(console::Shared::new(self.id, *config)))
             }
             Err(errors) => {
                 for error in errors.0.iter().take(MOST_ERRORS) {
@@ -504,7 +371,7 @@ impl Root {
                 return false;
             }
         };
-        let place = self.told.try_borrow_mut();
+        let place = self.role.try_borrow_mut();
         place.map(|mut place| *place = told).is_ok()
     }
 

@@ -4,7 +4,7 @@ use crate::config;
 use slotgate::request::gray::{Bucketer, Choice, session};
 use slotgate::request::headers::Headers;
 
-/// Computed by an independent implementation in Python, itself checked against SipHash's published vectors (see `src/gray.rs` for the rule).
+/// Computed by an independent implementation in Python, itself checked against SipHash's published vectors (see `src/request/gray.rs` for the rule).
 const GOLDEN: &[(&str, &str, u16)] = &[
     ("", "", 4932),
     ("", "a", 2022),
