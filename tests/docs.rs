@@ -548,9 +548,9 @@ fn settings(role: &str, path: &str, words: &Names, found: &mut BTreeMap<String, 
 
 fn words_of_the_parser() -> Names {
     let sources = texts(&["src"]);
-    let own = sources
-        .iter()
-        .filter(|(name, _)| name.starts_with("src/config") || name == Path::new("src/config/mod.rs"));
+    let own = sources.iter().filter(|(name, _)| {
+        name.starts_with("src/config") || name == Path::new("src/config/mod.rs")
+    });
     let words =
         own.flat_map(|(_, text)| text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
     words

@@ -551,7 +551,16 @@ impl Console {
         self.bodies.retain(|body| body.stream != stream);
         self.waiting.retain(|other| *other != stream);
         self.served.retain(|other| *other != stream);
-        self.held.retain(|(_, other, _)| *other != stream);
+        // What it would have cost is nobody's: who leaves must not make others wait.
+        let mut given_back_ms: u64 = 0;
+        self.held.retain(|(_, other, response)| {
+            let stays = *other != stream;
+            if !stays {
+                given_back_ms = given_back_ms.saturating_add(cost_ms(response));
+            }
+            stays
+        });
+        self.used_until_ms = self.used_until_ms.saturating_sub(given_back_ms);
         self.output.answers.retain(|(other, _)| *other != stream);
     }
 

@@ -66,6 +66,10 @@ const RECONCILE_STEP: (u64, u64) = (20, 500);
 const RECONCILE_SILENCE_MS: u64 = 90_000;
 /// A release waits this long for an acquire to go with, in ms.
 const LINGER_MS: u64 = 1;
+/// A pipe is given up when no reply came for this long after its oldest command was found late, in ms.
+const STUCK_MS: u64 = 50;
+/// A recount has mended a pool when an acquire was answered as it should be this long after it, in ms.
+const MENDED_MS: u64 = 1_000;
 /// Leases in one release command.
 const RELEASE_BATCH: usize = 100;
 /// Leases in one acquire command: Redis does nothing else meanwhile.
@@ -165,9 +169,25 @@ struct PoolState {
     suspect: bool,
     /// No sooner than then, in ms; and how long after that at least, should it not be right by then.
     mend_ms: (u64, u64),
+    /// When an acquire was last answered as it should be, in ms.
+    right_ms: u64,
     control: Control,
     /// Which account a request names, where a shadow is compared with that.
     names: Option<RoutedAccounts>,
+}
+
+impl PoolState {
+    /// Whether the last recount out of turn helped.
+    fn was_mended(&self) -> bool {
+        let (due_ms, wait_ms) = self.mend_ms;
+        let ended_ms = due_ms.saturating_sub(wait_ms);
+        self.right_ms >= ended_ms.saturating_add(MENDED_MS)
+    }
+
+    /// The next recount out of turn comes no sooner, in ms.
+    fn mend_due_ms(&self) -> u64 {
+        if self.was_mended() { 0 } else { self.mend_ms.0 }
+    }
 }
 
 /// The operator's overrides of a pool, as last seen; they stay in force while Redis is away.
@@ -221,8 +241,8 @@ pub struct Worker {
     breaker: Breaker,
     /// How often in a row the pipe was closed soon after it became ready.
     short_lived: u32,
-    /// At the last tick the oldest command had waited for too long.
-    stuck: bool,
+    /// When a tick first found that the oldest command had waited for too long, in ms; `None` after any reply.
+    stuck_ms: Option<u64>,
     /// Sent, in order; the time each was sent, in ms.
     pending: VecDeque<(u64, Command)>,
     /// Leases of the acquires among them, beyond one for each.
@@ -284,6 +304,7 @@ impl Worker {
                 garbage: Said::default(),
                 suspect: false,
                 mend_ms: (0, MEND_MS.0),
+                right_ms: 0,
                 control: Control::default(),
                 names: (config.gray.mode == GrayMode::Shadow
                     && config.traditional == Traditional::Passthrough)
@@ -310,7 +331,7 @@ impl Worker {
             refusal: None,
             breaker: Breaker::default(),
             short_lived: 0,
-            stuck: false,
+            stuck_ms: None,
             pending: VecDeque::new(),
             acquires_in_batches: 0,
             queue: Vec::new(),
@@ -416,6 +437,10 @@ impl Worker {
             .pending
             .front()
             .map(|(sent_ms, _)| sent_ms.saturating_add(self.config.redis.command_timeout_ms));
+        let head = match self.stuck_ms {
+            Some(since_ms) => Some(since_ms.saturating_add(STUCK_MS)),
+            None => head,
+        };
         let open = match self.state {
             PipeState::Waiting { until_ms } => Some(until_ms),
             PipeState::Closed | PipeState::Ordered | PipeState::Opening | PipeState::Ready => None,
@@ -1398,11 +1423,14 @@ impl Worker {
             && self.pending.front().is_some_and(|(sent_ms, _)| {
                 now_ms.saturating_sub(*sent_ms) >= self.config.redis.command_timeout_ms
             });
-        // After this worker stood still itself, replies may lie unread: they get in before a second tick.
-        if std::mem::replace(&mut self.stuck, stuck) && stuck {
-            self.stuck = false;
-            self.lose_pipe(now_ms, Down::Stuck);
-        }
+        // After this worker stood still itself, replies may lie unread: they take a few rounds of the event loop to get in.
+        self.stuck_ms = match self.stuck_ms {
+            Some(since_ms) if stuck && now_ms.saturating_sub(since_ms) >= STUCK_MS => {
+                self.lose_pipe(now_ms, Down::Stuck);
+                None
+            }
+            since_ms => stuck.then(|| since_ms.unwrap_or(now_ms)),
+        };
         match self.state {
             PipeState::Waiting { until_ms } if until_ms <= now_ms => {
                 self.state = PipeState::Ordered;
@@ -1519,6 +1547,7 @@ impl Worker {
     }
 
     fn on_reply(&mut self, now_ms: u64, reply: &[u8]) {
+        self.stuck_ms = None;
         let Some((sent_ms, command)) = self.pending.pop_front() else {
             return self.mismatch(now_ms);
         };
@@ -1778,6 +1807,9 @@ impl Worker {
                 AcquireKind::Take | AcquireKind::Record(_) => {
                     match answer {
                         Acquired::Granted { probes, .. } => {
+                            if let Some(state) = self.pools.get_mut(pool) {
+                                state.right_ms = now_ms;
+                            }
                             if let Some(request) = self.requests.get_mut(slot).filter(|_| wanted) {
                                 request.epoch = epoch;
                                 request.renewed_ms = sent_ms;
@@ -2192,11 +2224,11 @@ impl Worker {
         let suspects = self.pools.iter().enumerate();
         let first = suspects
             .filter(|(_, state)| state.suspect)
-            .min_by_key(|(_, state)| state.mend_ms.0);
+            .min_by_key(|(_, state)| state.mend_due_ms());
         if let Some((pool, state)) = first {
             // Not all workers at once.
             let soon_ms = now_ms.saturating_add(self.random.u64(..MEND_MS.0));
-            let soon_ms = soon_ms.max(state.mend_ms.0);
+            let soon_ms = soon_ms.max(state.mend_due_ms());
             if soon_ms < due_ms {
                 self.out_of_turn = Some((due_ms, turn));
                 self.reconcile = (soon_ms, pool, false);
@@ -2250,7 +2282,8 @@ impl Worker {
                 if let Some(state) = self.pools.get_mut(pool) {
                     let (before_ms, wait_ms) = state.mend_ms;
                     let long_ago = now_ms.saturating_sub(before_ms) > MEND_MS.1;
-                    let wait_ms = if long_ago { MEND_MS.0 } else { wait_ms };
+                    let anew = long_ago || state.was_mended();
+                    let wait_ms = if anew { MEND_MS.0 } else { wait_ms };
                     let twice_ms = wait_ms.saturating_mul(2).min(MEND_MS.1);
                     state.mend_ms = (now_ms.saturating_add(twice_ms), twice_ms);
                     state.suspect = false;

@@ -750,3 +750,40 @@ fn who_is_not_logged_in_sends_no_script() {
     assert_eq!(rig.count(Counter::PipeLost(Down::Auth)), 1);
     assert!(rig.commands().is_empty());
 }
+
+/// Someone writes a bad value again and again, each time after the pool was right: each time it is mended soon.
+#[test]
+fn what_was_mended_and_breaks_again_is_recounted_soon_each_time() {
+    let mut rig = two_pools();
+    for round in 0..10 {
+        rig.request(&[("x-warm", "1")]);
+        refuse(&mut rig, GARBAGE);
+        let (after_ms, _) = reconcile(&mut rig, 5_000).expect("a recount");
+        assert!(after_ms <= 500, "{round}: {after_ms}");
+        rig.reply("*2\r\n$4\r\ndone\r\n:0\r\n");
+        // The pool serves for two seconds.
+        for _ in 0..2 {
+            rig.wait(1_000);
+            for command in rig.commands() {
+                assert!(!command.is_acquire());
+                rig.reply(match command.is_reconcile() {
+                    true => "*2\r\n$4\r\ndone\r\n:0\r\n",
+                    false => ":1\r\n",
+                });
+            }
+        }
+        let (id, _) = rig.request(&[("x-warm", "1")]);
+        for command in rig.commands() {
+            rig.reply(match command.is_acquire() {
+                true => "*2\r\n$1\r\n9\r\n$1\r\na\r\n",
+                false => ":1\r\n",
+            });
+        }
+        rig.answers();
+        rig.worker.on_end(rig.now_ms, id);
+        for _ in rig.commands_soon() {
+            rig.reply(":1\r\n");
+        }
+        rig.notices();
+    }
+}

@@ -332,3 +332,21 @@ fn large_answers_leave_one_by_one() {
     assert_eq!(answers(&mut console).len(), 2);
     assert_eq!(answers(&mut console).len(), 2);
 }
+
+/// Who asks and leaves before the answer is given takes nobody's time.
+#[test]
+fn who_leaves_before_the_answer_makes_nobody_wait() {
+    let mut console = ready();
+    for round in 0..50 {
+        let streams = 1_000 * round..1_000 * round + 100;
+        for stream in streams.clone() {
+            page_part(&mut console, 1_000, stream);
+        }
+        streams.for_each(|stream| console.on_end(stream));
+    }
+    all(&mut console);
+    if page_part(&mut console, 1_000, 1) == NextStep::Wait {
+        let wake_ms = console.next_wake_ms().expect("it is due");
+        assert!(wake_ms <= 1_500, "{wake_ms}");
+    }
+}
