@@ -101,8 +101,10 @@ impl Shared {
 
     /// Nothing is under way in Envoy: does what waited for that.
     fn flush(&self) {
-        let now_ms = self.now_us() / 1000;
+        let now_us = self.now_us();
+        let now_ms = now_us / 1000;
         if let Some(mut worker) = self.worker() {
+            worker.set_clock_us(now_us);
             worker.flush(now_ms);
         }
         self.reset();
@@ -268,9 +270,10 @@ impl Shared {
             {
                 metrics.send(&mut worker);
             }
-            let now_ms = self.now_us() / 1000;
+            let now_us = self.now_us();
             if let Some(mut worker) = self.worker() {
-                worker.on_tick(now_ms);
+                worker.set_clock_us(now_us);
+                worker.on_tick(now_us / 1000);
             }
             // One of both hands verdicts out: they are settled on one stack.
             if self.loop_end.is_requested() {
