@@ -303,6 +303,12 @@ pub const FAULTS: &[Fault] = &[
             sleep(LASTS);
         },
     ),
+    fault("5,000 accounts more, in parts", &[], large),
+    fault("ten thousand new sessions at once", &[], |world| {
+        storm_of(world, |number| {
+            Request::get("/storm").header("x-session-id", format!("session-{number}"))
+        });
+    }),
     fault("ten thousand requests at once", &[], storm),
     fault(
         "the same while Redis stands still",
@@ -406,9 +412,30 @@ fn crowd(world: &mut World) {
     connections.into_iter().for_each(RawConnection::reset);
 }
 
+/// An Envoy gets 5,000 accounts more for a while, which go to Redis in parts.
+fn large(world: &mut World) {
+    let few = world.config(3, 100, ACCOUNTS);
+    let many = |revision: u32| {
+        world.config(revision, 100, ACCOUNTS).plugin(|plugin| {
+            let accounts = plugin["pools"][0]["accounts"].as_array_mut();
+            let more = (0..5_000).map(|n| serde_json::json!({"id": format!("more-{n}"), "max_concurrency": 1, "enabled": false}));
+            accounts.expect("accounts").extend(more);
+        })
+    };
+    for config in [many(2), few] {
+        let pushed = world.envoy(VICTIM).reconfigure(config);
+        pushed.unwrap_or_else(|log| panic!("refused: {log}"));
+        sleep(LASTS);
+    }
+}
+
 /// Everyone is answered, over a few connections to each Envoy: by a 429, or by Envoy itself, for so many connections at
 /// once would be too many for the upstream.
 fn storm(world: &mut World) {
+    storm_of(world, |_| Request::get("/storm"));
+}
+
+fn storm_of(world: &World, make: fn(usize) -> Request) {
     let each = CROWD / ENVOYS;
     let storms: Vec<_> = world
         .addrs()
@@ -416,7 +443,7 @@ fn storm(world: &mut World) {
         .map(|addr| {
             std::thread::spawn(move || {
                 let protocol = Protocol::Http2 { streams: 1_000 };
-                Client::new(addr).burst(protocol, each, |_| Request::get("/storm"))
+                Client::new(addr).burst(protocol, each, make)
             })
         })
         .collect();
