@@ -70,17 +70,10 @@ impl World {
                 plugin["pools"][0]["revision"] = json!(revision);
                 plugin["pools"][0]["accounts"] = accounts.clone();
             })
-            // Envoy's own limits would refuse a crowd: 1,024 requests for each cluster.
-            .edit(|document| {
-                let most = 1_000_000;
-                let threshold = json!({"max_connections": most, "max_pending_requests": most, "max_requests": most});
-                let clusters = document["static_resources"]["clusters"].as_array_mut();
-                for cluster in clusters.expect("clusters") {
-                    cluster["circuit_breakers"] = json!({"thresholds": [threshold]});
-                }
-            })
+            .without_circuit_breakers()
             .manager(|manager| {
-                let storm = json!({"match": {"prefix": "/storm"}, "direct_response": {"status": 204}});
+                let storm =
+                    json!({"match": {"prefix": "/storm"}, "direct_response": {"status": 204}});
                 let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut();
                 routes.expect("routes").insert(0, storm);
             })

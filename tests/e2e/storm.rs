@@ -38,19 +38,6 @@ const FULL: Storm = Storm {
     frozen: false,
 };
 
-/// Envoy's own bounds on requests under way are not what is tested.
-fn unbounded(config: EnvoyConfig) -> EnvoyConfig {
-    config.edit(|document| {
-        let most = 1_000_000;
-        let threshold =
-            json!({"max_connections": most, "max_pending_requests": most, "max_requests": most});
-        let clusters = document["static_resources"]["clusters"].as_array_mut();
-        for cluster in clusters.expect("clusters") {
-            cluster["circuit_breakers"] = json!({"thresholds": [threshold]});
-        }
-    })
-}
-
 impl Storm {
     /// How many of each status there were. The holders have kept their slots meanwhile, for longer than a lease lives.
     #[track_caller]
@@ -64,7 +51,7 @@ impl Storm {
             })
             .workers(self.workers)
             .log_levels("warning", "wasm:info");
-        let world = World::start(change(unbounded(base)));
+        let world = World::start(change(base.without_circuit_breakers()));
         let held: Vec<_> = (0..HOLDERS)
             .map(|_| world.client().start("/hang", &[]))
             .collect();
@@ -293,7 +280,7 @@ fn bodies_of_others_arrive_meanwhile() {
     let config = config(&[("a", 1)]).plugin(|plugin| {
         plugin["pools"][0]["match"] = json!([{"header": "x-model", "exact": "m"}]);
     });
-    let world = World::start(unbounded(config));
+    let world = World::start(config.without_circuit_breakers());
     let held = world.client().start("/hang", &[("x-model", "m")]);
     eventually(PATIENCE, || world.ledger.live() == 1);
     let protocol = Protocol::Http2 { streams: 250 };
@@ -323,7 +310,9 @@ fn bodies_of_others_arrive_meanwhile() {
 #[test]
 fn settled_together_after_another_configuration_came() {
     const REQUESTS: usize = 2_000;
-    let base = || answered_by_envoy(unbounded(config(&[("a", ROOM)]))).listeners_from_file();
+    let base = || {
+        answered_by_envoy(config(&[("a", ROOM)]).without_circuit_breakers()).listeners_from_file()
+    };
     let world = World::start(base());
     world.assert_serves();
     world.redis.sigstop();

@@ -180,6 +180,17 @@ impl EnvoyConfig {
         self
     }
 
+    /// Envoy's own limits would refuse a crowd: 1,024 requests for each cluster.
+    pub fn without_circuit_breakers(mut self) -> EnvoyConfig {
+        let most = 1_000_000;
+        let threshold =
+            json!({"max_connections": most, "max_pending_requests": most, "max_requests": most});
+        for cluster in self.clusters() {
+            cluster["circuit_breakers"] = json!({"thresholds": [threshold]});
+        }
+        self
+    }
+
     /// Lets websockets through.
     pub fn websockets(self) -> EnvoyConfig {
         self.manager(|manager| manager["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]))
