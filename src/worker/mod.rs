@@ -272,6 +272,8 @@ pub struct Worker {
     ready_ms: u64,
     /// When the next reconcile step is due, in ms; the pool it is for; whether one is on its way.
     reconcile: (u64, usize, bool),
+    /// The pass that is under way was begun for what cannot be there; `None`: none is under way.
+    mends: Option<bool>,
     /// The pass is out of turn; then whose turn it is afterwards, and when.
     out_of_turn: Option<(u64, usize)>,
     /// When the operator's overrides are looked at next, in ms, `u64::MAX` before the first request; how many looks are
@@ -349,6 +351,7 @@ impl Worker {
             sweep_slots: 0,
             ready_ms: 0,
             reconcile: (0, 0, false),
+            mends: None,
             out_of_turn: None,
             look: (u64::MAX, 0),
             decisions: DecisionLog::default(),
@@ -1730,6 +1733,11 @@ impl Worker {
         self.sweep_step = 0;
         // Not all at once: the workers of a fleet become ready together when Redis comes back.
         let first_ms = now_ms.saturating_add(self.random.u64(..RECONCILE_MS));
+        if self.mends.take() == Some(true)
+            && let Some(state) = self.pools.get_mut(self.reconcile.1)
+        {
+            state.suspect = true;
+        }
         self.reconcile = (first_ms, 0, false);
         self.out_of_turn = None;
         self.mend_next(now_ms);
@@ -2180,6 +2188,10 @@ impl Worker {
         let (due_ms, pool, under_way) = self.reconcile;
         if !under_way && due_ms <= now_ms {
             self.reconcile.2 = true;
+            if let (None, Some(state)) = (self.mends, self.pools.get_mut(pool)) {
+                // What is seen from now on may lie where the pass has been already, and needs another one.
+                self.mends = Some(std::mem::take(&mut state.suspect));
+            }
             self.write(now_ms, Command::Reconcile { pool, tries: 0 }, false);
         }
     }
@@ -2253,12 +2265,6 @@ impl Worker {
                 self.count_in(pool, Counter::Garbage);
                 self.say_garbage(now_ms, pool, step.found);
             }
-            if step.state != Reconciled::Elsewhere
-                && let Some(suspect) = self.pools.get_mut(pool)
-            {
-                // It will be seen again if it is not mended.
-                suspect.suspect = false;
-            }
         }
         if let Ok(Reconciled::Done(entries)) = state {
             if entries > 0 {
@@ -2274,6 +2280,14 @@ impl Worker {
             self.reconcile = (due_ms, pool, false);
             return;
         }
+        let mends = self.mends.take() == Some(true);
+        if mends
+            && self.out_of_turn.is_none()
+            && state == Ok(Reconciled::Elsewhere)
+            && let Some(state) = self.pools.get_mut(pool)
+        {
+            state.suspect = true;
+        }
         self.learn_in_force(now_ms, pool, step.ok().and_then(|step| step.in_force));
         let pools = self.pools.len().max(1) as u64;
         let every_ms = RECONCILE_MS.checked_div(pools).unwrap_or(RECONCILE_MS);
@@ -2286,7 +2300,6 @@ impl Worker {
                     let wait_ms = if anew { MEND_MS.0 } else { wait_ms };
                     let twice_ms = wait_ms.saturating_mul(2).min(MEND_MS.1);
                     state.mend_ms = (now_ms.saturating_add(twice_ms), twice_ms);
-                    state.suspect = false;
                 }
                 (due_ms.max(now_ms), turn, false)
             }

@@ -787,3 +787,43 @@ fn what_was_mended_and_breaks_again_is_recounted_soon_each_time() {
         rig.notices();
     }
 }
+
+/// A pass looks at each entry once: what is seen while it is under way may lie where it has been already.
+#[test]
+fn what_is_seen_during_a_pass_gets_another_pass() {
+    let mut rig = two_pools();
+    rig.request(&[("x-warm", "1")]);
+    refuse(&mut rig, GARBAGE);
+    reconcile(&mut rig, 1_000).expect("soon");
+    rig.reply(STEP);
+    rig.request(&[("x-warm", "1")]);
+    refuse(&mut rig, GARBAGE);
+    reconcile(&mut rig, 1_000).expect("the next step");
+    rig.reply(&done("", "1", "5"));
+    rig.commands();
+    let (after_ms, step) = reconcile(&mut rig, 2_000).expect("another pass");
+    assert_eq!(
+        (pool_of(&step), step.arguments()[5].as_str()),
+        ("p", "soon"),
+        "{after_ms}"
+    );
+}
+
+/// So it is when the pipe is lost during the pass.
+#[test]
+fn a_pass_that_a_lost_pipe_ended_begins_anew() {
+    let mut rig = two_pools();
+    rig.request(&[("x-warm", "1")]);
+    refuse(&mut rig, GARBAGE);
+    reconcile(&mut rig, 1_000).expect("soon");
+    rig.worker.on_pipe_closed(rig.now_ms);
+    rig.wait(1_000);
+    rig.open();
+    rig.reply(&CURRENT.repeat(2));
+    rig.commands();
+    let (_, step) = reconcile(&mut rig, 2_000).expect("another pass");
+    assert_eq!(
+        (pool_of(&step), step.arguments()[5].as_str()),
+        ("p", "soon")
+    );
+}
