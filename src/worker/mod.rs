@@ -2281,8 +2281,8 @@ impl Worker {
             return;
         }
         let mends = self.mends.take() == Some(true);
+        // Another worker's pass may be past it, or that worker may be gone.
         if mends
-            && self.out_of_turn.is_none()
             && state == Ok(Reconciled::Elsewhere)
             && let Some(state) = self.pools.get_mut(pool)
         {

@@ -827,3 +827,25 @@ fn a_pass_that_a_lost_pipe_ended_begins_anew() {
         ("p", "soon")
     );
 }
+
+/// The pass of another worker may be past it, and that worker may have died in it.
+#[test]
+fn what_another_workers_pass_may_miss_is_asked_for_again() {
+    let mut rig = two_pools();
+    rig.request(&[("x-warm", "1")]);
+    refuse(&mut rig, GARBAGE);
+    let mut waits_ms = Vec::new();
+    for _ in 0..5 {
+        let (after_ms, step) = reconcile(&mut rig, 10_000).expect("again");
+        assert_eq!(
+            (pool_of(&step), step.arguments()[5].as_str()),
+            ("p", "soon")
+        );
+        waits_ms.push(after_ms);
+        rig.reply("*2\r\n$9\r\nelsewhere\r\n:0\r\n");
+    }
+    assert!(
+        waits_ms.iter().sum::<u64>() < 5_000 && waits_ms[4] >= 1_000,
+        "less and less often: {waits_ms:?}"
+    );
+}
