@@ -46,7 +46,7 @@ impl Shared {
         let mut worker = Worker::new(config, seed);
         for pool in 0..worker.config().pools.len() {
             let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
-            worker.recall_look(pool, &look.unwrap_or_default());
+            worker.restore_overrides(pool, &look.unwrap_or_default());
         }
         Self {
             root_id,
@@ -147,7 +147,7 @@ impl Shared {
         let Some(mut worker) = self.worker() else {
             return;
         };
-        let order = &mut worker.output().pipe;
+        let order = &mut worker.wire().order;
         if *order == Some(PipeOrder::Reset) {
             *order = None;
             if let Some(token) = self.token.take() {
@@ -161,8 +161,8 @@ impl Shared {
         let Some(mut worker) = self.worker() else {
             return;
         };
-        let order = worker.output().pipe.take();
-        let mut bytes = std::mem::take(&mut worker.output().bytes);
+        let order = worker.wire().order.take();
+        let mut bytes = std::mem::take(&mut worker.wire().bytes);
         drop(worker);
         if order == Some(PipeOrder::Open) {
             self.open(now_ms);
@@ -180,7 +180,7 @@ impl Shared {
         };
         if sent {
             // The buffer is used again.
-            worker.output().bytes = bytes;
+            worker.wire().bytes = bytes;
         } else {
             worker.on_pipe_closed(now_ms);
         }
@@ -202,7 +202,7 @@ impl Shared {
                 worker.on_pipe_unopened(now_ms);
             }
         }
-        let bytes = std::mem::take(&mut worker.output().bytes);
+        let bytes = std::mem::take(&mut worker.wire().bytes);
         drop(worker);
         if let (Some(token), false) = (self.token.get(), bytes.is_empty()) {
             // A stream that can't be written to is closed too, and says so in a callback of its own.
@@ -213,10 +213,10 @@ impl Shared {
     /// Hands notices to the log, and looks to the next configuration.
     fn publish(&self, worker: &mut Worker) {
         let output = worker.output();
-        if output.notices.is_empty() && output.looks.is_empty() {
+        if output.notices.is_empty() && output.overrides.is_empty() {
             return;
         }
-        let looks = std::mem::take(&mut output.looks);
+        let looks = std::mem::take(&mut output.overrides);
         for notice in std::mem::take(&mut output.notices) {
             log_notice(&notice);
         }

@@ -62,7 +62,7 @@ pub fn bases(accounts: &[Account], score: Score, mode: PriorityMode) -> Vec<u64>
 /// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.
 #[derive(Debug)]
 pub struct RoutedAccounts {
-    /// RoutedAccounts of the headers that an account sets, each set of them once.
+    /// Names of the headers that an account sets, each set of them once.
     groups: Vec<Vec<String>>,
     /// Hash of a group and its values → account by index, the first of those that set the same.
     by_values: Index,
@@ -77,7 +77,7 @@ impl RoutedAccounts {
         let mut groups: Vec<Vec<String>> = Vec::new();
         for account in &pool.accounts {
             let headers = &account.set_headers;
-            if !headers.is_empty() && !groups.iter().any(|group| are(group, headers)) {
+            if !headers.is_empty() && !groups.iter().any(|group| sets(group, headers)) {
                 groups.push(headers.iter().map(|(name, _)| name.clone()).collect());
             }
         }
@@ -96,7 +96,7 @@ impl RoutedAccounts {
 
     /// The account that the request names; of several the one that sets the most headers.
     #[must_use]
-    pub fn named(&self, headers: Headers) -> Option<u32> {
+    pub fn routed_to(&self, headers: Headers) -> Option<u32> {
         let mut best = None;
         let mut most = 0;
         for (index, group) in self.groups.iter().enumerate() {
@@ -117,7 +117,7 @@ impl RoutedAccounts {
 
     /// Whether an account sets the very headers of the one that was named.
     #[must_use]
-    pub fn is(&self, account: u32, named: u32) -> bool {
+    pub fn same_headers(&self, account: u32, named: u32) -> bool {
         self.same.get(account as usize) == Some(&named)
     }
 }
@@ -190,7 +190,7 @@ impl Index {
 #[inline(never)]
 fn set_by(groups: &[Vec<String>], account: &Account) -> Option<Box<[u8]>> {
     let headers = &account.set_headers;
-    let mut key = Key::of(groups.iter().position(|group| are(group, headers))?);
+    let mut key = Key::of(groups.iter().position(|group| sets(group, headers))?);
     for (_, value) in headers {
         key.push(value.as_bytes());
     }
@@ -198,7 +198,7 @@ fn set_by(groups: &[Vec<String>], account: &Account) -> Option<Box<[u8]>> {
 }
 
 /// Whether these are the names of the headers.
-fn are(names: &[String], headers: &[(String, String)]) -> bool {
+fn sets(names: &[String], headers: &[(String, String)]) -> bool {
     names.len() == headers.len()
         && names
             .iter()

@@ -162,6 +162,25 @@ pub enum Event {
     Ended,
 }
 
+impl Event {
+    /// The account that was chosen here, by its index.
+    #[must_use]
+    pub fn account_chosen_locally(self) -> Option<u32> {
+        match self {
+            Self::ChosenLocally { account, .. } => Some(account),
+            Self::Out(_)
+            | Self::In(_)
+            | Self::Unavailable(_)
+            | Self::Granted { .. }
+            | Self::Saturated { .. }
+            | Self::Failed { .. }
+            | Self::FullLocally
+            | Self::Pushback { .. }
+            | Self::Ended => None,
+        }
+    }
+}
+
 /// What must be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {

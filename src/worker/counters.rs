@@ -117,6 +117,9 @@ pub const IN_WORKER: usize = REDIS_ERROR + Fault::ALL.len();
 /// or account can be called so.
 pub const OTHER: &str = "(other)";
 
+/// The place of requests that fit no pool.
+pub const NO_POOL: usize = usize::MAX;
+
 /// The counters of one worker, since it began.
 #[derive(Debug, Clone)]
 pub struct Counters {
@@ -141,7 +144,7 @@ impl Counters {
 
     /// One more, of the worker.
     pub fn add(&mut self, counter: Counter) {
-        self.add_in(usize::MAX, counter, 1);
+        self.add_in(NO_POOL, counter, 1);
     }
 
     /// So many more, of a pool.

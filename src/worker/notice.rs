@@ -6,9 +6,9 @@ use crate::pipe::greeting::Refusal;
 use crate::request::admission::Reason;
 use std::fmt;
 
-/// Reasons that are remembered as said. Others are not said meanwhile.
+/// How many reasons are remembered as said. Others are not said meanwhile.
 const MOST_SAID: usize = 8;
-/// RoutedAccounts of accounts in one notice.
+/// How many accounts are named in one notice.
 const NAMED: usize = 10;
 
 /// What an operator should read, once for each change.
@@ -276,7 +276,7 @@ fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
 
 /// What was said, so that it is not said again while it goes on; and when each was seen last, in ms.
 #[derive(Debug)]
-pub(super) struct Said<T>(pub(super) Vec<(u64, T)>);
+pub(super) struct Said<T>(Vec<(u64, T)>);
 
 impl<T> Default for Said<T> {
     fn default() -> Self {
@@ -285,6 +285,11 @@ impl<T> Default for Said<T> {
 }
 
 impl<T: Clone + PartialEq> Said<T> {
+    /// Whether nothing was said.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether this has not been said, or was not seen for so long, in ms.
     pub(super) fn is_news(&mut self, now_ms: u64, forget_ms: u64, what: &T) -> bool {
         self.0

@@ -1,18 +1,13 @@
 //! What a worker wants done, and what it shows.
 
 use super::notice::Notice;
-use crate::pipe::down::PipeOrder;
 use crate::request::verdict::{Logged, Verdict};
 
 /// What a worker wants done. The host takes it after every event.
 #[derive(Debug, Default)]
 pub struct Output {
-    /// Bytes for the pipe.
-    pub bytes: Vec<u8>,
-    /// What to do with the pipe itself, before `bytes` are sent.
-    pub pipe: Option<PipeOrder>,
-    /// Looks that changed something, by pool: for [`Worker::recall_look`] of the next configuration.
-    pub looks: Vec<(usize, Vec<u8>)>,
+    /// Polls that changed something, by pool: for [`super::Worker::restore_overrides`] of the next configuration.
+    pub overrides: Vec<(usize, Vec<u8>)>,
     /// What an operator should read.
     pub notices: Vec<Notice>,
     /// How long requests waited for their acquire's outcome: pool and µs.

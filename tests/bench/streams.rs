@@ -93,7 +93,7 @@ fn weight_in_the_core() -> usize {
         worker.flush(0);
         worker.on_pipe_bytes(0, b"*2\r\n$1\r\n9\r\n$1\r\na\r\n");
         while worker.next_answer().is_some() {}
-        worker.output().bytes.clear();
+        worker.wire().bytes.clear();
     }
     (ALLOCATED.load(Ordering::Relaxed) - before) / streams
 }

@@ -339,10 +339,9 @@ pub fn worker(data: &[u8]) {
             }
         }
         let mut settle = |worker: &mut Worker, requests: &mut BTreeMap<u32, (usize, u64, bool)>| {
-            let output = worker.output();
-            ordered |= output.pipe.take() == Some(PipeOrder::Open);
-            output.bytes.clear();
-            output.notices.clear();
+            ordered |= worker.wire().order.take() == Some(PipeOrder::Open);
+            worker.wire().bytes.clear();
+            worker.output().notices.clear();
             while let Some(answer) = worker.next_answer() {
                 if let Some((_, _, answered)) = requests.get_mut(&answer.stream) {
                     assert!(!std::mem::replace(answered, true), "a second verdict");
@@ -365,5 +364,5 @@ pub fn worker(data: &[u8]) {
     for (stream, (slot, ..)) in requests {
         worker.on_end(now_ms, (slot, stream));
     }
-    assert!(worker.output().bytes.len() < 1 << 16);
+    assert!(worker.wire().bytes.len() < 1 << 16);
 }

@@ -90,7 +90,7 @@ fn main() {
             worker.on_end(1, (*slot, *stream));
             std::hint::black_box(worker.next_wake_ms());
         }
-        worker.output().bytes.clear();
+        worker.wire().bytes.clear();
     }
     assert_eq!(worker.counters().total() >= u64::from(requests), true);
 }

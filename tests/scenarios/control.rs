@@ -61,7 +61,7 @@ fn settle(rig: &mut Rig, answer: &str) -> usize {
 /// The next look, when it is due, answered so. How long that took.
 fn look(rig: &mut Rig, answer: &str) -> u64 {
     let start_ms = rig.now_ms;
-    rig.until(|worker| !worker.output().bytes.is_empty());
+    rig.until(|worker| !worker.wire().bytes.is_empty());
     let took_ms = rig.now_ms - start_ms;
     assert_eq!(settle(rig, answer), 1);
     took_ms
@@ -192,7 +192,7 @@ fn replies_that_are_none_reset_the_pipe() {
     ] {
         let rig = &mut looking(|_| {}, wrong);
         assert_eq!(rig.count(Counter::PipeLost(Down::Mismatch)), 1, "{wrong:?}");
-        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+        rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
         rig.reopen();
         let sent = rig.commands();
         assert!(sent.iter().any(Sent::is_look), "{sent:?}");
@@ -203,12 +203,12 @@ fn replies_that_are_none_reset_the_pipe() {
 fn while_redis_is_away_the_last_override_holds_and_a_new_pipe_looks_at_once() {
     let mut rig = looking(|_| {}, &seen("10000", "a", "a 1 2 b 3 4"));
     rig.notices();
-    rig.until(|worker| !worker.output().bytes.is_empty());
+    rig.until(|worker| !worker.wire().bytes.is_empty());
     rig.commands();
     // Even with a look under way.
     rig.worker.on_pipe_closed(rig.now_ms);
     assert_eq!(rig.worker.basis_points(0), 10_000);
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
     rig.open();
     rig.commands();
     rig.reply(CURRENT);
@@ -300,7 +300,7 @@ fn many_pools_are_looked_at_a_few_at_a_time() {
                     false => "*2\r\n$9\r\nelsewhere\r\n:0\r\n".to_owned(),
                 });
             }
-            rig.until(|worker| !worker.output().bytes.is_empty());
+            rig.until(|worker| !worker.wire().bytes.is_empty());
         }
         assert_eq!(looked, POOLS, "each once");
     }
@@ -309,24 +309,27 @@ fn many_pools_are_looked_at_a_few_at_a_time() {
 #[test]
 fn a_new_configuration_begins_with_the_last_look() {
     let mut rig = looking(|_| {}, &seen("", "", ""));
-    assert!(rig.worker.output().looks.is_empty(), "nothing was changed");
+    assert!(
+        rig.worker.output().overrides.is_empty(),
+        "nothing was changed"
+    );
     look(&mut rig, &seen("10000", "a", ""));
-    let looks = std::mem::take(&mut rig.worker.output().looks);
+    let looks = std::mem::take(&mut rig.worker.output().overrides);
     assert_eq!(looks.len(), 1);
     look(&mut rig, &seen("10000", "a", ""));
-    assert!(rig.worker.output().looks.is_empty(), "as before");
+    assert!(rig.worker.output().overrides.is_empty(), "as before");
 
     let mut next = Rig::new(|json| {
         json["control"]["poll_ms"] = POLL_MS.into();
         json["gray"]["percent"] = 0.into();
     });
     for (pool, look) in &looks {
-        next.worker.recall_look(*pool, look);
+        next.worker.restore_overrides(*pool, look);
     }
     for nothing in [&b""[..], b"+OK\r\n", b"*4\r\n$1\r\n"] {
-        next.worker.recall_look(0, nothing);
+        next.worker.restore_overrides(0, nothing);
     }
-    next.worker.recall_look(7, &looks[0].1);
+    next.worker.restore_overrides(7, &looks[0].1);
     assert_eq!(next.worker.basis_points(0), 10_000);
     assert!(next.notices().is_empty(), "it was said before");
     assert_eq!(next.request(&[]).1, None, "in, and waits for the pipe");
@@ -342,14 +345,14 @@ fn a_new_configuration_begins_with_the_last_look() {
 #[test]
 fn a_look_on_its_way_keeps_nobody_here() {
     let mut rig = looking(|_| {}, &seen("", "", ""));
-    rig.until(|worker| !worker.output().bytes.is_empty());
+    rig.until(|worker| !worker.wire().bytes.is_empty());
     assert!(rig.worker.is_idle());
 }
 
 #[test]
 fn without_the_right_to_look_all_else_goes_on() {
     let mut rig = looking(|_| {}, "-NOPERM this user has no permissions\r\n");
-    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.worker.wire().order, None);
     assert_eq!(
         rig.notices()
             .iter()
@@ -358,7 +361,7 @@ fn without_the_right_to_look_all_else_goes_on() {
         ["pool p: ignored in the key control: everything, it is no hash or may not be read"]
     );
     look(&mut rig, "-NOPERM this user has no permissions\r\n");
-    assert!(rig.notices().is_empty() && rig.worker.output().pipe.is_none());
+    assert!(rig.notices().is_empty() && rig.worker.wire().order.is_none());
 }
 
 #[test]
@@ -401,7 +404,7 @@ fn a_local_choice_leaves_drained_accounts_out() {
     );
     rig.worker.on_pipe_closed(rig.now_ms);
     assert_eq!(account(&mut rig), None, "holds while Redis is away");
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
     rig.open();
     rig.reply(CURRENT);
     rig.reply(&seen("", "", ""));
@@ -452,7 +455,7 @@ fn the_use_of_accounts_is_shown_as_last_seen() {
 fn answered(rig: &mut Rig, question: &str) -> Option<serde_json::Value> {
     let mut looked = false;
     while !looked {
-        rig.until(|worker| !worker.output().bytes.is_empty());
+        rig.until(|worker| !worker.wire().bytes.is_empty());
         for command in rig.commands() {
             looked |= command.is_look();
             rig.reply(&match command.is_look() {

@@ -108,7 +108,7 @@ fn garbage_is_named_once_counted_and_recounted_soon_and_the_pipe_stays() {
                 }
             )]
         ));
-        assert_eq!(rig.worker.output().pipe, None);
+        assert_eq!(rig.worker.wire().order, None);
         rig.commands();
         let (after_ms, step) = reconcile(&mut rig, 1_000).expect("soon");
         assert_eq!(
@@ -169,7 +169,7 @@ fn what_is_not_mended_is_recounted_less_and_less_often() {
         }
         rig.answers();
         let said = said(&mut rig);
-        assert_eq!(rig.worker.output().pipe, None, "{times:?} {said:?}");
+        assert_eq!(rig.worker.wire().order, None, "{times:?} {said:?}");
     }
     let gaps: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!((6..=14).contains(&times.len()), "no storm: {gaps:?}");
@@ -278,7 +278,7 @@ fn values_that_are_none_are_no_mismatch() {
         let mut rig = two_pools();
         rig.request(&[("x-warm", "1")]);
         refuse(&mut rig, reply);
-        assert_eq!(rig.worker.output().pipe, None, "{reply:?}");
+        assert_eq!(rig.worker.wire().order, None, "{reply:?}");
         assert_eq!(
             rig.count(Counter::RedisError(Fault::Garbage)),
             2,
@@ -295,11 +295,7 @@ fn values_that_are_none_are_no_mismatch() {
         let mut rig = two_pools();
         rig.request(&[("x-warm", "1")]);
         rig.reply(reply);
-        assert_eq!(
-            rig.worker.output().pipe,
-            Some(PipeOrder::Reset),
-            "{reply:?}"
-        );
+        assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset), "{reply:?}");
     }
 }
 
@@ -360,7 +356,7 @@ fn a_renewal_and_a_sync_name_a_number_that_is_none() {
         rig.wait(10);
     }
     rig.reply("*2\r\n$3\r\n1e3\r\n$1\r\nr\r\n");
-    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.worker.wire().order, None);
     assert_eq!(rig.count(Counter::Garbage), 1);
     let mut rig = Rig::new(|_| {});
     let (id, _) = rig.request(&[]);
@@ -526,7 +522,7 @@ fn a_sync_in_parts_that_someone_else_does_or_changes() {
         }
     }
     assert_eq!(parts, ["first", "more", "first", "more", "first", "more"]);
-    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.worker.wire().order, None);
     // Lost half way: the next connection asks anew.
     rig.worker.on_pipe_closed(rig.now_ms);
     rig.open();
@@ -711,7 +707,7 @@ fn times_said(errors: &[&str], apart_ms: u64) -> usize {
             }
         }
         rig.answers();
-        assert_eq!(rig.worker.output().pipe, None);
+        assert_eq!(rig.worker.wire().order, None);
         let said = said(&mut rig);
         times += said
             .iter()
@@ -740,10 +736,10 @@ fn garbage_is_said_again_when_it_comes_back_and_not_while_it_goes_on() {
 fn who_is_not_logged_in_sends_no_script() {
     let mut rig = Rig::new(|_| {});
     rig.request(&[]);
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_open(rig.now_ms);
-    let sent = rig.worker.output().bytes.len();
+    let sent = rig.worker.wire().bytes.len();
     assert!(sent < 1_000, "{sent}");
     rig.commands();
     rig.reply("-NOAUTH Authentication required.\r\n");

@@ -30,8 +30,8 @@ fn opened(password: bool) -> Rig {
 }
 
 fn open_again(rig: &mut Rig) {
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_open(rig.now_ms);
     rig.commands();
 }
@@ -180,7 +180,7 @@ fn the_servers_words_are_kept() {
             [(down, format!("pipe to Redis is down: {text}"))]
         );
         assert_eq!(rig.count(Counter::PipeLost(down)), 1, "{text}");
-        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset), "{text}");
+        assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset), "{text}");
         assert_eq!(rig.answers().len(), 1, "{text}");
     }
 }
@@ -201,7 +201,7 @@ fn what_comes_before_the_end_of_a_connection_is_the_reason() {
                 format!("pipe to Redis is down: the connection was refused with \"{words}\"")
             )]
         );
-        assert_eq!(rig.worker.output().pipe, None, "it is gone");
+        assert_eq!(rig.worker.wire().order, None, "it is gone");
     }
     // A server that only does not take the name serves.
     let mut rig = opened(false);
@@ -246,7 +246,7 @@ fn a_redis_below_7_is_asked_for_its_version() {
         assert_eq!(rig.commands().len(), 0, "asked once");
         rig.reply(reply);
         assert_eq!(said(&mut rig), [(Down::Load, format!("{needed}{text}"))]);
-        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+        assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset));
     }
     // It may give no answer, or go away.
     for closes in [false, true] {
@@ -312,12 +312,12 @@ fn a_server_that_stops_serving_is_said_once() {
     let text = "pipe to Redis is down: a command was refused with \"READONLY You can't write against a read only replica.\"";
     let readonly = Down::WrongServer(Fault::ReadOnly);
     assert_eq!(said(&mut rig), [(readonly, text.into())]);
-    rig.worker.output().pipe = None;
+    rig.worker.wire().order = None;
     for _ in 0..20 {
         rig.open();
         rig.commands();
         rig.reply(READONLY);
-        rig.worker.output().pipe = None;
+        rig.worker.wire().order = None;
         assert_eq!(rig.notices(), []);
     }
 

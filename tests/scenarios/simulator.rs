@@ -10,8 +10,8 @@ use slotgate::pipe::down::PipeOrder;
 use slotgate::request::headers::Headers;
 use slotgate::request::verdict::Verdict;
 use slotgate::upstream::failing::Source;
-use slotgate::worker::output::Output;
-use slotgate::worker::{SETTLED_PER_ROUND, Worker};
+use slotgate::worker::Worker;
+use slotgate::worker::requests::SETTLED_PER_ROUND;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::LazyLock;
 
@@ -415,8 +415,8 @@ impl Simulation {
 
     fn reset(&mut self, place: usize) {
         let host = &mut self.hosts[place];
-        if host.worker.output().pipe == Some(PipeOrder::Reset) {
-            host.worker.output().pipe = None;
+        if host.worker.wire().order == Some(PipeOrder::Reset) {
+            host.worker.wire().order = None;
             if host.connection != 0 {
                 self.drop_connection(place);
             }
@@ -430,13 +430,8 @@ impl Simulation {
         host.worker.flush(self.now_ms);
         self.reset(place);
         let host = &mut self.hosts[place];
-        let output = host.worker.output();
-        let output = Output {
-            bytes: std::mem::take(&mut output.bytes),
-            pipe: output.pipe.take(),
-            ..Output::default()
-        };
-        match output.pipe {
+        let wire = std::mem::take(host.worker.wire());
+        match wire.order {
             Some(PipeOrder::Open) => {
                 assert_eq!(self.hosts[place].connection, 0, "one is still open");
                 self.connections += 1;
@@ -446,8 +441,7 @@ impl Simulation {
                 self.at(open_ms, Event::Open(place, connection));
             }
             Some(PipeOrder::Reset) | None => {
-                let (mut rest, connection) =
-                    (output.bytes.as_slice(), self.hosts[place].connection);
+                let (mut rest, connection) = (wire.bytes.as_slice(), self.hosts[place].connection);
                 while let Some(length) = reply_length(rest).unwrap() {
                     let (command, behind) = rest.split_at(length);
                     rest = behind;

@@ -2,7 +2,7 @@
 //! Envoy's event loop that follow settle the rest.
 
 use super::*;
-use slotgate::worker::SETTLED_PER_ROUND;
+use slotgate::worker::requests::SETTLED_PER_ROUND;
 
 const CROWD: usize = 5_000;
 /// No event may do more than this many requests' work, whatever falls due in it.
@@ -47,7 +47,7 @@ fn rounds(rig: &mut Rig) -> Vec<Vec<u32>> {
         }
         rig.worker.flush(rig.now_ms);
         rig.commands();
-        rig.worker.output().pipe = None;
+        rig.worker.wire().order = None;
         if rig
             .worker
             .next_wake_ms()
@@ -108,8 +108,8 @@ fn a_pipe_that_does_not_open_for_those_who_wait() {
     let streams: Vec<_> = (0..CROWD)
         .map(|_| rig.request_among_others(&[]).0.1)
         .collect();
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_unopened(rig.now_ms);
     assert_eq!(decided(&rig, &streams), MOST_IN_ONE_EVENT);
     assert_settled(&mut rig, &streams);

@@ -240,8 +240,8 @@ fn a_reply_of_another_length_belongs_to_another_command() {
             "{answers:?}"
         );
         assert_eq!(rig.count(Counter::Traditional(Reason::PipeLost)), 2);
-        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Reset));
-        rig.worker.output().pipe = None;
+        rig.until(|worker| worker.wire().order == Some(PipeOrder::Reset));
+        rig.worker.wire().order = None;
         rig.reopen();
         rig.wait(2);
         let released = rig.commands();

@@ -143,8 +143,8 @@ impl Rig {
 
     /// Opens the pipe that the worker asked for and answers its greetings.
     fn open(&mut self) {
-        self.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-        self.worker.output().pipe = None;
+        self.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+        self.worker.wire().order = None;
         self.worker.on_pipe_open(self.now_ms);
         loop {
             let commands = self.commands();
@@ -192,7 +192,7 @@ impl Rig {
         {
             self.now_ms = wake_ms.max(self.now_ms);
             self.worker.on_tick(self.now_ms);
-            if self.worker.output().pipe.is_some() {
+            if self.worker.wire().order.is_some() {
                 return;
             }
         }
@@ -232,7 +232,7 @@ impl Rig {
     }
 
     fn commands(&mut self) -> Vec<Sent> {
-        let bytes = std::mem::take(&mut self.worker.output().bytes);
+        let bytes = std::mem::take(&mut self.worker.wire().bytes);
         let mut rest = bytes.as_slice();
         let mut commands = Vec::new();
         while let Some(length) = reply_length(rest).unwrap() {
@@ -341,8 +341,8 @@ fn opened_on_first_need_greeted_then_served() {
     let (_, verdict) = rig.request(&[]);
     assert_eq!(verdict, None, "the first request waits for the pipe");
     assert_eq!(rig.worker.next_wake_ms(), Some(rig.now_ms), "at once");
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_open(rig.now_ms);
     let greetings = rig.commands();
     let first: Vec<_> = greetings
@@ -444,8 +444,8 @@ fn a_server_that_takes_no_script_is_said_once_and_left_alone() {
             rig.open();
             rig.commands();
             rig.reply(reply);
-            assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
-            rig.worker.output().pipe = None;
+            assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset));
+            rig.worker.wire().order = None;
             let said: Vec<_> = rig.notices().iter().map(greeting::down).collect();
             assert_eq!(said, [down][..usize::from(attempt == 0)], "{attempt}");
             assert_eq!(rig.request(&[]).1, passed_on(Reason::PipeDown));
@@ -464,8 +464,8 @@ fn a_pipe_that_breaks_as_soon_as_it_serves_backs_off() {
     let denied = |rig: &mut Rig, reply: &str| {
         let (id, _) = rig.request(&[]);
         rig.reply(reply);
-        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
-        rig.worker.output().pipe = None;
+        assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset));
+        rig.worker.wire().order = None;
         rig.worker.on_end(rig.now_ms, id);
         let broke_ms = rig.now_ms;
         rig.reopen();
@@ -749,7 +749,7 @@ fn acquires_that_wait_for_the_pipe_do_not_open_the_breaker() {
         let (id, verdict) = rig.request(&[]);
         assert_eq!(verdict, None);
         rig.wait(0);
-        rig.worker.output().pipe = None; // ordered, and slow to come
+        rig.worker.wire().order = None; // ordered, and slow to come
         rig.wait(50);
         assert_eq!(
             rig.answers(),
@@ -827,7 +827,7 @@ fn error_replies() {
             .any(|command| command.is_release_of(&lease));
         assert_eq!(released, in_doubt, "{reply}");
         assert_eq!(
-            rig.worker.output().pipe == Some(PipeOrder::Reset),
+            rig.worker.wire().order == Some(PipeOrder::Reset),
             dropped,
             "{reply}"
         );
@@ -854,7 +854,7 @@ fn what_was_not_asked_for_resets_the_pipe() {
             [(first.1, lost), (second.1, lost)],
             "{reply:?}"
         );
-        assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+        assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset));
         assert_eq!(rig.count(Counter::PipeLost(Down::Mismatch)), 1);
         assert_eq!(rig.notices(), [Notice::PipeDown(Down::Mismatch)]);
         assert!(rig.commands().is_empty(), "nothing for a pipe that is gone");
@@ -874,7 +874,7 @@ fn what_was_not_asked_for_resets_the_pipe() {
 fn a_reply_to_nothing_resets_the_pipe() {
     let mut rig = Rig::ready(|_| {});
     rig.reply(":1\r\n");
-    assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+    assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset));
 }
 
 #[test]
@@ -971,8 +971,8 @@ fn a_pipe_that_cannot_be_opened() {
     let mut waits = Vec::new();
     for attempt in 0..9 {
         let began_ms = rig.now_ms;
-        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-        rig.worker.output().pipe = None;
+        rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+        rig.worker.wire().order = None;
         waits.push(rig.now_ms - began_ms);
         if attempt % 2 == 0 {
             rig.worker.on_pipe_open(rig.now_ms);
@@ -996,7 +996,7 @@ fn a_pipe_that_cannot_be_opened() {
         "{waits:?}"
     );
     assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)], "said once");
-    rig.worker.output().bytes.clear();
+    rig.worker.wire().bytes.clear();
     rig.reopen();
     assert_eq!(rig.notices(), [Notice::PipeReady]);
     assert_eq!(rig.request(&[]).1, None);
@@ -1009,10 +1009,10 @@ fn a_worker_that_stood_still_reads_before_it_gives_the_pipe_up() {
     rig.acquiring();
     rig.now_ms += 5_000;
     rig.worker.on_tick(rig.now_ms);
-    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.worker.wire().order, None);
     rig.reply(&granted("a"));
     rig.wait(1);
-    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.worker.wire().order, None);
     assert_eq!(rig.count(Counter::LateGrant), 1);
     assert_eq!(rig.count(Counter::PipeLost(Down::Stuck)), 0);
 }
@@ -1023,11 +1023,11 @@ fn a_stuck_head_resets_the_pipe() {
     let (_, lease) = rig.acquiring();
     // Replies may lie unread for a few rounds of the event loop.
     rig.wait(1_049);
-    assert_eq!(rig.worker.output().pipe, None);
+    assert_eq!(rig.worker.wire().order, None);
     rig.wait(1);
-    assert_eq!(rig.worker.output().pipe, Some(PipeOrder::Reset));
+    assert_eq!(rig.worker.wire().order, Some(PipeOrder::Reset));
     assert_eq!(rig.notices(), [Notice::PipeDown(Down::Stuck)]);
-    rig.worker.output().pipe = None;
+    rig.worker.wire().order = None;
     rig.reopen();
     assert!(
         rig.commands()
@@ -1040,12 +1040,12 @@ fn a_stuck_head_resets_the_pipe() {
 fn a_stuck_opening_fails_fast() {
     let mut rig = Rig::new(|_| {});
     rig.request(&[]);
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_open(rig.now_ms);
     rig.wait(50);
     assert_eq!(rig.answers().len(), 1, "timed out");
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Reset));
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Reset));
     assert_eq!(rig.request(&[]).1, passed_on(Reason::PipeDown));
 }
 
@@ -1608,8 +1608,8 @@ fn releases_are_kept_until_their_leases_are_over_anyway() {
     rig.worker.on_end(rig.now_ms, holder);
     let ended_ms = rig.now_ms;
     while !rig.worker.is_idle() {
-        rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-        rig.worker.output().pipe = None;
+        rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+        rig.worker.wire().order = None;
         rig.worker.on_pipe_closed(rig.now_ms);
     }
     let kept_ms = rig.now_ms - ended_ms;
@@ -1634,7 +1634,7 @@ fn shadow_asks_and_never_waits() {
     assert!(rig.commands().is_empty());
     // One that waits for the pipe, which can't be opened again.
     rig.request(&[]);
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
     rig.worker.on_pipe_closed(rig.now_ms);
     assert_eq!(rig.count(Counter::ShadowFailed), 2);
 }
@@ -1785,8 +1785,8 @@ fn local_choice_is_recorded_and_released() {
 fn local_choice_with_redis_down_counts_here_and_is_told_later() {
     let mut rig = Rig::new(|json| json["traditional"] = serde_json::json!({"mode": "local"}));
     rig.request(&[]);
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_closed(rig.now_ms);
     rig.answers();
     let verdicts: Vec<_> = (0..6).map(|_| rig.request(&[]).1.unwrap()).collect();
@@ -1889,7 +1889,7 @@ fn ids_of_two_workers_never_meet() {
         for stream in 0..3 {
             worker.on_request(0, stream, Headers::new(&[]));
         }
-        let text = String::from_utf8_lossy(&worker.output().bytes).into_owned();
+        let text = String::from_utf8_lossy(&worker.wire().bytes).into_owned();
         assert!(text.is_empty());
         worker.on_tick(0);
         worker.on_pipe_closed(0);
@@ -2030,8 +2030,8 @@ fn a_pipe_that_closes_as_soon_as_it_serves_backs_off_and_forgets_nothing() {
 fn what_redis_was_never_told_needs_no_release() {
     let mut rig = Rig::new(|json| json["traditional"] = serde_json::json!({"mode": "local"}));
     let (first, _) = rig.request(&[]);
-    rig.until(|worker| worker.output().pipe == Some(PipeOrder::Open));
-    rig.worker.output().pipe = None;
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
     rig.worker.on_pipe_closed(rig.now_ms);
     let (second, verdict) = rig.request(&[]);
     assert!(matches!(

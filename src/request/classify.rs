@@ -1,0 +1,60 @@
+//! What a request is, read from its headers: its pool, its session, and whether it is in the gray release.
+
+use super::gray::{Bucketer, Choice, hash128, session};
+use super::headers::Headers;
+use crate::config::{Config, GrayMode, Traditional};
+
+/// What the headers say of a request that has a pool.
+#[derive(Debug)]
+pub struct Class {
+    /// In the gray release or out of it.
+    pub choice: Choice,
+    /// Its bucket, if that decided.
+    pub bucket: Option<u16>,
+    /// The hash of its session; only of those that need one.
+    pub session: Option<[u8; 16]>,
+    /// The hash of what it cools an account for, if not for all.
+    pub scope: Option<Box<[u8; 16]>>,
+}
+
+/// Reads the headers. `share` is the part of the pool's sessions that is in, in basis points; `random` decides for a request
+/// with neither session nor id.
+#[must_use]
+pub fn classify(
+    config: &Config,
+    bucketer: &Bucketer,
+    headers: Headers,
+    share: u16,
+    random: u64,
+) -> Class {
+    let session = session(&config.gray.session, headers);
+    let (choice, bucket) = bucketer.choose(&config.gray, share, headers, session, random);
+    let is_in = choice == Choice::In;
+    let local = config.traditional != Traditional::Passthrough;
+    Class {
+        choice,
+        bucket,
+        // A request that is out needs no affinity, and its hash costs more than the decision.
+        session: session
+            .filter(|_| is_in && config.affinity.ttl_ms > 0)
+            .map(hash128),
+        // A request that gets no account from us cannot start a cooldown.
+        scope: if is_in || local {
+            scope(config, headers)
+        } else {
+            None
+        },
+    }
+}
+
+/// Whether requests in the gray release are only compared with what they do without it.
+#[must_use]
+pub fn is_shadow(config: &Config) -> bool {
+    config.gray.mode == GrayMode::Shadow
+}
+
+#[inline(never)]
+fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
+    let value = headers.filled(config.cooldown.scope.as_ref()?)?;
+    Some(Box::new(hash128(value)))
+}

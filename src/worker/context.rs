@@ -1,0 +1,131 @@
+//! What every part of a worker may use: the configuration, what is known of the accounts, chance, and where results go.
+
+use super::command::Command;
+use super::counters::{Counter, Counters};
+use super::notice::Notice;
+use super::output::Output;
+use crate::config::{Config, Pool};
+use crate::ledger::commands::LedgerCommands;
+use crate::pool::AccountTable;
+use crate::request::lease::LeaseId;
+use crate::upstream::failing::Windows;
+use fastrand::Rng;
+
+/// One pool as a worker knows it, whichever part learned it.
+#[derive(Debug)]
+pub(super) struct PoolView {
+    pub(super) keys: LedgerCommands,
+    pub(super) table: AccountTable,
+    pub(super) windows: Windows,
+}
+
+/// What a request's step asks of other parts.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Tell the ledger of a lease that was chosen here.
+    Record {
+        slot: usize,
+        pool: usize,
+        lease: LeaseId,
+        account: u32,
+    },
+    /// Ask what the ledger would have chosen beside this account, if one is known.
+    Shadow {
+        slot: usize,
+        pool: usize,
+        account: Option<u32>,
+    },
+    /// End a lease.
+    Release {
+        pool: usize,
+        lease: LeaseId,
+        in_doubt: bool,
+    },
+}
+
+/// Lent to a part while it handles an event.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) config: Config,
+    /// What the ledger knows this worker by when it recounts.
+    pub(super) name: String,
+    pub(super) pools: Vec<PoolView>,
+    pub(super) random: Rng,
+    pub(super) counters: Counters,
+    pub(super) output: Output,
+    /// To be sent, in order.
+    pub(super) commands: Vec<Command>,
+    /// To be done by other parts, in order.
+    pub(super) tasks: Vec<Task>,
+    /// When the event came, in ms.
+    pub(super) now_ms: u64,
+    /// The same, finer: only for measuring.
+    pub(super) now_us: u64,
+    /// Whether the pipe serves.
+    pub(super) is_ready: bool,
+}
+
+impl Context {
+    pub(super) fn new(config: Config, mut random: Rng) -> (Self, u64) {
+        let worker = random.u64(..);
+        let pools = config.pools.iter().map(|pool| PoolView {
+            keys: LedgerCommands::new(&config.redis.key_prefix, &pool.name),
+            table: AccountTable::new(pool, &config),
+            windows: Windows::new(pool.accounts.len(), config.failing),
+        });
+        let context = Self {
+            // The number is explained in `reconcile.lua`; 2: it knows what cannot be there.
+            name: format!("2.{worker:016x}"),
+            pools: pools.collect(),
+            random,
+            counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
+            output: Output::default(),
+            commands: Vec::new(),
+            tasks: Vec::new(),
+            now_ms: 0,
+            now_us: 0,
+            is_ready: false,
+            config,
+        };
+        (context, worker)
+    }
+
+    #[inline(never)]
+    pub(super) fn count_in(&mut self, pool: usize, counter: Counter) {
+        self.counters.add_in(pool, counter, 1);
+    }
+
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.output.notices.push(notice);
+    }
+
+    pub(super) fn pool(&self, pool: usize) -> Option<&Pool> {
+        self.config.pools.get(pool)
+    }
+
+    #[inline(never)]
+    pub(super) fn pool_name(&self, pool: usize) -> String {
+        let pool = self.pool(pool);
+        pool.map(|pool| pool.name.clone()).unwrap_or_default()
+    }
+
+    /// The id of an account, by its index in the configuration.
+    pub(super) fn account_id(&self, pool: usize, account: u32) -> Option<&str> {
+        let accounts = &self.pool(pool)?.accounts;
+        let account = accounts.get(account as usize)?;
+        Some(account.id.as_str())
+    }
+
+    /// The index of an account that Redis named.
+    pub(super) fn account_index(&self, pool: usize, id: &[u8]) -> Option<u32> {
+        self.pools.get(pool)?.table.index(id)
+    }
+
+    /// Changes this worker's own counts of a pool.
+    pub(super) fn change_table(&mut self, pool: usize, change: impl FnOnce(&mut AccountTable)) {
+        self.counters.touch();
+        if let Some(pool) = self.pools.get_mut(pool) {
+            change(&mut pool.table);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Releases on their way: those that wait to be sent together, and those that must be sent once more.
+
+use super::command::{Command, PendingRelease};
+use super::context::Context;
+use super::counters::Counter;
+use crate::ledger::fault::Fault;
+use crate::ledger::reply;
+use crate::request::lease::LeaseId;
+use std::collections::VecDeque;
+
+/// A release in doubt is sent again after this long, in ms: the first may have overtaken the acquire.
+const AGAIN_MS: u64 = 1000;
+/// A release waits this long for an acquire to go with, in ms.
+const LINGER_MS: u64 = 1;
+/// Leases in one release command.
+const BATCH: usize = 100;
+/// How many releases are sent again at a time.
+const PORTION: usize = 1024;
+
+/// The releases of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Releases {
+    /// They wait for an acquire to go with.
+    batch: Vec<PendingRelease>,
+    /// No longer than until then, in ms.
+    linger_ms: u64,
+    retries: VecDeque<PendingRelease>,
+    /// How many of them, from the front, are due in any order: they were put there while the pipe was away.
+    unordered: usize,
+}
+
+impl Releases {
+    /// Whether none waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.batch.is_empty() && self.retries.is_empty()
+    }
+
+    /// When some are due, in ms.
+    pub(super) fn next_wake_ms(&self, is_ready: bool) -> Option<u64> {
+        let batch_ms = (!self.batch.is_empty()).then_some(self.linger_ms);
+        let retry = self.retries.front().filter(|_| is_ready);
+        let retry_ms = retry.map(|release| match self.unordered {
+            0 => release.due_ms,
+            _ => 0,
+        });
+        batch_ms.into_iter().chain(retry_ms).min()
+    }
+
+    /// A request's lease ends: sends the release, or keeps it until the pipe is ready. `reopened_ms`: when the pipe became
+    /// ready, if another one served before it.
+    pub(super) fn end(
+        &mut self,
+        cx: &mut Context,
+        pool: usize,
+        lease: LeaseId,
+        in_doubt: bool,
+        reopened_ms: Option<u64>,
+    ) {
+        if in_doubt {
+            cx.count_in(pool, Counter::InDoubt);
+        }
+        let release = PendingRelease {
+            due_ms: cx.now_ms,
+            pool,
+            lease,
+            over_ms: cx.now_ms.saturating_add(cx.config.lease.ttl_ms),
+            sent: false,
+        };
+        if cx.is_ready {
+            // After the acquire on the same connection nothing is in doubt, but what an older connection still carries is.
+            let young = |ready_ms| cx.now_ms.saturating_sub(ready_ms) < AGAIN_MS;
+            let again = in_doubt || reopened_ms.is_some_and(young);
+            self.push(cx, release, again);
+        } else {
+            self.keep(cx, release);
+        }
+    }
+
+    /// Sends a release, with others if it can; `again`: it is due once more later.
+    fn push(&mut self, cx: &mut Context, release: PendingRelease, again: bool) {
+        let again = again && !release.sent;
+        let sent = PendingRelease {
+            due_ms: cx.now_ms.saturating_add(AGAIN_MS),
+            sent: again || release.sent,
+            ..release
+        };
+        if self.batch.is_empty() {
+            self.linger_ms = cx.now_ms.saturating_add(LINGER_MS);
+        }
+        self.batch.push(sent);
+        if again {
+            self.keep(cx, sent);
+        }
+        if self.batch.len() >= BATCH {
+            self.send_batch(cx);
+        }
+    }
+
+    /// Sends the releases that wait, one command for each pool.
+    pub(super) fn send_batch(&mut self, cx: &mut Context) {
+        while let Some(pool) = self.batch.first().map(|release| release.pool) {
+            let batch = std::mem::take(&mut self.batch);
+            let of_pool = |release: &PendingRelease| release.pool == pool;
+            let (releases, others) = if batch.iter().all(of_pool) {
+                (batch, Vec::new())
+            } else {
+                batch.into_iter().partition(of_pool)
+            };
+            self.batch = others;
+            cx.commands.push(Command::Release { pool, releases });
+        }
+    }
+
+    #[inline(never)]
+    fn keep(&mut self, cx: &mut Context, release: PendingRelease) {
+        if self.retries.len() < cx.config.redis.max_pending.saturating_mul(4) {
+            self.retries.push_back(release);
+        } else if !release.sent {
+            cx.count_in(release.pool, Counter::Dropped);
+        }
+    }
+
+    /// Sends a portion of the releases that are due again, and those that have waited long enough.
+    pub(super) fn on_tick(&mut self, cx: &mut Context) {
+        // They are due in order, but for those that were put in front before the pipe broke.
+        for _ in 0..self.retries.len().min(PORTION) {
+            let Some(release) = self.retries.pop_front() else {
+                break;
+            };
+            let unordered = self.unordered > 0;
+            self.unordered = self.unordered.saturating_sub(1);
+            if release.over_ms <= cx.now_ms {
+                continue;
+            }
+            if release.due_ms > cx.now_ms && unordered {
+                self.retries.push_back(release);
+                continue;
+            }
+            if release.due_ms > cx.now_ms {
+                self.retries.push_front(release);
+                break;
+            }
+            self.push(cx, release, true);
+        }
+        self.send_batch(cx);
+    }
+
+    /// The pipe is ready again.
+    pub(super) fn on_ready(&mut self, cx: &mut Context) {
+        self.unordered = self.retries.len();
+        self.on_tick(cx);
+    }
+
+    /// Reads the answer to a release of so many leases.
+    pub(super) fn on_reply(
+        &self,
+        cx: &mut Context,
+        pool: usize,
+        leases: usize,
+        reply: &[u8],
+    ) -> Result<(), Fault> {
+        let ended = reply::number(reply)?;
+        // A reply that is not ours to believe must not count more than was asked.
+        let ended = ended.min(leases as u64);
+        cx.counters.add_in(pool, Counter::Released, ended);
+        Ok(())
+    }
+
+    /// Releases that Redis would not take are sent again later.
+    pub(super) fn on_failed(&mut self, cx: &mut Context, releases: Vec<PendingRelease>) {
+        let due_ms = cx.now_ms.saturating_add(AGAIN_MS);
+        for release in releases {
+            let sent = true;
+            self.keep(
+                cx,
+                PendingRelease {
+                    due_ms,
+                    sent,
+                    ..release
+                },
+            );
+        }
+    }
+
+    /// Releases under way were lost with the pipe: they are sent again as soon as it is back, those that wait too. One that was
+    /// to be sent a second time stays as it is.
+    pub(super) fn on_pipe_lost(&mut self, cx: &mut Context, sent: Vec<PendingRelease>) {
+        self.retries.retain(|release| release.over_ms > cx.now_ms);
+        let due_ms = cx.now_ms;
+        let batch = std::mem::take(&mut self.batch);
+        for release in batch.into_iter().chain(sent) {
+            self.keep(cx, PendingRelease { due_ms, ..release });
+        }
+    }
+}
