@@ -2281,9 +2281,9 @@ impl Worker {
             return;
         }
         let mends = self.mends.take() == Some(true);
-        // Another worker's pass may be past it, or that worker may be gone.
+        // Another worker's pass may be past it, or that worker may be gone; and a step that failed has mended nothing.
         if mends
-            && state == Ok(Reconciled::Elsewhere)
+            && !matches!(state, Ok(Reconciled::Done(_)))
             && let Some(state) = self.pools.get_mut(pool)
         {
             state.suspect = true;
