@@ -2260,11 +2260,11 @@ impl Worker {
             }
         }
         let state = step.map(|step| step.state);
-        if let Ok(step) = step {
-            if !step.found.is_empty() {
-                self.count_in(pool, Counter::Garbage);
-                self.say_garbage(now_ms, pool, step.found);
-            }
+        if let Ok(step) = step
+            && !step.found.is_empty()
+        {
+            self.count_in(pool, Counter::Garbage);
+            self.say_garbage(now_ms, pool, step.found);
         }
         if let Ok(Reconciled::Done(entries)) = state {
             if entries > 0 {

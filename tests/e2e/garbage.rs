@@ -84,7 +84,11 @@ fn assert_its_own(kinds: &[Kind], said: &[&str]) {
             // No request reads it, so it is mended by the next recount, once a minute, or by who connects.
             assert_eq!(small(&world).1, "atomic");
             let error = status(&world)["pools"][1]["error"].clone();
-            assert_eq!(error, json!("accounts #revision: not a whole number"));
+            let named = error == json!("accounts #revision: not a whole number");
+            // The minute's recount may come just now.
+            let stands: Option<String> = world.redis.run("HGET", &[&key, "#revision"]);
+            let was_mended = error.is_null() && stands.as_deref() != Some("abc");
+            assert!(named || was_mended, "{error}, {stands:?}");
             world.another(two_pools()).client().get("/", &[]);
         }
         let mended = poll(SOON, || {
