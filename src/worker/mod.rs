@@ -2281,7 +2281,7 @@ impl Worker {
             return;
         }
         let mends = self.mends.take() == Some(true);
-        // Another worker's pass may be past it, or that worker may be gone; and a step that failed has mended nothing.
+        // Another worker's pass may be past it, or that worker may be gone; a step that failed has mended nothing.
         if mends
             && !matches!(state, Ok(Reconciled::Done(_)))
             && let Some(state) = self.pools.get_mut(pool)

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::support::*;
 use crate::world::{SOON, World, accounts_json, config, way};
 
-/// After so long of being right, a pool is mended for the worker that recounted it: a second, and a little for the recount's end.
+/// After so long of being right, a pool is mended for the worker that recounted it: a second, and a little for the recount's
+/// end.
 const MENDED: Duration = Duration::from_millis(1_500);
 
 /// Pools `demo` and, for requests with `x-pool`, `small`.
@@ -53,8 +54,8 @@ fn pools(status: &Value) -> Vec<String> {
 /// A key, how it is broken: a command and its arguments.
 type Kind<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-/// Breaks the pool `small` in all these ways, one after the other: the other pool serves, and it is right again soon. All of `said`
-/// is in the log; of no more than eight kinds, or the log says no other.
+/// Breaks the pool `small` in all these ways, one after the other: the other pool serves, and it is right again soon. All of
+/// `said` is in the log, which says eight different things of a pool and no more until a recount finds nothing.
 #[track_caller]
 fn assert_its_own(kinds: &[Kind], said: &[&str]) {
     let world = start();

@@ -441,8 +441,8 @@ fn records() {
     }
 }
 
-/// A pass that is past the accounts when such a name comes into them does not hide it: an acquire meets it in `free`, or it is gone
-/// from both.
+/// A pass that is past the accounts when such a name comes into them does not hide it: an acquire meets it in `free`, or it
+/// is gone from both.
 #[test]
 fn a_name_that_is_none_comes_in_the_middle_of_a_pass() {
     let mut rig = Rig::new();
