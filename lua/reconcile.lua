@@ -334,9 +334,15 @@ else
   -- Accounts in `free` that have no record.
   local list = scan('ZSCAN', FREE)
   for i = 1, #list, 2 do
-    if not tool.is_id(list[i]) or call('HEXISTS', ACCOUNTS, list[i]) == 0 then
+    local valid = tool.is_id(list[i])
+    if not valid or call('HEXISTS', ACCOUNTS, list[i]) == 0 then
       wrong(tool.name_of('free', list[i]) .. ': not an account with a record')
       call('ZREM', FREE, list[i])
+      if not valid and string.byte(list[i]) ~= 35 then
+        -- Its record came behind this pass, and no acquire will meet it any more.
+        call('HDEL', ACCOUNTS, list[i])
+        call('HDEL', USED, list[i])
+      end
     end
   end
   if cursor == '0' then

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 /// Leases in one acquire command: Redis does nothing else meanwhile.
 const BATCH: usize = 32;
 /// How many acquires of a lost pipe fail, and how many deadlines pass, at a time.
-const PORTION: usize = 1024;
+pub(super) const PORTION: usize = 1024;
 
 /// When an acquire's request stops waiting.
 #[derive(Debug, Clone, Copy)]
@@ -83,10 +83,20 @@ impl Acquires {
         // A request that left meanwhile took nothing and needs nothing.
         self.queue.retain(wanted);
         while let Some(shape) = self.queue.iter().map(AcquireCommand::shape).min() {
-            let alike = |acquire: &mut AcquireCommand| acquire.shape() == shape;
-            let alike: Vec<_> = self.queue.extract_if(.., alike).collect();
+            let is_alike = |acquire: &AcquireCommand| acquire.shape() == shape;
+            let alike = if self.queue.iter().all(is_alike) {
+                std::mem::take(&mut self.queue)
+            } else {
+                let alike = self.queue.extract_if(.., |acquire| is_alike(acquire));
+                alike.collect()
+            };
+            if alike.len() <= BATCH {
+                cx.commands.push_back(Command::Acquire(alike));
+                continue;
+            }
             for leases in alike.chunks(BATCH) {
-                cx.commands.push(Command::Acquire(leases.to_vec()));
+                let leases = leases.to_vec();
+                cx.commands.push_back(Command::Acquire(leases));
             }
         }
     }
@@ -101,12 +111,12 @@ impl Acquires {
         self.extra = self.extra.saturating_sub(leases.saturating_sub(1));
     }
 
-    /// The next deadline that has passed, of so many at a time.
-    pub(super) fn due(&mut self, cx: &Context) -> impl Iterator<Item = Deadline> + use<> {
-        let is_due = |deadline: &&Deadline| deadline.due_ms <= cx.now_ms;
-        let due = self.deadlines.iter().take(PORTION).take_while(is_due);
-        let due = due.count();
-        self.deadlines.drain(..due).collect::<Vec<_>>().into_iter()
+    /// The next deadline that has passed.
+    pub(super) fn next_due(&mut self, now_ms: u64) -> Option<Deadline> {
+        let deadline = self.deadlines.front().copied();
+        let due = deadline.filter(|deadline| deadline.due_ms <= now_ms)?;
+        self.deadlines.pop_front();
+        Some(due)
     }
 
     /// Acquires under way were lost with the pipe; `fails`: so are those that have not been sent.
@@ -128,10 +138,9 @@ impl Acquires {
         }
     }
 
-    /// A portion of the lost ones, to be told.
-    pub(super) fn take_lost(&mut self) -> Vec<LostAcquire> {
-        let portion = self.lost.len().min(PORTION);
-        self.lost.drain(..portion).collect()
+    /// The next lost one, to be told.
+    pub(super) fn next_lost(&mut self) -> Option<LostAcquire> {
+        self.lost.pop_front()
     }
 }
 

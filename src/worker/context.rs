@@ -10,6 +10,7 @@ use crate::pool::AccountTable;
 use crate::request::lease::LeaseId;
 use crate::upstream::failing::Windows;
 use fastrand::Rng;
+use std::collections::VecDeque;
 
 /// One pool as a worker knows it, whichever part learned it.
 #[derive(Debug)]
@@ -54,9 +55,9 @@ pub(super) struct Context {
     pub(super) counters: Counters,
     pub(super) output: Output,
     /// To be sent, in order.
-    pub(super) commands: Vec<Command>,
+    pub(super) commands: VecDeque<Command>,
     /// To be done by other parts, in order.
-    pub(super) tasks: Vec<Task>,
+    pub(super) tasks: VecDeque<Task>,
     /// When the event came, in ms.
     pub(super) now_ms: u64,
     /// The same, finer: only for measuring.
@@ -80,8 +81,8 @@ impl Context {
             random,
             counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
             output: Output::default(),
-            commands: Vec::new(),
-            tasks: Vec::new(),
+            commands: VecDeque::new(),
+            tasks: VecDeque::new(),
             now_ms: 0,
             now_us: 0,
             is_ready: false,

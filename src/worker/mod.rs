@@ -38,7 +38,7 @@ use crate::request::gray::{Bucketer, Choice};
 use crate::request::headers::Headers;
 use crate::request::verdict::Verdict;
 use crate::upstream::failing::Source;
-use acquires::{Acquires, LostAcquire};
+use acquires::{Acquires, LostAcquire, PORTION};
 use breaker::Breaker;
 use command::{AcquireCommand, AcquireKind, Command};
 use context::{Context, Task};
@@ -49,7 +49,7 @@ use overrides::Overrides;
 use recount::Recounts;
 use releases::Releases;
 use renewals::Renewals;
-use requests::Requests;
+use requests::{Known, Requests};
 use shadow::Shadow;
 use sync::{Next, Syncs};
 
@@ -295,11 +295,17 @@ impl Worker {
         self.do_tasks();
     }
 
+    /// Does what a step asks of other parts.
+    #[inline(always)]
     fn do_tasks(&mut self) {
-        if self.cx.tasks.is_empty() {
-            return;
+        if !self.cx.tasks.is_empty() {
+            self.do_all_tasks();
         }
-        for task in std::mem::take(&mut self.cx.tasks) {
+    }
+
+    #[inline(never)]
+    fn do_all_tasks(&mut self) {
+        while let Some(task) = self.cx.tasks.pop_front() {
             match task {
                 Task::Record {
                     slot,
@@ -433,7 +439,10 @@ impl Worker {
     pub fn on_tick(&mut self, now_ms: u64) {
         self.cx.now_ms = now_ms;
         self.tell_lost();
-        for deadline in self.acquires.due(&self.cx) {
+        for _ in 0..PORTION {
+            let Some(deadline) = self.acquires.next_due(now_ms) else {
+                break;
+            };
             if let Some(in_doubt) = self.requests.awaits(deadline.slot, deadline.lease) {
                 // One that never left the queue took nothing.
                 if in_doubt {
@@ -488,14 +497,9 @@ impl Worker {
 
     /// Sends what the parts have left.
     fn send_commands(&mut self) {
-        if self.cx.commands.is_empty() {
-            return;
-        }
-        let mut commands = std::mem::take(&mut self.cx.commands);
-        for command in commands.drain(..) {
+        while let Some(command) = self.cx.commands.pop_front() {
             self.send(command, 0, false);
         }
-        self.cx.commands = commands;
     }
 
     fn send(&mut self, command: Command, tries: u8, with_source: bool) {
@@ -679,13 +683,14 @@ impl Worker {
                     self.requests.recall(&self.cx, now_ms, &question)
                 });
                 if let Some(text) = answer {
-                    self.cx.commands.push(Command::Answer { pool, text });
+                    self.cx.commands.push_back(Command::Answer { pool, text });
                 }
             }
-            Command::Answer { .. } => match Values::new(reply).value() {
-                Some(Value::Error(error)) => return Err(Fault::of(error)),
-                Some(_) | None => {}
-            },
+            Command::Answer { .. } => {
+                if let Some(Value::Error(error)) = Values::new(reply).value() {
+                    return Err(Fault::of(error));
+                }
+            }
             Command::Report {
                 slot, pool, report, ..
             } => {
@@ -728,22 +733,19 @@ impl Worker {
     /// The ledger answered an acquire that takes or records a lease.
     fn on_granted(&mut self, acquire: &AcquireCommand, answer: Acquired, epoch: u64, sent_ms: u64) {
         let (cx, pool) = (&mut self.cx, acquire.pool);
-        let takes = acquire.kind == AcquireKind::Take;
-        if let Acquired::Granted { account, .. } = answer
-            && (!takes || self.requests.wants(acquire))
-        {
-            self.recounts.see_right(cx, pool);
-            self.syncs.see_epoch(cx, pool, epoch);
-            if takes
-                && cx.account_index(pool, account).is_none()
-                && self.syncs.see_stray(cx, pool, account)
-            {
+        let known = self
+            .requests
+            .on_acquired(cx, acquire, answer, epoch, sent_ms);
+        if let Acquired::Granted { account, .. } = answer {
+            if known != Known::Late {
+                self.recounts.see_right(cx, pool);
+                self.syncs.see_epoch(cx, pool, epoch);
+            }
+            if known == Known::No && self.syncs.see_stray(cx, pool, account) {
                 let what = not_configured(account);
                 self.recounts.see_garbage(cx, pool, &what);
             }
         }
-        self.requests
-            .on_acquired(cx, acquire, answer, epoch, sent_ms);
         self.do_tasks();
     }
 
@@ -915,7 +917,10 @@ impl Worker {
 
     /// Tells a portion of the requests whose acquires a lost pipe took along.
     fn tell_lost(&mut self) {
-        for lost in self.acquires.take_lost() {
+        for _ in 0..PORTION {
+            let Some(lost) = self.acquires.next_lost() else {
+                break;
+            };
             self.lose_acquire(lost);
         }
         self.send_commands();

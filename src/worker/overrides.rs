@@ -101,7 +101,7 @@ impl Overrides {
                 Poll::Due(due_ms) if due_ms <= cx.now_ms && self.under_way < MOST_POLLS => {
                     control.poll = Poll::Sent;
                     self.under_way = self.under_way.saturating_add(1);
-                    cx.commands.push(Command::Poll { pool });
+                    cx.commands.push_back(Command::Poll { pool });
                 }
                 Poll::Due(due_ms) => self.due_ms = earlier(self.due_ms, due_ms),
                 Poll::Never | Poll::Sent => {}

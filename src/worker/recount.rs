@@ -139,7 +139,7 @@ impl Recounts {
             self.progress = Progress::Begun { mends };
         }
         let soon = self.next.is_some();
-        cx.commands.push(Command::Recount { pool, soon });
+        cx.commands.push_back(Command::Recount { pool, soon });
     }
 
     fn suspect(&mut self, pool: usize) {

@@ -107,7 +107,7 @@ impl Releases {
                 batch.into_iter().partition(of_pool)
             };
             self.batch = others;
-            cx.commands.push(Command::Release { pool, releases });
+            cx.commands.push_back(Command::Release { pool, releases });
         }
     }
 

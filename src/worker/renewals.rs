@@ -91,7 +91,7 @@ impl Renewals {
         for (pool, held) in due.into_iter().enumerate() {
             for leases in held.chunks(BATCH) {
                 let leases = leases.to_vec();
-                cx.commands.push(Command::Renew { pool, leases });
+                cx.commands.push_back(Command::Renew { pool, leases });
             }
         }
     }

@@ -66,6 +66,17 @@ struct Request {
     came_us: u64,
 }
 
+/// What an acquire's answer was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// An account that is configured here, or none.
+    Yes,
+    /// An account that is not.
+    No,
+    /// A request that does not wait for it any more.
+    Late,
+}
+
 /// All requests that wait for their verdict or hold a lease, and what is said of them.
 #[derive(Debug)]
 pub(super) struct Requests {
@@ -227,7 +238,7 @@ impl Requests {
                     // Ahead of the lease that is recorded: the shadow must not see its own request.
                     if phase.reason() == Some(Reason::Shadow) {
                         let account = event.account_chosen_locally();
-                        cx.tasks.push(Task::Shadow {
+                        cx.tasks.push_back(Task::Shadow {
                             slot,
                             pool,
                             account,
@@ -241,7 +252,7 @@ impl Requests {
                     if let Some(request) = self.slab.get_mut(slot) {
                         request.renewed_ms = cx.now_ms;
                     }
-                    cx.tasks.push(Task::Record {
+                    cx.tasks.push_back(Task::Record {
                         slot,
                         pool,
                         lease,
@@ -253,7 +264,7 @@ impl Requests {
                     cooldown_ms,
                 } => self.cool(cx, slot, pool, account, cooldown_ms),
                 Effect::Release { lease, in_doubt } if acquire_sent => {
-                    cx.tasks.push(Task::Release {
+                    cx.tasks.push_back(Task::Release {
                         pool,
                         lease,
                         in_doubt,
@@ -393,15 +404,17 @@ impl Requests {
         answer: Acquired,
         epoch: u64,
         sent_ms: u64,
-    ) {
+    ) -> Known {
         let (pool, slot) = (acquire.pool, acquire.slot);
         let wanted = self.wants(acquire);
-        let takes = acquire.kind == AcquireKind::Take;
-        match answer {
-            Acquired::Granted { .. } if takes && !wanted => {
+        if acquire.kind == AcquireKind::Take && !wanted {
+            if matches!(answer, Acquired::Granted { .. }) {
                 // Its release is on the way since the request left.
                 cx.count_in(pool, Counter::LateGrant);
             }
+            return Known::Late;
+        }
+        match answer {
             Acquired::Granted { probes, .. } if wanted => {
                 if let Some(request) = self.slab.get_mut(slot) {
                     request.epoch = epoch;
@@ -412,13 +425,20 @@ impl Requests {
                     self.may_probe(cx, slot);
                 }
             }
-            Acquired::NoAccount if wanted || !takes => {
-                cx.counters.add(Counter::RedisError(Fault::NoAccount));
-            }
-            Acquired::Granted { .. } | Acquired::NoAccount | Acquired::Saturated { .. } => {}
+            Acquired::NoAccount => cx.counters.add(Counter::RedisError(Fault::NoAccount)),
+            Acquired::Granted { .. } | Acquired::Saturated { .. } => {}
         }
-        if takes && wanted {
-            self.settle(cx, slot, outcome(cx, pool, answer));
+        if acquire.kind != AcquireKind::Take {
+            return Known::Yes;
+        }
+        let event = outcome(cx, pool, answer);
+        self.settle(cx, slot, event);
+        match event {
+            Event::Failed {
+                reason: Reason::UnknownAccount,
+                ..
+            } => Known::No,
+            _ => Known::Yes,
         }
     }
 
@@ -534,7 +554,7 @@ impl Requests {
     fn report(&self, cx: &mut Context, slot: usize, account: u32, report: AccountReport) {
         let pool = self.slab.get(slot).and_then(|request| request.pool);
         if let (Some(pool), true) = (pool, cx.is_ready) {
-            cx.commands.push(Command::Report {
+            cx.commands.push_back(Command::Report {
                 slot,
                 pool,
                 account,

@@ -75,7 +75,7 @@ impl Syncs {
         {
             state.restarts = 0;
             let digest = state.digest;
-            cx.commands.push(Command::Sync { pool, step, digest });
+            cx.commands.push_back(Command::Sync { pool, step, digest });
         }
     }
 
@@ -113,7 +113,7 @@ impl Syncs {
         };
         if let Some(step) = next {
             let digest = state.digest;
-            cx.commands.push(Command::Sync { pool, step, digest });
+            cx.commands.push_back(Command::Sync { pool, step, digest });
             return Ok(Next::Goes);
         }
         state.under_way = false;

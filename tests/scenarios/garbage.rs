@@ -845,3 +845,33 @@ fn what_another_workers_pass_may_miss_is_asked_for_again() {
         "less and less often: {waits_ms:?}"
     );
 }
+
+/// So it is when a step of the pass fails: nobody may meet again what an acquire took out of `free`.
+#[test]
+fn a_pass_that_an_error_ended_begins_anew() {
+    let failures = [
+        "-BUSY Redis is busy running a script.\r\n",
+        GARBAGE,
+        "-READONLY You can't write against a read only replica.\r\n",
+    ];
+    for error in failures {
+        let mut rig = two_pools();
+        rig.request(&[("x-warm", "1")]);
+        refuse(&mut rig, GARBAGE);
+        reconcile(&mut rig, 1_000).expect("soon");
+        rig.reply(error);
+        rig.commands();
+        if rig.worker.wire().order.is_some() {
+            rig.wait(1_000);
+            rig.open();
+            rig.reply(&CURRENT.repeat(2));
+            rig.commands();
+        }
+        let (_, step) = reconcile(&mut rig, 2_000).expect("another pass");
+        assert_eq!(
+            (pool_of(&step), step.arguments()[5].as_str()),
+            ("p", "soon"),
+            "{error}"
+        );
+    }
+}
