@@ -1,9 +1,9 @@
 //! The functions Envoy calls: proxy-wasm ABI 0.2.1, as far as slotgate needs it.
 //!
-//! They are not the Rust SDK's. Envoy may call back while one of them runs: a send that finds the pipe closed reports its
-//! trailing metadata at once. The SDK takes part in every callback and keeps its maps borrowed meanwhile, so that ends in a
-//! panic, and with it every paused request. What isn't exported is never called; what is looks its context up and lets the
-//! map go before it runs.
+//! They are not the Rust SDK's: `docs/decisions/host-layer.md` has the reasons and the figures.
+//!
+//! Envoy may call back while one of them runs: a send that finds the pipe closed reports its trailing metadata at once. What
+//! is not exported is never called; what is looks its context up and lets the map go before it runs.
 //!
 //! And a pause is [`STOP_ALL`], which the SDK can't say: it holds the body back as well, of any size, whatever
 //! `allow_on_headers_stop_iteration` says. Only the console's requests wait for their bodies.

@@ -91,13 +91,10 @@ impl Http {
                 show(path, account);
             }
             account?;
-            let status = calls::header(Map::Response, ":status");
-            let mut status = std::str::from_utf8(&status).ok()?.parse().ok()?;
-            if status == 200 && self.is_grpc.get() {
-                // With the headers it comes only when nothing else does.
-                let grpc_status = calls::header(Map::Response, "grpc-status");
-                status = failing::status_of_grpc(&grpc_status).unwrap_or(status);
-            }
+            let header = |name| calls::header(Map::Response, name);
+            let status = failing::judged_status(&header(":status"), self.is_grpc.get(), || {
+                header("grpc-status")
+            })?;
             worker.wants_response(request, status).then_some(status)
         });
         if let Some(status) = heard {

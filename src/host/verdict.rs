@@ -2,10 +2,8 @@
 
 use super::calls::{self, Map};
 use crate::config::Config;
-use crate::request::admission::Reason;
-use crate::request::headers::Headers;
-use crate::request::verdict::{Logged, Verdict};
-use crate::upstream::failing;
+use crate::request::admission::Path;
+use crate::request::verdict::{Logged, Rejection, Verdict};
 
 /// Carries out a verdict on the effective context. Answers whether the request goes on.
 pub fn respond(config: &Config, stream: u32, verdict: &Verdict) -> bool {
@@ -38,33 +36,16 @@ pub fn respond(config: &Config, stream: u32, verdict: &Verdict) -> bool {
             );
             true
         }
-        Verdict::Saturated {
-            pool,
-            retry_after_ms,
-        } => {
-            let seconds = retry_after_ms.div_ceil(1000).max(1).to_string();
-            log::debug!("stream {stream}: saturated, retry after {seconds} s");
-            let text = "every account of the pool is in use";
-            reject(
-                config,
-                *pool,
-                (429, 8),
-                "slotgate_saturated",
-                text,
-                Some(&seconds),
-            );
+        Verdict::Saturated { .. } => {
+            if let Some(rejection) = reject(config, verdict) {
+                let seconds = rejection.retry_after_s.unwrap_or_default();
+                log::debug!("stream {stream}: saturated, retry after {seconds} s");
+            }
             false
         }
-        Verdict::Unavailable { pool, reason } => {
+        Verdict::Unavailable { reason, .. } => {
             log::debug!("stream {stream}: unavailable reason={}", reason.as_str());
-            reject(
-                config,
-                *pool,
-                (503, 14),
-                "slotgate_unavailable",
-                "no slot could be taken",
-                None,
-            );
+            reject(config, verdict);
             false
         }
     }
@@ -72,18 +53,12 @@ pub fn respond(config: &Config, stream: u32, verdict: &Verdict) -> bool {
 
 /// Sets the filter state that access logs read, on the effective context.
 pub fn write_filter_state(config: &Config, verdict: &Verdict, logged: &Logged) {
-    let (path, reason, pool) = match *verdict {
-        Verdict::Forward {
-            path, reason, pool, ..
-        } => (path.as_str(), reason, pool),
-        Verdict::Saturated { pool, .. } => ("rejected", Some(Reason::Saturated), pool),
-        Verdict::Unavailable { pool, reason } => ("rejected", Some(reason), pool),
-    };
+    let path = verdict.path().map_or("rejected", Path::as_str);
     calls::set_property("slotgate.path", path.as_bytes());
-    if let Some(reason) = reason {
+    if let Some(reason) = verdict.reason() {
         calls::set_property("slotgate.reason", reason.as_str().as_bytes());
     }
-    let pool = config.pools.get(pool);
+    let pool = config.pools.get(verdict.pool());
     if let Some(pool) = pool {
         calls::set_property("slotgate.pool", pool.name.as_bytes());
     }
@@ -101,26 +76,17 @@ pub fn write_filter_state(config: &Config, verdict: &Verdict, logged: &Logged) {
     }
 }
 
-fn reject(
-    config: &Config,
-    pool: usize,
-    (status, grpc_status): (u32, i32),
-    kind: &str,
-    message: &str,
-    retry_after: Option<&str>,
-) {
-    let mut headers: Vec<(&[u8], &[u8])> = vec![];
-    let mut body = message.to_owned();
-    // Envoy makes a gRPC answer of it, and the body its message.
-    if !failing::is_grpc(&calls::header(Map::Request, "content-type")) {
-        let pool = config.pools.get(pool).map_or("", |pool| pool.name.as_str());
-        let error = serde_json::json!({"type": kind, "message": message, "pool": pool});
-        body = serde_json::json!({"error": error}).to_string();
-        headers.push((b"content-type", b"application/json"));
-    }
-    if let Some(seconds) = retry_after {
-        headers.push((b"retry-after", seconds.as_bytes()));
-    }
-    let headers = Headers::serialize(&headers);
-    calls::respond(status, &headers, body.as_bytes(), kind, grpc_status);
+/// Answers the request of the effective context, unless it goes on.
+fn reject(config: &Config, verdict: &Verdict) -> Option<Rejection> {
+    let pool = config.pools.get(verdict.pool());
+    let pool = pool.map_or("", |pool| &pool.name);
+    let rejection = verdict.rejection(pool, &calls::header(Map::Request, "content-type"))?;
+    calls::respond(
+        rejection.status,
+        &rejection.headers,
+        rejection.body.as_bytes(),
+        rejection.kind,
+        rejection.grpc_status,
+    );
+    Some(rejection)
 }

@@ -1,7 +1,14 @@
-//! What becomes of a request, and what the access log says of it.
+//! What becomes of a request, what its client is told, and what the access log says of it.
 
 use super::admission::{Path, Reason};
+use super::headers::Headers;
 use super::lease::LeaseId;
+use crate::upstream::failing::is_grpc;
+
+/// The gRPC status of a request for which no slot is free.
+const RESOURCE_EXHAUSTED: i32 = 8;
+/// The gRPC status of a request that could not ask for a slot.
+const UNAVAILABLE: i32 = 14;
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +50,68 @@ impl Verdict {
         }
     }
 
+    /// Its pool, by index.
+    #[must_use]
+    pub fn pool(self) -> usize {
+        match self {
+            Self::Forward { pool, .. }
+            | Self::Saturated { pool, .. }
+            | Self::Unavailable { pool, .. } => pool,
+        }
+    }
+
+    /// Why the ledger gave it no slot, if it did not.
+    #[must_use]
+    pub fn reason(self) -> Option<Reason> {
+        match self {
+            Self::Forward { reason, .. } => reason,
+            Self::Saturated { .. } => Some(Reason::Saturated),
+            Self::Unavailable { reason, .. } => Some(reason),
+        }
+    }
+
+    /// What the client of a request that does not go on is told; `None` for one that does. `pool` is the pool's name,
+    /// `content_type` the request's.
+    #[must_use]
+    pub fn rejection(self, pool: &str, content_type: &[u8]) -> Option<Rejection> {
+        let (status, grpc_status, kind, message, retry_after_s) = match self {
+            Self::Forward { .. } => return None,
+            Self::Saturated { retry_after_ms, .. } => (
+                429,
+                RESOURCE_EXHAUSTED,
+                "slotgate_saturated",
+                "every account of the pool is in use",
+                Some(retry_after_ms.div_ceil(1000).max(1)),
+            ),
+            Self::Unavailable { .. } => (
+                503,
+                UNAVAILABLE,
+                "slotgate_unavailable",
+                "no slot could be taken",
+                None,
+            ),
+        };
+        let retry_after = retry_after_s.map(|seconds| seconds.to_string());
+        let mut headers: Vec<(&[u8], &[u8])> = vec![];
+        let mut body = message.to_owned();
+        if !is_grpc(content_type) {
+            let error = serde_json::json!({"type": kind, "message": message, "pool": pool});
+            body = serde_json::json!({"error": error}).to_string();
+            headers.push((b"content-type", b"application/json"));
+        }
+        if let Some(seconds) = &retry_after {
+            headers.push((b"retry-after", seconds.as_bytes()));
+        }
+        Some(Rejection {
+            status,
+            grpc_status,
+            kind,
+            retry_after_s,
+            headers: Headers::serialize(&headers),
+            body,
+        })
+    }
+
     /// Which way the request goes; `None` when it does not go on.
     #[must_use]
     pub fn path(self) -> Option<Path> {
@@ -51,6 +120,23 @@ impl Verdict {
             Self::Saturated { .. } | Self::Unavailable { .. } => None,
         }
     }
+}
+
+/// The answer to a request that does not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// The HTTP status.
+    pub status: u32,
+    /// The `grpc-status`: Envoy answers a gRPC request with 200 and this one, and with the body as `grpc-message`.
+    pub grpc_status: i32,
+    /// What the body and Envoy's details call it.
+    pub kind: &'static str,
+    /// When to come back, in s.
+    pub retry_after_s: Option<u64>,
+    /// Its headers, in the layout of [`Headers`].
+    pub headers: Vec<u8>,
+    /// JSON, or plain words for a gRPC client.
+    pub body: String,
 }
 
 /// What the access log says of a request beside its verdict.
@@ -73,5 +159,101 @@ impl Logged {
         text.push('.');
         text.push_str(rest.get(1..).unwrap_or_default());
         Some(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rejection(verdict: Verdict, content_type: &str) -> Rejection {
+        let rejection = verdict.rejection("demo", content_type.as_bytes());
+        rejection.expect("it does not go on")
+    }
+
+    fn saturated(retry_after_ms: u64) -> Verdict {
+        Verdict::Saturated {
+            pool: 0,
+            retry_after_ms,
+        }
+    }
+
+    const NO_SLOT: Verdict = Verdict::Unavailable {
+        pool: 0,
+        reason: Reason::TimedOut,
+    };
+
+    #[test]
+    fn one_that_goes_on_is_not_rejected() {
+        let verdict = Verdict::Forward {
+            path: Path::Atomic,
+            reason: None,
+            pool: 0,
+            holds: None,
+        };
+        assert_eq!(verdict.rejection("demo", b"application/grpc"), None);
+    }
+
+    #[test]
+    fn saturated_is_429_or_resource_exhausted() {
+        let http = rejection(saturated(1), "text/plain");
+        assert_eq!((http.status, http.kind), (429, "slotgate_saturated"));
+        let headers = Headers::new(&http.headers);
+        let headers: Vec<_> = headers.iter().collect();
+        assert_eq!(
+            headers,
+            [
+                (&b"content-type"[..], &b"application/json"[..]),
+                (b"retry-after", b"1")
+            ]
+        );
+        assert_eq!(
+            http.body,
+            r#"{"error":{"message":"every account of the pool is in use","pool":"demo","type":"slotgate_saturated"}}"#
+        );
+        let grpc = rejection(saturated(1), "application/grpc+proto");
+        assert_eq!(grpc.grpc_status, 8);
+        assert_eq!(grpc.body, "every account of the pool is in use");
+        let headers = Headers::new(&grpc.headers);
+        let headers: Vec<_> = headers.iter().collect();
+        assert_eq!(headers, [(&b"retry-after"[..], &b"1"[..])]);
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_and_at_least_one() {
+        for (ms, s) in [
+            (0, 1),
+            (1, 1),
+            (1000, 1),
+            (1001, 2),
+            (u64::MAX, u64::MAX / 1000 + 1),
+        ] {
+            assert_eq!(
+                rejection(saturated(ms), "").retry_after_s,
+                Some(s),
+                "{ms} ms"
+            );
+        }
+    }
+
+    #[test]
+    fn unavailable_is_503_or_unavailable_without_retry_after() {
+        let http = rejection(NO_SLOT, "");
+        assert_eq!((http.status, http.kind), (503, "slotgate_unavailable"));
+        assert_eq!(Headers::new(&http.headers).get("retry-after"), None);
+        assert_eq!(
+            http.body,
+            r#"{"error":{"message":"no slot could be taken","pool":"demo","type":"slotgate_unavailable"}}"#
+        );
+        let grpc = rejection(NO_SLOT, "application/grpc");
+        assert_eq!((grpc.grpc_status, grpc.retry_after_s), (14, None));
+        assert_eq!(Headers::new(&grpc.headers).iter().count(), 0);
+        assert_eq!(grpc.body, "no slot could be taken");
+    }
+
+    #[test]
+    fn a_verdict_says_why() {
+        assert_eq!(saturated(1).reason(), Some(Reason::Saturated));
+        assert_eq!(NO_SLOT.reason(), Some(Reason::TimedOut));
     }
 }

@@ -26,6 +26,7 @@ mod configuration;
 mod console;
 mod control;
 mod edges;
+mod exports;
 mod garbage;
 mod gray;
 mod greeting;
