@@ -16,7 +16,7 @@ pub enum Script {
     /// Prove and mend the counts, one step of a pass.
     Reconcile,
     /// See the operator's overrides.
-    Look,
+    Overrides,
     /// An operator's change.
     Control,
     /// Show every account.
@@ -84,7 +84,7 @@ impl Script {
         Self::Sync,
         Self::Cooldown,
         Self::Reconcile,
-        Self::Look,
+        Self::Overrides,
         Self::Control,
         Self::Inspect,
     ];
@@ -97,7 +97,7 @@ impl Script {
         Self::Sync,
         Self::Cooldown,
         Self::Reconcile,
-        Self::Look,
+        Self::Overrides,
     ];
 
     /// Its flags, and its code. What frees or keeps a slot must run when memory is full.
@@ -109,7 +109,7 @@ impl Script {
             Self::Sync => ("", code_of!("sync.lua")),
             Self::Cooldown => (" flags=allow-oom", code_of!("cooldown.lua")),
             Self::Reconcile => (" flags=allow-oom", code_of!("reconcile.lua")),
-            Self::Look => (" flags=no-writes", code_of!("look.lua")),
+            Self::Overrides => (" flags=no-writes", code_of!("overrides.lua")),
             Self::Control => (" flags=allow-oom", code_of!("control.lua")),
             Self::Inspect => (" flags=no-writes", code_of!("inspect.lua")),
         }

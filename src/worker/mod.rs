@@ -1299,7 +1299,7 @@ impl Worker {
                     return;
                 };
                 let (drained, used) = LOOK;
-                state.keys.look(out, by, drained, used);
+                state.keys.overrides(out, by, drained, used);
             }
             Command::Answer { pool, text } => {
                 let Some(state) = self.pools.get(*pool) else {

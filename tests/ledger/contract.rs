@@ -516,7 +516,7 @@ fn malformed_arguments_are_named_and_write_nothing() {
         let source = source(script);
         let extra = match script {
             Script::Sync | Script::Control => 1,
-            Script::Reconcile | Script::Look => 2,
+            Script::Reconcile | Script::Overrides => 2,
             _ => 0,
         };
         let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), [b"6", b"7", b"8"][extra]];
@@ -655,10 +655,10 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (Script::Reconcile, &["a b", "1000", "10"], "BADARG by"),
         (Script::Reconcile, &["w", "0", "10"], "BADARG silence_ms"),
         (Script::Reconcile, &["w", "1000", "0"], "BADARG count"),
-        (Script::Look, &["0", "1"], "BADARG drained"),
-        (Script::Look, &["1001", "1"], "BADARG drained"),
-        (Script::Look, &["1", "1001"], "BADARG used"),
-        (Script::Look, &["1"], "BADARG used"),
+        (Script::Overrides, &["0", "1"], "BADARG drained"),
+        (Script::Overrides, &["1001", "1"], "BADARG drained"),
+        (Script::Overrides, &["1", "1001"], "BADARG used"),
+        (Script::Overrides, &["1"], "BADARG used"),
         (Script::Cooldown, &["a", "0"], "BADARG cooldown_ms"),
         (Script::Cooldown, &["a", "1", "rest"], "BADARG what"),
         (

@@ -488,7 +488,7 @@ impl Pipe {
     }
 
     pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {
-        self.call(|keys, out, by| keys.look(out, by, drained, used))
+        self.call(|keys, out, by| keys.overrides(out, by, drained, used))
     }
 
     pub fn answer(&mut self, text: &str, keep_ms: u64) -> Vec<u8> {
