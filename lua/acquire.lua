@@ -25,62 +25,71 @@
 --       count as new again. So new sessions push out new ones, and no client can make a key grow.
 -- Cost  O(log accounts + log leases) each; with a session, O(bytes of its key) more; with a scope, O(accounts cooling in it)
 --       more, and refused, O(accounts behind) at most. Eight commands, however many leases, and one to three more for each.
-local ttl, seed, weight, mode, session_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
-local dry, force = mode == 'dry', mode == 'force'
-local tagged = session_ttl and session_ttl > 0 and 1 or 0
-local count = (#ARGV - 5 - tagged) / ((force and 2 or 1) + tagged)
--- Behind which the keys of sessions and of scopes stand, and the tags of the sessions.
-local sessions, tags = tagged == 1 and #KEYS - count, #ARGV - count
-local scopes = (sessions or #KEYS) > 6 and 6
-local wrong, seen = #KEYS ~= 6 + (sessions and count or 0) + (scopes and count or 0), {}
-for i = 6, 5 + count do
-  local lease = ARGV[i]
-  wrong = wrong or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]') or seen[lease]
-  seen[lease] = true
-end
-local room = sessions and tonumber(ARGV[tags])
-if sessions then
-  wrong = wrong or not (room and room >= 100 and room <= 32768 and room % 1 == 0)
-  for i = tags + 1, #ARGV do
-    wrong = wrong or #ARGV[i] ~= 16 or string.find(ARGV[i], '%X')
-  end
-end
-if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
-  or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0) or not (weight and weight >= 0 and weight <= 1e9)
-  or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12 and session_ttl % 1 == 0)
-  or not (count >= 1 and count <= 1000 and count % 1 == 0) or not (dry or force or mode == 'take') then
-  local check = tools()
-  check.whole(ARGV[1], 'ttl_ms', 1, 86400000)
-  check.whole(ARGV[2], 'seed', 0, 2147483647)
-  check.whole(ARGV[3], 'random', 0, 1e9)
-  check.whole(ARGV[5], 'session_ttl_ms', 0, 1e12)
-  if sessions then
-    check.whole(ARGV[tags], 'session bytes', 100, 32768)
-  end
-  for i = 6, 5 + count do
-    check.id(ARGV[i], 'lease')
-  end
-  check.refuse('BADARG mode, leases, sessions or keys: not take, dry or force, not 1..1000 leases, one twice, a session without '
-    .. 'its tag or bytes, or a key too many or too few')
-end
 -- How many expired leases, and ended cooldowns, one call may clear away at a time; and how many leases share that work. A
 -- call that finds no free slot always does it, so nobody is refused for a lease that is over.
 local REAP, SHARED_BY = 32, 4
--- How many accounts are looked at one by one before the rest is drawn from together.
-local PAGE = 4
--- The draw ends after this many tries, with the best found so far: it takes one or two in a pool of any size.
-local TRIES = 64
+
+-- The arguments, once they are known to be right. Of scopes and sessions: the place before their first key, and the one before
+-- the first tag; nil: this call has none.
+local function arguments()
+  local argv = ARGV
+  local ttl, seed, weight, mode = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+  local session_ttl = tonumber(ARGV[5])
+  local dry, force = mode == 'dry', mode == 'force'
+  local tagged = session_ttl and session_ttl > 0 and 1 or 0
+  local count = (#argv - 5 - tagged) / ((force and 2 or 1) + tagged)
+  local session_keys, tags, room
+  if tagged == 1 then
+    session_keys, tags = #KEYS - count, #argv - count
+    room = tonumber(argv[tags])
+  end
+  local scope_keys = (session_keys or #KEYS) > 6 and 6 or nil
+  local wrong = #KEYS ~= 6 + (session_keys and count or 0) + (scope_keys and count or 0)
+  local seen = count > 1 and {}
+  for i = 6, 5 + count do
+    local lease = argv[i]
+    wrong = wrong or #lease < 1 or #lease > 64 or string.find(lease, '[^%w._-]')
+    if seen then
+      wrong = wrong or seen[lease]
+      seen[lease] = true
+    end
+  end
+  if session_keys then
+    wrong = wrong or not (room and room >= 100 and room <= 32768 and room % 1 == 0)
+    for i = tags + 1, #argv do
+      wrong = wrong or #argv[i] ~= 16 or string.find(argv[i], '%X')
+    end
+  end
+  if wrong or not (ttl and ttl >= 1 and ttl <= 86400000 and ttl % 1 == 0)
+    or not (seed and seed >= 0 and seed <= 2147483647 and seed % 1 == 0) or not (weight and weight >= 0 and weight <= 1e9)
+    or not (session_ttl and session_ttl >= 0 and session_ttl <= 1e12 and session_ttl % 1 == 0)
+    or not (count >= 1 and count <= 1000 and count % 1 == 0) or not (dry or force or mode == 'take') then
+    local check = tools()
+    check.whole(argv[1], 'ttl_ms', 1, 86400000)
+    check.whole(argv[2], 'seed', 0, 2147483647)
+    check.whole(argv[3], 'random', 0, 1e9)
+    check.whole(argv[5], 'session_ttl_ms', 0, 1e12)
+    if session_keys then
+      check.whole(argv[tags], 'session bytes', 100, 32768)
+    end
+    for i = 6, 5 + count do
+      check.id(argv[i], 'lease')
+    end
+    check.refuse('BADARG mode, leases, sessions or keys: not take, dry or force, not 1..1000 leases, one twice, a session '
+      .. 'without its tag or bytes, or a key too many or too few')
+  end
+  return ttl, seed, weight, dry, force, count, scope_keys, session_keys, tags, session_ttl, room
+end
+local ttl, seed, weight, dry, force, count, scope_keys, session_keys, tags, session_ttl, room = arguments()
+
 -- What a number becomes in a command: left to Redis, it is printed with 17 digits, which costs more than the command.
 local format = string.format
-
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- The account of each lease that is new, and the owner of each that is not.
-local chosen, owners = {}, {}
--- How many leases each account gets, and those accounts in order.
-local given, accounts = {}, {}
+-- How many leases each account gets in this call.
+local given = {}
 -- As Redis has it: `free` by first rank; record and count of accounts that came up again.
-local pages, records, used = {}, nil, nil
+local pages, records, counts = {}, nil, nil
 
 -- What an account's score in `free` is after what it got here; nil: it can't take more.
 local function score_now(account, score)
@@ -88,15 +97,15 @@ local function score_now(account, score)
   if not more then
     return tonumber(score)
   end
-  records, used = records or {}, used or {}
-  if not used[account] then
+  records, counts = records or {}, counts or {}
+  if not counts[account] then
     records[account] = call('HGET', ACCOUNTS, account)
-    used[account] = tonumber(call('HGET', USED, account) or 0) or math.huge
+    counts[account] = tonumber(call('HGET', USED, account) or 0) or math.huge
   end
-  more = more + used[account]
+  local used = more + counts[account]
   -- As in `refresh_free`, but one that cools has got its one probe.
   local max, load, base, flags = string.match(records[account] or '', '^(%d+) (%d+) (%d+) (%d+)$')
-  return flags == '0' and more < tonumber(max) and base + math.floor(load * more / max) or nil
+  return flags == OPEN and used < tonumber(max) and base + math.floor(load * used / max) or nil
 end
 
 -- The account with the least base + weight * u, as if each in `free` had drawn its own even u, in O(log accounts).
@@ -104,9 +113,12 @@ end
 -- account whose base is below s comes next with hazard 1 / (weight - (s - base)), so the winner is the first point of a
 -- Poisson process that bounds them all from above, thinned to the true hazards (Lewis and Shedler 1979).
 -- One that got a lease here stands in `free` with a score lower than its own by now, so that it is bounded too.
-math.randomseed(seed)
-local random = math.random
 local function choose(shut)
+  -- How many accounts draw one by one, before the rest is drawn from together.
+  local PAGE = 4
+  -- The draw ends after this many tries, with the best found so far: it takes one or two in a pool of any size.
+  local TRIES = 64
+  local random = math.random
   local account, score = nil, math.huge
   local from, page, fresh = 0, nil, nil
   repeat
@@ -171,102 +183,211 @@ local function choose(shut)
   return account
 end
 
--- How long a binding that is written now lives: a little longer than it must, so that most leases need not write it again.
-local life = sessions and session_ttl + math.ceil(session_ttl / 16)
--- What each session key holds.
-local held = sessions and {}
--- Until all is chosen nothing is written, but to clear away what is over. `lasts`: by tag, the account of the session; by
--- number, the tag of a lease whose session is to be written.
-local lasts, shuts, got, missing = sessions and {}, scopes and {}, nil, nil
-for try = 1, 2 do
-  if not dry and (try == 2 or seed % SHARED_BY < count) then
-    local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
-    -- One without an owner was written by hand.
-    if #over > 0 and end_leases(over) < #over then
-      call('ZREM', LEASES, unpack(over))
+-- Which accounts cool in the scope that has this key.
+local cooling_in
+if scope_keys then
+  local shut_in = {}
+  function cooling_in(scope)
+    local shut, last_end = shut_in[scope], nil
+    if shut then
+      return shut
     end
-    if try == 2 then
-      pages, records, used = {}, nil, nil
-      tools().cut_late(now, ttl)
+    shut = {}
+    for k, member in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
+      if k % 2 == 1 then
+        shut[member] = true
+      else
+        last_end = member
+      end
+    end
+    -- None may cool for longer than it may cool: Redis' clock was set back.
+    local longest = last_end and not dry and tools().longest('#rest')
+    if longest and last_end - now > longest then
+      tools().cut(scope, now, longest)
+      call('PEXPIREAT', scope, format('%.0f', now + longest))
+    end
+    shut_in[scope] = shut
+    return shut
+  end
+end
+
+-- Of the leases' sessions: what each key holds; by tag, the account that got one here; and the tags of the leases whose sessions
+-- are to be written.
+local held, account_of, unwritten, life, account_of_session, with_session
+if session_keys then
+  held, account_of, unwritten = {}, {}, {}
+  -- How long a session that is written now is remembered: a little longer than it must, so that most leases need not write it.
+  life = session_ttl + math.ceil(session_ttl / 16)
+
+  -- The account of a lease's session, if it can take the lease; the tag under which the account chosen is remembered, nil: the
+  -- session stays where it is; and the account that need not be written again.
+  function account_of_session(key, tag, shut)
+    local last = account_of[tag]
+    local kept = last
+    if not last then
+      local value = held[key] or redis.pcall('GET', key)
+      -- Someone's own key under this name is none.
+      value = type(value) == 'string' and string.find(value, '^=%x+[,;]') and value or ''
+      held[key] = value
+      local at, stop = string.find(value, '=' .. tag, 1, true)
+      local space = at and string.find(value, ' ', stop, true)
+      local left = space and (tonumber(string.sub(value, space + 1, space + 13)) or 0) - now or 0
+      if left > 0 then
+        last = string.sub(value, stop + 2, space - 1)
+        kept = left >= session_ttl and left <= life and string.sub(value, stop + 1, stop + 1) == ';' and last
+      end
+    end
+    local score = last and call('ZSCORE', FREE, last)
+    score = score and score_now(last, score)
+    if not score then
+      -- Full or cooling: another serves this request, and the session stays where its cache is.
+      local record = last and call('HGET', ACCOUNTS, last)
+      local flags = record and string.match(record, '%d+$')
+      return nil, flags ~= OPEN and flags ~= COOLING and tag, kept
+    elseif shut and shut[last] then
+      return nil
+    elseif score >= BEHIND then
+      -- One that is behind spills too, unless all are.
+      local other = choose(shut)
+      if tonumber(call('ZSCORE', FREE, other)) < BEHIND then
+        return other
+      end
+    end
+    return last, tag, kept
+  end
+
+  -- The value of a key with the entry of one session, so that it is no longer than `room`.
+  function with_session(value, tag, account, now, life, room)
+    -- An entry is new, or its session came back in time.
+    local NEW, CAME_BACK = ',', ';'
+    -- Copies of the value are what this costs: Lua's collector has to clear them away.
+    -- Where the session's old entry begins, and what follows it.
+    local at, stop = string.find(value, '=' .. tag, 1, true)
+    local rest = at and (string.find(value, '=', stop, true) or #value + 1)
+    local back = at and tonumber(string.match(value, '^[^ ]* (%d+)', stop) or 0) > now
+    local entry = string.format('=%s%s%s %d', tag, back and CAME_BACK or NEW, account, now + life)
+    local size = #value + #entry - (at and rest - at or 0)
+    -- Where those that came back begin: the mark comes 17 bytes later. And how many bytes they may take.
+    local again = math.max((string.find(value, CAME_BACK, 1, true) or size + 18) - 17, 1)
+    local most = math.floor(room * 3 / 4)
+    if back and size <= room and again > at and size - again + rest - at < most then
+      -- It was a new one, and all that came back have room.
+      return string.sub(value, 1, at - 1) .. string.sub(value, rest) .. entry
+    end
+    if at then
+      value = string.sub(value, 1, at - 1) .. string.sub(value, rest)
+      again = math.max((string.find(value, CAME_BACK, 1, true) or size + 18) - 17, 1)
+    end
+    -- The first session that can stay.
+    local first = size > room and (string.find(value, '=', size - room + 1, true) or size) or 1
+    if not back then
+      return string.sub(value, first, again - 1) .. entry .. string.sub(value, math.max(first, again))
+    end
+    if size - again >= most then
+      -- The first of those that came back count as new again.
+      rest = string.find(value, '=', size - most + 1, true) or size
+      value = string.sub(value, 1, again - 1) .. string.gsub(string.sub(value, again, rest - 1), CAME_BACK, NEW)
+        .. string.sub(value, rest)
+    end
+    return string.sub(value, first) .. entry
+  end
+end
+
+-- The accounts chosen, each once and in order. Here and below a table has room for one lease, which is what most calls take: it
+-- costs more to grow it.
+local accounts = {nil}
+-- This many fields of the pool are read before the accounts' records.
+local META = 4
+local function read_pool()
+  local pool = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
+  return pool, pool[1], pool[2], pool[3], pool[4]
+end
+
+-- How many leases each account has with those it gets here, also as arguments of HSET; and which of them probes. What is no
+-- account's name gets none: it fails the call, or with force its lease.
+local function count_leases(pool, uncounted)
+  local used, uses, probes = call('HMGET', USED, unpack(accounts)), {nil, nil}, nil
+  for k = 1, #accounts do
+    local account, record = accounts[k], pool[META + k]
+    local flags = record and string.match(record, '^%d+ %d+ %d+ (%d+)$')
+    -- A long name would make a reply that the filter does not take.
+    if not flags or #account > 64 or not string.find(account, '^[%w._-]+$') then
+      if not force then
+        call('ZREM', FREE, account)
+        tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
+      end
+      given[account] = nil
+    else
+      -- One that is missing: this is its first lease, unless the counts were lost.
+      local before = tonumber(used[k] or not (force or uncounted) and 0) or tools().used(account)
+      used[k] = before + given[account]
+      if used[k] < math.huge then
+        uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
+      end
+      if flags == COOLING and tools().wants_probe(account) then
+        probes = probes or {}
+        probes[account] = true
+      end
     end
   end
+  return used, uses, probes
+end
+
+-- After the leases are taken: what follows from them for their accounts.
+local function update_accounts(pool, pass, used, probes)
+  for account, lease in pairs(probes or {}) do
+    call('HSET', ACCOUNTS, '#probe:' .. account, lease)
+  end
+  local free = {nil, nil}
+  for k = 1, #accounts do
+    local account = accounts[k]
+    if given[account] then
+      if pass then
+        redis.pcall('HINCRBY', USED, '#' .. account, format('%d', given[account]))
+      end
+      refresh_free(account, pool[META + k], used[k], free)
+    end
+  end
+  if free[1] then
+    call('ZADD', FREE, unpack(free))
+  end
+end
+
+-- Until all is chosen nothing is written, but to clear away what is over.
+math.randomseed(seed)
+-- The account of each lease that is new, and the owner of each that is not.
+local chosen, owners = {nil}, dry and {}
+local pool, epoch, next_end, pass, uncounted, missing
+for try = 1, 2 do
   if not dry then
+    if try == 2 or seed % SHARED_BY < count then
+      local over = call('ZRANGEBYSCORE', LEASES, '-inf', format('%d', now), 'LIMIT', '0', REAP)
+      -- One without an owner was written by hand.
+      if #over > 0 and end_leases(over) < #over then
+        call('ZREM', LEASES, unpack(over))
+      end
+    end
+    if try == 2 then
+      pages, records, counts = {}, nil, nil
+      tools().cut_late(now, ttl)
+    end
     owners = call('HMGET', OWNER, unpack(ARGV, 6, 5 + count))
   end
   missing = false
   for i = 1, count do
-    if not chosen[i] and not owners[i] then
-      local account, bind, shut, last, lasting
+    if owners[i] then
+      -- An account's id and a mark are shorter.
+      if #owners[i] > 128 and not chosen[i] then
+        tools().garbage('owner', ARGV[5 + i], 'an account')
+      end
+    elseif not chosen[i] then
+      local account, tag, kept
       if force then
         account = ARGV[5 + count + i]
       else
-        if scopes then
-          -- Accounts that cool in this scope.
-          local scope = KEYS[scopes + i]
-          shut = shuts[scope]
-          if not shut then
-            shut = {}
-            local last
-            for k, cooling in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
-              if k % 2 == 1 then
-                shut[cooling] = true
-              else
-                last = cooling
-              end
-            end
-            -- None may cool for longer than it may cool: Redis' clock was set back.
-            if last and not dry then
-              local tool = tools()
-              local longest = tool.longest('#rest')
-              if last - now > longest then
-                tool.cut(scope, now, longest)
-                call('PEXPIREAT', scope, format('%.0f', now + longest))
-              end
-            end
-            shuts[scope] = shut
-          end
-        end
-        if sessions then
-          bind = ARGV[tags + i]
-          last = lasts[bind]
-          lasting = last
-          if not last then
-            local key = KEYS[sessions + i]
-            local value = held[key] or redis.pcall('GET', key)
-            -- Someone's own key under this name is none.
-            value = type(value) == 'string' and string.find(value, '^=%x+[,;]') and value or ''
-            held[key] = value
-            local at, stop = string.find(value, '=' .. bind, 1, true)
-            local space = at and string.find(value, ' ', stop, true)
-            local left = space and (tonumber(string.sub(value, space + 1, space + 13)) or 0) - now or 0
-            if left > 0 then
-              last = string.sub(value, stop + 2, space - 1)
-              lasting = left >= session_ttl and left <= life and string.byte(value, stop + 1) == 59
-            end
-          end
-          local score = last and call('ZSCORE', FREE, last)
-          score = score and score_now(last, score)
-          if score and shut and shut[last] then
-            bind = nil
-          elseif score then
-            account = last
-            if score >= BEHIND then
-              -- One that is behind spills too, unless all are.
-              account = choose(shut)
-              if tonumber(call('ZSCORE', FREE, account)) < BEHIND then
-                bind = nil
-              else
-                account = last
-              end
-            end
-          elseif last then
-            -- Full or cooling: another serves this request, and the session stays where its cache is.
-            local record = call('HGET', ACCOUNTS, last)
-            local flags = record and string.match(record, '%d+$')
-            if flags == '0' or flags == '4' then
-              bind = nil
-            end
-          end
+        local shut = scope_keys and cooling_in(KEYS[scope_keys + i])
+        if session_keys then
+          account, tag, kept = account_of_session(KEYS[session_keys + i], ARGV[tags + i], shut)
         end
         account = account or choose(shut) or dry and tools().would_be_free(now, shut, REAP)
       end
@@ -278,102 +399,56 @@ for try = 1, 2 do
           accounts[#accounts + 1] = account
         end
         given[account] = (given[account] or 0) + 1
-        if bind then
-          lasts[bind] = account
-          lasts[i] = not (lasting and last == account) and bind
+        if tag then
+          account_of[tag] = account
+          if account ~= kept then
+            unwritten[i] = tag
+          end
         end
       end
-    elseif owners[i] and #owners[i] > 128 then
-      -- An account's id and a mark are shorter.
-      tools().garbage('owner', ARGV[5 + i], 'an account')
     end
   end
-  got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
-  if not got[1] then
+  pool, epoch, next_end, pass, uncounted = read_pool()
+  if not epoch then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
   -- As `digits` of the tools.
-  if #got[1] > 16 or not string.find(got[1], '^%d+$') then
+  if #epoch > 16 or not string.find(epoch, '^%d+$') then
     tools().garbage('accounts', '#epoch', 'a whole number')
   end
   -- One that is no number is put right here; one that is a day off cannot be right.
-  local wake = not dry and got[2] and (tonumber(got[2]) or 0)
-  if wake and not (wake > now and wake <= now + 86400000) then
+  next_end = not dry and next_end and (tonumber(next_end) or 0)
+  if next_end and not (next_end > now and next_end <= now + 86400000) then
     tools().end_cooldowns(now, REAP)
-    got = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
+    pool, epoch, next_end, pass, uncounted = read_pool()
   end
   if dry or not missing then
     break
   end
 end
 
-local answers, wait = {got[1]}, nil
-if missing then
-  -- How long until something may come free, as far as the ledger can tell: a cooldown's end, or soon when a lease is live,
-  -- since most end long before they expire.
-  local from, cooling = 0, nil
-  wait = accounts[1] and math.min(1000, ttl) or 60000
-  repeat
-    cooling = call('ZRANGE', COOLDOWN, from, from + 15, 'WITHSCORES')
-    for i = 2, #cooling, 2 do
-      -- One that is behind can take a lease already.
-      if not string.find(cooling[i - 1], ':') then
-        wait = math.min(wait, cooling[i] - now)
-      end
-    end
-    from = from + 16
-  until #cooling < 32 or cooling[32] - now >= wait
-  local live = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
-  if live[2] then
-    wait = math.min(wait, 1000, live[2] - now)
-  end
-  wait = math.max(wait, 1)
-end
-
-local pass, expiry = got[3], format('%d', now + ttl)
-local leases, owned, uses, free, probes = {}, {}, {}, {}, nil
+local answers = {epoch, nil}
+local wait = missing and tools().retry_after(now, accounts[1] and math.min(1000, ttl) or 60000)
+local used, uses, probes
 if accounts[1] then
-  used = call('HMGET', USED, unpack(accounts))
+  used, uses, probes = count_leases(pool, uncounted)
 end
-for k = 1, #accounts do
-  local account, record = accounts[k], got[k + 4]
-  local flags = record and string.match(record, '^%d+ %d+ %d+ (%d+)$')
-  -- Other names are no account's. A long one would make a reply that the filter does not take.
-  if not flags or #account > 64 or not string.find(account, '^[%w._-]+$') then
-    if not force then
-      call('ZREM', FREE, account)
-      tools().garbage(record and 'accounts' or 'free', account, 'an account with a record')
-    end
-    given[account] = nil
-  else
-    -- One that is missing: this is its first lease, unless the counts were lost.
-    local held = tonumber(used[k] or not (force or got[4]) and 0) or tools().used(account)
-    used[k] = held + given[account]
-    if used[k] < math.huge then
-      uses[#uses + 1], uses[#uses + 2] = account, format('%d', used[k])
-    end
-    if flags == '4' and tools().wants_probe(account) then
-      probes = probes or {}
-      probes[account] = true
-    end
-  end
-end
+local leases, owned, expiry = {nil, nil}, {nil, nil}, format('%d', now + ttl)
 for i = 1, count do
   local lease, account = ARGV[5 + i], chosen[i]
-  if dry and account and not tools().is_id(account) then
-    tools().garbage('free', account, 'an account')
-  end
   answers[i + 1] = account or wait
-  if account and not dry then
-    if given[account] then
-      leases[#leases + 1], leases[#leases + 2] = expiry, lease
-      owned[#owned + 1], owned[#owned + 2] = lease, pass and account .. ':' .. pass or account
-      if probes and probes[account] == true then
-        answers[i + 1], probes[account] = account .. ':probe', lease
-      end
-    else
-      answers[i + 1] = false
+  if dry then
+    if account and (#account > 64 or not string.find(account, '^[%w._-]+$')) then
+      tools().garbage('free', account, 'an account')
     end
+  elseif account and given[account] then
+    leases[#leases + 1], leases[#leases + 2] = expiry, lease
+    owned[#owned + 1], owned[#owned + 2] = lease, pass and account .. ':' .. pass or account
+    if probes and probes[account] == true then
+      answers[i + 1], probes[account] = account .. ':probe', lease
+    end
+  elseif account then
+    answers[i + 1] = false
   end
 end
 if leases[1] then
@@ -383,58 +458,13 @@ if leases[1] then
   if uses[1] then
     call('HSET', USED, unpack(uses))
   end
-  for account, lease in pairs(probes or {}) do
-    call('HSET', ACCOUNTS, '#probe:' .. account, lease)
-  end
-  for k = 1, #accounts do
-    local account = accounts[k]
-    if given[account] then
-      if pass then
-        redis.pcall('HINCRBY', USED, '#' .. account, format('%d', given[account]))
-      end
-      refresh_free(account, got[k + 4], used[k], free)
-    end
-  end
-  if free[1] then
-    call('ZADD', FREE, unpack(free))
-  end
-  for i = 1, sessions and count or 0 do
-    local tag = lasts[i]
+  update_accounts(pool, pass, used, probes)
+  for i = 1, session_keys and count or 0 do
+    local key, tag = KEYS[session_keys + i], unwritten[i]
     if tag then
-      local key = KEYS[sessions + i]
-      local value, entry = held[key], lasts[tag] .. format(' %d', now + life)
-      -- Copies of the value are what this costs: Lua's collector has to clear them away.
-      local at, stop = string.find(value, '=' .. tag, 1, true)
-      local rest = at and (string.find(value, '=', stop, true) or #value + 1)
-      local back = at and tonumber(string.match(value, '^[^ ]* (%d+)', stop) or 0) > now
-      entry = '=' .. tag .. (back and ';' or ',') .. entry
-      local size = #value + #entry - (at and rest - at or 0)
-      local again = math.max((string.find(value, ';', 1, true) or size + 18) - 17, 1)
-      local most = math.floor(room * 3 / 4)
-      if back and size <= room and again > at and size - again + rest - at < most then
-        -- It was a new one, and all that came back have room.
-        value = string.sub(value, 1, at - 1) .. string.sub(value, rest) .. entry
-      else
-        if at then
-          value = string.sub(value, 1, at - 1) .. string.sub(value, rest)
-          again = math.max((string.find(value, ';', 1, true) or size + 18) - 17, 1)
-        end
-        -- The first session that can stay.
-        local first = size > room and (string.find(value, '=', size - room + 1, true) or size) or 1
-        if not back then
-          value = string.sub(value, first, again - 1) .. entry .. string.sub(value, math.max(first, again))
-        else
-          if size - again >= most then
-            rest = string.find(value, '=', size - most + 1, true) or size
-            value = string.sub(value, 1, again - 1) .. string.gsub(string.sub(value, again, rest - 1), ';', ',')
-              .. string.sub(value, rest)
-          end
-          value = string.sub(value, first) .. entry
-        end
-      end
-      held[key] = value
+      held[key] = with_session(held[key], tag, account_of[tag], now, life, room)
       -- The leases are taken by now: an error here must not hide that from who asked.
-      redis.pcall('SET', key, value, 'PX', format('%d', life))
+      redis.pcall('SET', key, held[key], 'PX', format('%d', life))
     end
   end
 end

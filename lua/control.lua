@@ -1,5 +1,5 @@
 -- control: what an operator changes by hand, kept through restarts of Envoy and new revisions. Accounts follow at once; the
--- percentage, and drains where a worker chooses by itself, as soon as each worker looks (look.lua, control.poll_ms).
+-- percentage, and drains where a worker chooses by itself, as soon as each worker looks (overrides.lua, control.poll_ms).
 --
 -- KEYS  the six of ledger.lua
 --       7 control (HASH: drain:<account id> -> 1; percent -> basis points)

@@ -26,6 +26,8 @@
 local ACCOUNTS, FREE, USED, LEASES, OWNER, COOLDOWN = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local call = redis.call
 local BEHIND = 2 ^ 52
+-- The flags in the record of an account that takes leases, and of one that only cools, or probes.
+local OPEN, COOLING = '0', '4'
 
 -- After `used` has changed: keeps `free` true. The one place that decides whether an account is in it. With a list, what is to
 -- be added to `free` is put there, for one ZADD.
@@ -38,8 +40,8 @@ local function refresh_free(account, record, used, list)
   end
   local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
   max = tonumber(max)
-  local open = flags == '0'
-  if flags == '4' and used < max then
+  local open = flags == OPEN
+  if flags == COOLING and used < max then
     -- As `wants_probe` of the tools, which few callers have at hand.
     local probe = call('HGET', ACCOUNTS, '#probe:' .. account)
     -- This may come after writes, so that it may not end in an error: whoever can't be judged is not open.
@@ -127,9 +129,14 @@ local function end_leases(ids)
   return #leases
 end
 
--- The rest is built only when it is needed: making a function costs about as much as a command.
+-- The rest is built only when it is needed, and once: making a function costs about as much as a command.
+local toolbox
 local function tools()
+  if toolbox then
+    return toolbox
+  end
   local self = {DISABLED = 1, DRAINED = 2, COOLING = 4, REMOVED = 8}
+  toolbox = self
   -- The longest lease, and the longest cooldown, that there can be.
   local DAY_MS = 86400000
   -- How long the longest time of all Envoys is remembered after the last of them said it.
@@ -372,12 +379,33 @@ local function tools()
     for account, leases in pairs(ended) do
       local record = call('HGET', ACCOUNTS, account)
       local max, flags = string.match(record or '', '^(%d+) %d+ %d+ (%d+)$')
-      local thawed = flags == '4' and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
+      local thawed = flags == COOLING and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
       thawed = thawed and tonumber(call('ZSCORE', LEASES, self.probe_of(account) or '') or 0) <= now
-      if (flags == '0' or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
+      if (flags == OPEN or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
         return account
       end
     end
+  end
+
+  -- How long until something may come free, as far as the ledger can tell, but no longer than `most`: a cooldown's end, or soon
+  -- when a lease is live, since most end long before they expire.
+  function self.retry_after(now, most)
+    local from, wait, cooling = 0, most, nil
+    repeat
+      cooling = call('ZRANGE', COOLDOWN, from, from + 15, 'WITHSCORES')
+      for i = 2, #cooling, 2 do
+        -- One that is behind can take a lease already.
+        if not string.find(cooling[i - 1], ':') then
+          wait = math.min(wait, cooling[i] - now)
+        end
+      end
+      from = from + 16
+    until #cooling < 32 or cooling[32] - now >= wait
+    local live = call('ZRANGE', LEASES, 0, 0, 'WITHSCORES')
+    if live[2] then
+      wait = math.min(wait, 1000, live[2] - now)
+    end
+    return math.max(wait, 1)
   end
 
   -- Takes a lease that must have no owner; `counted`: its account's count has it already.

@@ -12,7 +12,7 @@
 --   accounts        of another type, a record that is none, a revision or a digest that is none: taken out, and the next sync
 --                   puts the accounts in again. An id that is none: taken out.
 --   used, free, cooldown, #epoch, #wake, the pass itself: made anew.
---   control         is an operator's: what was drained stays so while it is of another type; look.lua names it.
+--   control         is an operator's: what was drained stays so while it is of another type; overrides.lua names it.
 -- Leases and cooldowns that end later than they can, because Redis' clock was set back, are cut.
 --
 -- KEYS  the six of ledger.lua

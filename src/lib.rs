@@ -14,6 +14,7 @@
 pub mod config;
 pub mod console;
 mod host;
+mod joined;
 pub mod json;
 pub mod ledger;
 pub mod pipe;

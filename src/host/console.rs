@@ -1,6 +1,7 @@
 //! Role `console`: host callbacks → events of the console, and its effects → host calls.
 
 use super::calls::{self, Buffer, Map, Metric, Ticker};
+use super::clock::random_seed;
 use super::stream::grpc_service;
 use crate::config;
 use crate::console::api::{MAX_BODY, Response};
@@ -42,7 +43,7 @@ impl Shared {
         Self {
             root_id,
             started: Instant::now(),
-            console: RefCell::new(Console::new(config)),
+            console: RefCell::new(Console::new(config, random_seed(root_id))),
             metrics,
             token: Cell::new(None),
             ticker: Ticker::default(),
@@ -116,8 +117,8 @@ impl Shared {
     /// Carries out what the console wants of the pipe. Envoy may call back meanwhile, so nothing is borrowed then.
     fn send(&self, now_ms: u64) {
         let Some((order, bytes)) = self.console().map(|mut console| {
-            let output = console.output();
-            (output.pipe.take(), std::mem::take(&mut output.bytes))
+            let wire = std::mem::take(console.wire());
+            (wire.order, wire.bytes)
         }) else {
             return;
         };
@@ -153,17 +154,15 @@ impl Shared {
         if opened.is_err() {
             return console.on_pipe_closed(now_ms);
         }
-        console.on_pipe_open();
+        console.on_pipe_open(now_ms);
         drop(console);
         self.send(now_ms);
     }
 
     /// Sees to it that a tick comes when the console wants one.
     fn arm(&self, now_ms: u64) {
-        let wake_ms = self.console().and_then(|mut console| {
-            let output = console.output();
-            let kept = output.pipe.is_some() || !output.bytes.is_empty();
-            if kept || !output.answers.is_empty() {
+        let wake_ms = self.console().and_then(|console| {
+            if console.wants_flush() {
                 Some(now_ms)
             } else {
                 console.next_wake_ms()

@@ -1,7 +1,7 @@
 //! The root context: configuration, the pipe's stream, ticks; and what it shares with the requests of its worker.
 
 use super::calls::{self, Buffer, Ticker};
-use super::clock::unix_time;
+use super::clock::random_seed;
 use super::console;
 use super::logger;
 use super::loop_end::LoopEnd;
@@ -13,7 +13,6 @@ use crate::pipe::down::PipeOrder;
 use crate::worker::Worker;
 use crate::worker::notice::Notice;
 use std::cell::{Cell, RefCell, RefMut};
-use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -41,8 +40,7 @@ pub struct Shared {
 
 impl Shared {
     fn new(root_id: u32, config: Config) -> Self {
-        // Two draws of the standard library's hash seed, which the host fills with random bytes, and the clock.
-        let seed = RandomState::new().hash_one(root_id) ^ unix_time().as_nanos() as u64;
+        let seed = random_seed(root_id);
         let mut worker = Worker::new(config, seed);
         for pool in 0..worker.config().pools.len() {
             let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));

@@ -4,7 +4,6 @@ pub mod chance;
 pub mod commands;
 pub mod fault;
 pub mod keys;
-pub mod reply;
 pub mod resp;
 pub mod source;
 pub mod view;

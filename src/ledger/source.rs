@@ -1,5 +1,7 @@
 //! The scripts' sources, as they are sent to Redis.
 
+use crate::joined::joined;
+
 /// One Lua file of `lua/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script {
@@ -16,60 +18,18 @@ pub enum Script {
     /// Prove and mend the counts, one step of a pass.
     Reconcile,
     /// See the operator's overrides.
-    Look,
+    Overrides,
     /// An operator's change.
     Control,
     /// Show every account.
     Inspect,
 }
 
-/// A file of `lua/` without what is only for readers: comments, empty lines, indentation. That happens when it is compiled,
-/// so the filter does not carry it.
+/// A file of `lua/` without what is only for readers.
 macro_rules! code_of {
-    ($file:literal) => {{
-        const FILE: &[u8] = include_str!(concat!("../../lua/", $file)).as_bytes();
-        const CODE: [u8; code(FILE, &mut [])] = {
-            let mut code_bytes = [0; code(FILE, &mut [])];
-            code(FILE, &mut code_bytes);
-            code_bytes
-        };
-        const TEXT: &str = match str::from_utf8(&CODE) {
-            Ok(text) => text,
-            Err(_) => panic!("not UTF-8"),
-        };
-        TEXT
-    }};
-}
-
-/// Copies the lines that are code, and answers how long they are; with an empty `into` it only answers.
-#[allow(
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "it runs while this is compiled, and would stop that"
-)]
-const fn code(file: &[u8], into: &mut [u8]) -> usize {
-    let (mut at, mut length) = (0, 0);
-    while at < file.len() {
-        while at < file.len() && file[at] == b' ' {
-            at += 1;
-        }
-        let comment = at + 1 < file.len() && file[at] == b'-' && file[at + 1] == b'-';
-        let skipped = comment || at < file.len() && file[at] == b'\n';
-        loop {
-            let end = at >= file.len() || file[at] == b'\n';
-            if !skipped {
-                if !into.is_empty() {
-                    into[length] = if end { b'\n' } else { file[at] };
-                }
-                length += 1;
-            }
-            at += 1;
-            if end {
-                break;
-            }
-        }
-    }
-    length
+    ($file:literal) => {
+        joined!([("--", "\n")], [include_str!(concat!("../../lua/", $file))])
+    };
 }
 
 /// What stands in front of every script.
@@ -84,7 +44,7 @@ impl Script {
         Self::Sync,
         Self::Cooldown,
         Self::Reconcile,
-        Self::Look,
+        Self::Overrides,
         Self::Control,
         Self::Inspect,
     ];
@@ -97,7 +57,7 @@ impl Script {
         Self::Sync,
         Self::Cooldown,
         Self::Reconcile,
-        Self::Look,
+        Self::Overrides,
     ];
 
     /// Its flags, and its code. What frees or keeps a slot must run when memory is full.
@@ -109,7 +69,7 @@ impl Script {
             Self::Sync => ("", code_of!("sync.lua")),
             Self::Cooldown => (" flags=allow-oom", code_of!("cooldown.lua")),
             Self::Reconcile => (" flags=allow-oom", code_of!("reconcile.lua")),
-            Self::Look => (" flags=no-writes", code_of!("look.lua")),
+            Self::Overrides => (" flags=no-writes", code_of!("overrides.lua")),
             Self::Control => (" flags=allow-oom", code_of!("control.lua")),
             Self::Inspect => (" flags=no-writes", code_of!("inspect.lua")),
         }
@@ -158,9 +118,5 @@ mod tests {
             assert!(lines.next().unwrap().starts_with("#!lua"));
             assert!(lines.eq(code), "{name}");
         }
-        let mut into = [0; 5];
-        assert_eq!(code(b" -- c\n\n  a = 1 -- d", &mut []), 11);
-        assert_eq!(code(b"--\nab\n  c", &mut into), 5);
-        assert_eq!(&into, b"ab\nc\n");
     }
 }

@@ -2,8 +2,8 @@
 //! console and the command line say the same because both say it from here.
 
 use super::chance::chances;
+use super::commands::Override;
 use super::fault::Fault;
-use super::reply::Override;
 use super::resp::{Value, Values};
 use crate::json::Json;
 use crate::pool::BEHIND;

@@ -14,7 +14,8 @@ pub const SELECT: &str = "SELECT";
 pub const SET_NAME: &str = "CLIENT SETNAME";
 /// The same.
 pub const LOAD: &str = "SCRIPT LOAD";
-const CONNECTION: &str = "the connection";
+/// The same.
+pub const CONNECTION: &str = "the connection";
 
 /// The longest version that is believed to be one, in bytes.
 const MOST_VERSION: usize = 32;

@@ -2,8 +2,8 @@
 
 use super::command::{AcquireCommand, Command};
 use super::context::Context;
+use crate::ledger::commands::{self, Acquired};
 use crate::ledger::fault::Fault;
-use crate::ledger::reply::{self, Acquired};
 use crate::request::admission::Reason;
 use crate::request::lease::LeaseId;
 use std::collections::VecDeque;
@@ -153,7 +153,7 @@ pub(super) fn read<'a>(
     let recorded = leases
         .first()
         .is_some_and(|acquire| matches!(acquire.kind, Record(_)));
-    let (epoch, answers) = reply::acquired(reply, leases.len())?;
+    let (epoch, answers) = commands::acquired(reply, leases.len())?;
     // `force` never answers it.
     let refused = |answer| matches!(answer, Acquired::Saturated { .. });
     if recorded && answers.clone().any(refused) {

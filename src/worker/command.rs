@@ -257,7 +257,7 @@ pub(super) fn write(cx: &mut Context, command: &Command, out: &mut Vec<u8>, scri
         }
         Command::Poll { .. } => {
             let (drained, used) = POLLED;
-            keys.look(out, script, drained, used);
+            keys.overrides(out, script, drained, used);
         }
         Command::Answer { text, .. } => keys.answer(out, text, ANSWER_MS),
         Command::Report {

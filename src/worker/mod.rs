@@ -24,8 +24,8 @@ mod shadow;
 mod sync;
 
 use crate::config::Config;
+use crate::ledger::commands::{self, Acquired};
 use crate::ledger::fault::{self, Fault};
-use crate::ledger::reply::{self, Acquired};
 use crate::ledger::resp::{Value, Values};
 use crate::ledger::source::Script;
 use crate::pipe::connection::{Connection, Event as PipeEvent, Sent, Wire};
@@ -694,7 +694,7 @@ impl Worker {
             Command::Report {
                 slot, pool, report, ..
             } => {
-                let ended = reply::number(reply)?;
+                let ended = commands::number(reply)?;
                 let request = (*slot, *pool);
                 self.requests.on_reported(cx, request, *report, ended);
             }

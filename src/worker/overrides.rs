@@ -4,8 +4,8 @@ use super::command::Command;
 use super::context::Context;
 use super::counters::Counter;
 use super::notice::{Ignored, Notice};
+use crate::ledger::commands::{self, Override, Overrides as InLedger};
 use crate::ledger::fault::Fault;
-use crate::ledger::reply::{self, Looked, Override};
 
 /// Polls on their way at once: those of many pools must not stand before every acquire.
 const MOST_POLLS: usize = 8;
@@ -126,7 +126,7 @@ impl Overrides {
         sent_ms: u64,
         reply: &[u8],
     ) -> Result<Option<Vec<u8>>, Fault> {
-        let polled = reply::looked(reply)?;
+        let polled = commands::overrides(reply)?;
         self.plan_next(cx, pool, sent_ms);
         self.note_ignored(
             cx,
@@ -177,7 +177,7 @@ impl Overrides {
     }
 
     /// Puts the overrides in force, and says what that changed.
-    fn apply_overrides(&mut self, cx: &mut Context, pool: usize, polled: &Looked) {
+    fn apply_overrides(&mut self, cx: &mut Context, pool: usize, polled: &InLedger) {
         let configured = cx.config.gray.basis_points;
         let name = cx.pool_name(pool);
         let Some(control) = self.pools.get_mut(pool) else {
@@ -217,7 +217,7 @@ impl Overrides {
     /// Before the first request: what any worker last saw of this pool, so that a new configuration does not begin without the
     /// operator's overrides. It was said when it was new.
     pub(super) fn restore(&mut self, cx: &mut Context, pool: usize, seen: &[u8]) {
-        if let Ok(polled) = reply::looked(seen) {
+        if let Ok(polled) = commands::overrides(seen) {
             let said = cx.output.notices.len();
             self.apply_overrides(cx, pool, &polled);
             cx.output.notices.truncate(said);

@@ -4,8 +4,8 @@ use super::command::Command;
 use super::context::Context;
 use super::counters::Counter;
 use super::notice::{Notice, Said};
+use crate::ledger::commands::{self, Reconciled};
 use crate::ledger::fault::Fault;
-use crate::ledger::reply::{self, Reconciled};
 use crate::printable;
 
 /// Every pool's counts are proven once in this long, in ms.
@@ -203,7 +203,7 @@ impl Recounts {
         pool: usize,
         reply: &[u8],
     ) -> Result<Option<(u64, Option<u64>)>, Fault> {
-        let step = reply::reconciled(reply)?;
+        let step = commands::reconciled(reply)?;
         if !step.found.is_empty() {
             self.note_garbage(cx, pool, step.found);
         }

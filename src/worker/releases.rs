@@ -3,8 +3,8 @@
 use super::command::{Command, PendingRelease};
 use super::context::Context;
 use super::counters::Counter;
+use crate::ledger::commands;
 use crate::ledger::fault::Fault;
-use crate::ledger::reply;
 use crate::request::lease::LeaseId;
 use std::collections::VecDeque;
 
@@ -159,7 +159,7 @@ impl Releases {
         leases: usize,
         reply: &[u8],
     ) -> Result<(), Fault> {
-        let ended = reply::number(reply)?;
+        let ended = commands::number(reply)?;
         // A reply that is not ours to believe must not count more than was asked.
         let ended = ended.min(leases as u64);
         cx.counters.add_in(pool, Counter::Released, ended);

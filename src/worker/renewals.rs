@@ -2,8 +2,8 @@
 
 use super::command::{Command, HeldLease};
 use super::context::Context;
+use crate::ledger::commands::{self, Renewed};
 use crate::ledger::fault::Fault;
-use crate::ledger::reply::{self, Renewed};
 use std::ops::Range;
 
 /// Renewals are spread over this many steps of each interval.
@@ -102,5 +102,5 @@ pub(super) fn read(
     leases: &[HeldLease],
     reply: &[u8],
 ) -> Result<(u64, impl Iterator<Item = Renewed>), Fault> {
-    reply::renewed(reply, leases.len())
+    commands::renewed(reply, leases.len())
 }

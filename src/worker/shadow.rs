@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::counters::Counter;
 use crate::config::{Config, Traditional};
-use crate::ledger::reply::Acquired;
+use crate::ledger::commands::Acquired;
 use crate::pool::RoutedAccounts;
 use crate::request::classify::is_shadow;
 use crate::request::headers::Headers;

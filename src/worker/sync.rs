@@ -4,8 +4,8 @@ use super::command::{Command, SYNC_PART, SyncStep};
 use super::context::Context;
 use super::notice::Notice;
 use crate::config::{Config, Pool, is_name};
+use crate::ledger::commands::{self, Synced};
 use crate::ledger::fault::Fault;
-use crate::ledger::reply::{self, Synced};
 use crate::pool;
 use crate::request::gray;
 use crate::units::millionths;
@@ -87,7 +87,7 @@ impl Syncs {
         step: &SyncStep,
         reply: &[u8],
     ) -> Result<Next, Fault> {
-        let answer = reply::synced(reply)?;
+        let answer = commands::synced(reply)?;
         let large = is_large(cx, pool);
         let Some(state) = self.0.get_mut(pool) else {
             return Ok(Next::Done);
@@ -245,7 +245,7 @@ fn next_part(cx: &Context, pool: usize, step: &SyncStep, reply: &[u8]) -> Option
             })
         }
         SyncStep::Sweep { .. } => {
-            let (cursor, ids) = reply::swept(reply);
+            let (cursor, ids) = commands::swept(reply);
             let gone = ids.filter(|id| cx.account_index(pool, id.as_bytes()).is_none());
             let gone = gone.map(str::to_owned).collect();
             Some(match cursor {

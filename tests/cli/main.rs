@@ -23,8 +23,8 @@ mod warnings;
 
 use pipe::{PREFIX, Pipe, account};
 use serde_json::Value;
+use slotgate::ledger::commands::Synced;
 use slotgate::ledger::commands::{Mode, SyncAccount};
-use slotgate::ledger::reply::Synced;
 use slotgate::request::lease::LeaseIds;
 use std::io::Write;
 use std::process::{Command, Stdio};

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use slotgate::config::structpb;
 use slotgate::config::{Config, MatchValue, Role, WaitForm, parse};
+use slotgate::ledger::commands;
 use slotgate::ledger::fault::Fault;
-use slotgate::ledger::reply;
 use slotgate::ledger::resp::{self, Value, Values};
 use slotgate::pipe::down::PipeOrder;
 use slotgate::pipe::frames::{Deframer, HEADER, MAX_FRAME, frame_header};
@@ -68,11 +68,11 @@ pub fn resp(data: &[u8]) {
 /// shape with another value in it.
 pub fn replies(data: &[u8]) {
     let faults = [
-        reply::acquired(data, 2).err(),
-        reply::number(data).err(),
-        reply::renewed(data, 3).err(),
-        reply::synced(data).err(),
-        reply::reconciled(data).err(),
+        commands::acquired(data, 2).err(),
+        commands::number(data).err(),
+        commands::renewed(data, 3).err(),
+        commands::synced(data).err(),
+        commands::reconciled(data).err(),
     ];
     let expected = match Values::new(data).value() {
         Some(Value::Error(error)) => {
@@ -84,7 +84,7 @@ pub fn replies(data: &[u8]) {
     let garbage = |fault| expected == Fault::Mismatch && fault == Fault::Garbage;
     let mut faults = faults.into_iter().flatten();
     assert!(faults.all(|fault| fault == expected || garbage(fault)));
-    if let Ok((_, answers)) = reply::renewed(data, 3) {
+    if let Ok((_, answers)) = commands::renewed(data, 3) {
         assert_eq!(answers.count(), 3);
     }
 }

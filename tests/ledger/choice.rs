@@ -3,8 +3,8 @@
 use crate::pipe::Pipe;
 use crate::support::Redis;
 use slotgate::config::{Account, PriorityMode, Score};
+use slotgate::ledger::commands::{Acquired, acquired};
 use slotgate::ledger::commands::{Mode, SyncAccount};
-use slotgate::ledger::reply::{Acquired, acquired};
 use slotgate::pool::bases;
 use slotgate::request::lease::LeaseIds;
 use std::collections::BTreeMap;

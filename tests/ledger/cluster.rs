@@ -7,8 +7,8 @@ use crate::support::{
 };
 use serde_json::json;
 use slotgate::ledger::commands::Mode;
+use slotgate::ledger::commands::{Reconciled, Renewed, Synced};
 use slotgate::ledger::fault::Fault;
-use slotgate::ledger::reply::{Reconciled, Renewed, Synced};
 use slotgate::request::lease::LeaseIds;
 
 /// Each script in each mode, with a session and a scope.

@@ -3,8 +3,8 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Ledger, PATIENCE, Redis, eventually};
 use slotgate::ledger::commands::{AccountReport, Asked, Mode, SyncAccount};
+use slotgate::ledger::commands::{Override, Reconciled, Renewed, Synced, overrides};
 use slotgate::ledger::fault::Fault;
-use slotgate::ledger::reply::{Override, Reconciled, Renewed, Synced, looked};
 use slotgate::ledger::source::Script;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::BTreeSet;
@@ -516,7 +516,7 @@ fn malformed_arguments_are_named_and_write_nothing() {
         let source = source(script);
         let extra = match script {
             Script::Sync | Script::Control => 1,
-            Script::Reconcile | Script::Look => 2,
+            Script::Reconcile | Script::Overrides => 2,
             _ => 0,
         };
         let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), [b"6", b"7", b"8"][extra]];
@@ -655,10 +655,10 @@ fn malformed_arguments_are_named_and_write_nothing() {
         (Script::Reconcile, &["a b", "1000", "10"], "BADARG by"),
         (Script::Reconcile, &["w", "0", "10"], "BADARG silence_ms"),
         (Script::Reconcile, &["w", "1000", "0"], "BADARG count"),
-        (Script::Look, &["0", "1"], "BADARG drained"),
-        (Script::Look, &["1001", "1"], "BADARG drained"),
-        (Script::Look, &["1", "1001"], "BADARG used"),
-        (Script::Look, &["1"], "BADARG used"),
+        (Script::Overrides, &["0", "1"], "BADARG drained"),
+        (Script::Overrides, &["1001", "1"], "BADARG drained"),
+        (Script::Overrides, &["1", "1001"], "BADARG used"),
+        (Script::Overrides, &["1"], "BADARG used"),
         (Script::Cooldown, &["a", "0"], "BADARG cooldown_ms"),
         (Script::Cooldown, &["a", "1", "rest"], "BADARG what"),
         (
@@ -1151,7 +1151,7 @@ fn a_question_is_shown_until_it_is_over_and_answered_beside() {
     let question = rig.ledger.key("question");
     let shown = |rig: &mut Rig| {
         let reply = rig.pipe.look_raw(10, 10);
-        String::from_utf8_lossy(looked(&reply).unwrap().question).into_owned()
+        String::from_utf8_lossy(overrides(&reply).unwrap().question).into_owned()
     };
     assert_eq!(shown(&mut rig), "");
     let longest = format!("n request {}", "x".repeat(502));
@@ -1192,9 +1192,13 @@ fn a_look_is_bounded() {
         }
         drained = until;
         let reply = rig.pipe.look_raw(1_000, 64);
-        assert_eq!(looked(&reply).unwrap().drained.is_some(), told, "{until}");
+        assert_eq!(
+            overrides(&reply).unwrap().drained.is_some(),
+            told,
+            "{until}"
+        );
         assert!(reply.len() < 70_000, "{} bytes", reply.len());
-        assert_eq!(looked(&reply).unwrap().used().count(), 0);
+        assert_eq!(overrides(&reply).unwrap().used().count(), 0);
     }
     eventually(PATIENCE, || {
         read.look(1_000, 64)
@@ -1466,11 +1470,11 @@ fn commands_per_call_stay_what_they_are() {
             let answers = rig.pipe.acquire_all(&asked, 0, 1).unwrap();
             assert!(answers.iter().all(|one| matches!(one, Answer::Granted(_))));
         });
-        let looked = counted(&mut rig, &mut |rig| {
+        let overrides = counted(&mut rig, &mut |rig| {
             rig.pipe.look(1_000, 64).unwrap();
         });
         assert_eq!(
-            [acquired, together, released, one, looked],
+            [acquired, together, released, one, overrides],
             expected,
             "{accounts} accounts"
         );

@@ -4,9 +4,9 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
 use crate::support::{Clock, Ledger, Redis};
 use slotgate::ledger::commands::{AccountReport, Asked, Longest, Mode, Part, Step, SyncAccount};
+use slotgate::ledger::commands::{Reconciled, Synced, reconciled, swept, synced};
 use slotgate::ledger::fault::{Fault, garbage};
 use slotgate::ledger::keys::{COMMON, key, session_digits, session_prefix, session_tag};
-use slotgate::ledger::reply::{Reconciled, Synced, reconciled, swept, synced};
 use slotgate::ledger::resp::{Value, Values};
 use slotgate::ledger::source::Script;
 use slotgate::request::lease::{LeaseId, LeaseIds};

@@ -6,8 +6,8 @@ use crate::support::{Clock, Ledger, Redis};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use slotgate::ledger::commands::{AccountReport, Asked, Mode, SyncAccount};
+use slotgate::ledger::commands::{Reconciled, Renewed, Synced};
 use slotgate::ledger::fault::Fault;
-use slotgate::ledger::reply::{Reconciled, Renewed, Synced};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,12 +6,12 @@ use crate::support::Redis;
 use slotgate::ledger::commands::{
     AccountReport, Acquire, Asked, LedgerCommands, Longest, Mode, Part, Step, Sync, SyncAccount,
 };
+use slotgate::ledger::commands::{
+    Acquired, Override, Reconciled, Renewed, Synced, acquired, number, overrides, reconciled,
+    renewed, synced,
+};
 use slotgate::ledger::fault::Fault;
 use slotgate::ledger::keys::{COMMON, key, session_account};
-use slotgate::ledger::reply::{
-    Acquired, Override, Reconciled, Renewed, Synced, acquired, looked, number, reconciled, renewed,
-    synced,
-};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
 use slotgate::request::lease::LeaseId;
@@ -488,7 +488,7 @@ impl Pipe {
     }
 
     pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {
-        self.call(|keys, out, by| keys.look(out, by, drained, used))
+        self.call(|keys, out, by| keys.overrides(out, by, drained, used))
     }
 
     pub fn answer(&mut self, text: &str, keep_ms: u64) -> Vec<u8> {
@@ -498,15 +498,15 @@ impl Pipe {
     /// The percentage, the drained accounts (`-`: too many), and the use of accounts in the order of their ids.
     pub fn look(&mut self, drained: u64, used: u64) -> Result<(Override, String, String), Fault> {
         let reply = self.look_raw(drained, used);
-        let looked = looked(&reply)?;
+        let overrides = overrides(&reply)?;
         let of = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let mut uses: Vec<_> = looked
+        let mut uses: Vec<_> = overrides
             .used()
             .map(|(id, used, max)| format!("{} {used}/{max}", of(id)))
             .collect();
         uses.sort();
-        let drained = looked.drained.map_or_else(|| "-".to_owned(), of);
-        Ok((looked.percent, drained, uses.join(" ")))
+        let drained = overrides.drained.map_or_else(|| "-".to_owned(), of);
+        Ok((overrides.percent, drained, uses.join(" ")))
     }
 
     pub fn inspect_raw(&mut self, cursor: &str, count: u64) -> Vec<u8> {

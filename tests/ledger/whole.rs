@@ -4,9 +4,9 @@
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
 use crate::support::{Ledger, Redis};
 use slotgate::ledger::commands::{AccountReport, Mode};
+use slotgate::ledger::commands::{Reconciled, Renewed, Synced};
 use slotgate::ledger::fault::Fault;
 use slotgate::ledger::keys::COMMON;
-use slotgate::ledger::reply::{Reconciled, Renewed, Synced};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 
 /// A pool with accounts `a` and `b`.

@@ -532,7 +532,7 @@ impl Simulation {
         }
         let keys: usize = text(&command[2]).parse().unwrap();
         let arguments = &command[3 + keys..];
-        if Script::ALL[script] == Script::Look {
+        if Script::ALL[script] == Script::Overrides {
             // It clears nothing away, so that what was leaked still lies there at the end.
             return Ok(b"*4\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n$0\r\n\r\n".to_vec());
         }
@@ -683,7 +683,7 @@ impl Simulation {
                 }
                 b":0\r\n".to_vec()
             }
-            Script::Look | Script::Control | Script::Inspect => b":0\r\n".to_vec(),
+            Script::Overrides | Script::Control | Script::Inspect => b":0\r\n".to_vec(),
         })
     }
 }

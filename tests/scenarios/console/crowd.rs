@@ -304,12 +304,12 @@ fn a_pipe_that_never_becomes_ready_is_told_to_those_who_wait_for_a_turn() {
     status(&mut console, 0, 1);
     explain(&mut console, 10, 2);
     console.on_tick(10);
-    assert_eq!(console.output().pipe.take(), Some(PipeOrder::Open));
-    console.on_pipe_open();
+    assert_eq!(console.wire().order.take(), Some(PipeOrder::Open));
+    console.on_pipe_open(10);
     sent(&mut console);
-    assert_eq!(console.next_wake_ms(), Some(TIMEOUT_MS));
-    console.on_tick(TIMEOUT_MS);
-    assert_eq!(console.output().pipe.take(), Some(PipeOrder::Reset));
+    assert_eq!(console.next_wake_ms(), Some(10 + TIMEOUT_MS));
+    be_silent(&mut console, 10 + TIMEOUT_MS);
+    assert_eq!(console.wire().order.take(), Some(PipeOrder::Reset));
     let told = all(&mut console);
     assert_eq!(told.len(), 2);
     for (_, response) in told {

@@ -5,7 +5,7 @@ use super::*;
 fn answers_to(hosts: &[&str], authority: &[u8]) -> bool {
     let json = json!({"role": "console", "pools": ["p"], "hosts": hosts, "redis": {}});
     let mut console = match parse(json.to_string().as_bytes(), &|_| None) {
-        Ok(Role::Console(config)) => Console::new(*config),
+        Ok(Role::Console(config)) => Console::new(*config, 7),
         other => panic!("{other:?}"),
     };
     let headers = Headers::serialize(&[

@@ -1,4 +1,4 @@
--- look: an operator's overrides, and how full the accounts are.
+-- overrides: an operator's overrides, and how full the accounts are.
 --
 -- KEYS  the six of ledger.lua
 --       7 control (HASH, see control.lua)

@@ -1,0 +1,131 @@
+//! What keeps the data path going, however many clients ask as fast as they can: how soon a scan begins, and when an answer is
+//! held back. Measured by `make bench-console`.
+
+use super::api::Response;
+use std::collections::VecDeque;
+
+/// The shortest time from one look's begin to the next one's, in ms. All who ask meanwhile share the next.
+const LOOK_MS: u64 = 250;
+/// After a scan the next one waits for 1 ms for so many bytes from Redis, which cost Envoy's worker and Redis 0.1 ms
+/// together, and for 1 ms for so many bytes to clients...
+const READ_PER_MS: usize = 1_000;
+const SENT_PER_MS: usize = 8_000;
+/// ...and for so many ms for each answer...
+const ANSWER_MS: u64 = 16;
+/// ...of which an explanation counts for so many: to judge each account costs more than to read and to send it...
+const EXPLAINED: u64 = 4;
+/// ...but no longer than this, in ms.
+const MOST_REST_MS: u64 = 5_000;
+/// Answers that need no Redis have a budget of their own. So much of it may be used in advance, in ms; an answer beyond that
+/// is held back.
+const BURST_MS: u64 = 250;
+/// No more answers are held back; those beyond are given at once.
+const MOST_HELD: usize = 128;
+
+/// The budgets of one console.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// No look begins before then, in ms.
+    pub(super) next_look_ms: u64,
+    /// No scan of any kind begins before then, in ms.
+    pub(super) next_scan_ms: u64,
+    /// Answers that are held back.
+    held: VecDeque<Held>,
+    /// Until when the budget for answers is used up, in ms.
+    used_until_ms: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    due_ms: u64,
+    stream: u32,
+    response: Response,
+}
+
+impl Pace {
+    /// When an answer that is held back is due, in ms.
+    pub(super) fn next_wake_ms(&self) -> Option<u64> {
+        self.held.front().map(|held| held.due_ms)
+    }
+
+    /// An answer that needed no Redis: returned if it may be given at once, else held back.
+    pub(super) fn hold(
+        &mut self,
+        now_ms: u64,
+        stream: u32,
+        response: Response,
+    ) -> Option<Response> {
+        if self.held.len() >= MOST_HELD {
+            return Some(response);
+        }
+        let begin_ms = self.used_until_ms.max(now_ms);
+        self.used_until_ms = begin_ms.saturating_add(cost_ms(&response));
+        let due_ms = self.used_until_ms.saturating_sub(BURST_MS);
+        if due_ms <= now_ms {
+            return Some(response);
+        }
+        self.held.push_back(Held {
+            due_ms,
+            stream,
+            response,
+        });
+        None
+    }
+
+    /// The next answer whose time has come, and its stream.
+    pub(super) fn next_due(&mut self, now_ms: u64) -> Option<(u32, Response)> {
+        self.held.front().filter(|held| held.due_ms <= now_ms)?;
+        let held = self.held.pop_front()?;
+        Some((held.stream, held.response))
+    }
+
+    /// A client left. What its answer would have cost is nobody's: who leaves must not make others wait.
+    pub(super) fn forget(&mut self, stream: u32) {
+        let mut given_back_ms: u64 = 0;
+        self.held.retain(|held| {
+            let stays = held.stream != stream;
+            if !stays {
+                given_back_ms = given_back_ms.saturating_add(cost_ms(&held.response));
+            }
+            stays
+        });
+        self.used_until_ms = self.used_until_ms.saturating_sub(given_back_ms);
+    }
+
+    /// No scan begins until so much more time has passed.
+    fn rest(&mut self, now_ms: u64, rest_ms: u64) {
+        let until_ms = self.next_scan_ms.max(now_ms).saturating_add(rest_ms);
+        self.next_scan_ms = until_ms.min(now_ms.saturating_add(MOST_REST_MS));
+    }
+
+    /// A look began.
+    pub(super) fn looked(&mut self, now_ms: u64) {
+        self.next_look_ms = now_ms.saturating_add(LOOK_MS);
+    }
+
+    /// So many bytes came from Redis.
+    pub(super) fn read(&mut self, now_ms: u64, bytes: usize) {
+        self.rest(now_ms, ms(bytes, READ_PER_MS).saturating_add(1));
+    }
+
+    /// So many clients got an answer that needed Redis.
+    pub(super) fn answered(&mut self, now_ms: u64, response: &Response, clients: usize) {
+        self.rest(now_ms, cost_ms(response).saturating_mul(clients as u64));
+    }
+
+    /// The answer explains: it costs more than others.
+    pub(super) fn explained(&mut self, now_ms: u64, response: &Response) {
+        let more_ms = cost_ms(response).saturating_mul(EXPLAINED.saturating_sub(1));
+        self.rest(now_ms, more_ms);
+    }
+}
+
+/// How much of the budget an answer costs, in ms.
+fn cost_ms(response: &Response) -> u64 {
+    ms(response.body.len(), SENT_PER_MS).saturating_add(ANSWER_MS)
+}
+
+/// How many ms so many bytes take, rounded down.
+fn ms(bytes: usize, per_ms: usize) -> u64 {
+    bytes.checked_div(per_ms).unwrap_or(0) as u64
+}

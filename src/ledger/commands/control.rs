@@ -1,0 +1,50 @@
+//! `control.lua`: what an operator changes by hand. The console and the command line read its two words themselves.
+
+use super::LedgerCommands;
+use crate::ledger::keys;
+use crate::ledger::resp::{push_bulk, push_bulk_of, push_bulks};
+use crate::ledger::source::{Script, ScriptRef};
+
+impl LedgerCommands {
+    /// `control.lua`; `session` is the session's hash, for `unbind`, which has no other subject.
+    pub fn control(
+        &self,
+        out: &mut Vec<u8>,
+        by: ScriptRef,
+        verb: &str,
+        subject: &str,
+        session: Option<&[u8; 16]>,
+    ) {
+        let extra_keys = usize::from(session.is_some()).saturating_add(1);
+        self.head(out, Script::Control, by, extra_keys, 2);
+        push_bulk(out, self.control.as_bytes());
+        let tag = session.map(keys::session_tag);
+        if let Some(session) = session {
+            push_bulk_of(
+                out,
+                self.session_prefix.as_bytes(),
+                &keys::session_digits(session),
+            );
+        }
+        let subject = tag.as_ref().map_or(subject.as_bytes(), |tag| tag);
+        push_bulks(out, &[verb.as_bytes(), subject]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::words;
+
+    #[test]
+    fn a_session_is_named_by_its_key_and_its_tag() {
+        let said = words(|commands, out, by| commands.control(out, by, "drain", "a", None));
+        assert_eq!(said, "x:{p}:control | drain a");
+        let hash = Some(&[0xab; 16]);
+        let said = words(|commands, out, by| commands.control(out, by, "unbind", "", hash));
+        let tag = "ab".repeat(8);
+        assert_eq!(
+            said,
+            format!("x:{{p}}:control x:{{p}}:session:2bab | unbind {tag}")
+        );
+    }
+}

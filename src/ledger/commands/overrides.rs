@@ -1,0 +1,122 @@
+//! `overrides.lua`: an operator's overrides, and how full the accounts are.
+
+use super::{LedgerCommands, array};
+use crate::ledger::fault::Fault;
+use crate::ledger::resp::{Value, Values, push_bulk, push_number, whole};
+use crate::ledger::source::{Script, ScriptRef};
+
+/// What `overrides.lua` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Overrides<'a> {
+    /// The share of the gray release by override.
+    pub percent: Override,
+    /// Ids of the drained accounts, a space between; `None`: too many.
+    pub drained: Option<&'a [u8]>,
+    used: &'a [u8],
+    /// What someone asks about a request; empty: nothing.
+    pub question: &'a [u8],
+}
+
+/// An override as Redis has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Override {
+    /// Not set: what is configured holds.
+    Absent,
+    /// In basis points, 0..=10000.
+    BasisPoints(u16),
+    /// Someone wrote something else there.
+    Malformed,
+}
+
+impl Override {
+    /// Reads it; empty is none.
+    #[must_use]
+    pub fn of(text: &[u8]) -> Self {
+        match whole(text).and_then(|points| u16::try_from(points).ok()) {
+            Some(points) if points <= 10_000 => Self::BasisPoints(points),
+            Some(_) | None if text.is_empty() => Self::Absent,
+            Some(_) | None => Self::Malformed,
+        }
+    }
+}
+
+impl<'a> Overrides<'a> {
+    /// Each account's id, how many of its slots are used, and how many it has; of none in a large pool.
+    pub fn used(&self) -> impl Iterator<Item = (&'a [u8], u64, u64)> {
+        let mut words = self.used.split(|byte| *byte == b' ');
+        std::iter::from_fn(move || {
+            Some((words.next()?, whole(words.next()?)?, whole(words.next()?)?))
+        })
+    }
+}
+
+impl LedgerCommands {
+    /// `overrides.lua`; at most so many drained accounts, and the use of so many.
+    pub fn overrides(&self, out: &mut Vec<u8>, by: ScriptRef, drained: u64, used: u64) {
+        self.head(out, Script::Overrides, by, 2, 2);
+        push_bulk(out, self.control.as_bytes());
+        push_bulk(out, self.question.as_bytes());
+        push_number(out, drained);
+        push_number(out, used);
+    }
+}
+
+/// Reads the reply of `overrides.lua`.
+///
+/// # Errors
+/// The [`Fault`] that stands in its place.
+pub fn overrides(reply: &[u8]) -> Result<Overrides<'_>, Fault> {
+    let mut values = Values::new(reply);
+    array(&mut values, 4..=4)?;
+    let percent = Override::of(values.bulk().ok_or(Fault::Mismatch)?);
+    let drained = match values.value() {
+        Some(Value::Bulk(ids)) => Some(ids),
+        Some(Value::Nil) => None,
+        Some(Value::Simple(_) | Value::Error(_) | Value::Integer(_) | Value::Array(_)) | None => {
+            return Err(Fault::Mismatch);
+        }
+    };
+    let (used, question) = values.bulk().zip(values.bulk()).ok_or(Fault::Mismatch)?;
+    Ok(Overrides {
+        percent,
+        drained,
+        used,
+        question,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::words;
+    use super::*;
+
+    #[test]
+    fn its_words_tell_how_much() {
+        let said = words(|commands, out, by| commands.overrides(out, by, 5, 6));
+        assert_eq!(said, "x:{p}:control x:{p}:question | 5 6");
+    }
+
+    #[test]
+    fn a_reply_is_read_as_it_stands() {
+        let reply = "*4\r\n$4\r\n2500\r\n$3\r\na b\r\n$11\r\na 1 2 b 0 3\r\n$1\r\nq\r\n";
+        let all = overrides(reply.as_bytes()).unwrap();
+        assert_eq!(all.percent, Override::BasisPoints(2500));
+        assert_eq!(all.drained, Some(&b"a b"[..]));
+        assert!(all.used().eq([(&b"a"[..], 1, 2), (&b"b"[..], 0, 3)]));
+        assert_eq!(all.question, b"q");
+        let many = reply.replace("$3\r\na b", "$-1");
+        assert_eq!(overrides(many.as_bytes()).unwrap().drained, None);
+        let wrong = reply.replace("$3\r\na b", ":3");
+        assert_eq!(overrides(wrong.as_bytes()), Err(Fault::Mismatch));
+        for (text, expected) in [
+            ("", Override::Absent),
+            ("0", Override::BasisPoints(0)),
+            ("10000", Override::BasisPoints(10_000)),
+            ("10001", Override::Malformed),
+            ("65537", Override::Malformed),
+            ("?", Override::Malformed),
+        ] {
+            assert_eq!(Override::of(text.as_bytes()), expected, "{text}");
+        }
+    }
+}
