@@ -172,6 +172,20 @@ fn many_errors_are_told_at_once_and_joined_in_one_line() {
 }
 
 #[test]
+fn an_error_is_a_path_and_a_problem() {
+    let Errors(found) = check(br#"{"role": "bridge", "a: b": 1, "c.d": {}}"#).unwrap_err();
+    let found: Vec<_> = found
+        .iter()
+        .map(|error| (error.path.as_str(), error.problem.as_str()))
+        .collect();
+    let problem = "is not a field of role bridge";
+    assert_eq!(found, [("a: b", problem), ("c.d", problem)]);
+    let Errors(found) = check(b"[1").unwrap_err();
+    assert_eq!(found[0].path, "");
+    assert!(found[0].problem.starts_with("not JSON: "), "{found:?}");
+}
+
+#[test]
 fn bridge_is_a_role_alone() {
     assert!(matches!(
         check(&fs::read(directory("good/bridge.json")).unwrap()),
