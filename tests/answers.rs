@@ -10,7 +10,7 @@
 )]
 
 use serde_json::{Value, json};
-use slotgate::config::{Cooldown, Role, WaitForm, parse};
+use slotgate::config::{Cooldown, Role, parse};
 use slotgate::request::headers::Headers;
 use slotgate::upstream::cooldown::rest;
 
@@ -403,11 +403,17 @@ fn the_default_table_is_a_configuration_like_any_other() {
     assert!(rules().count() >= 29, "{}", rules().count());
     let page = std::fs::read_to_string("docs/configuration.md").unwrap();
     for rule in rules() {
-        let form = WaitForm::NAMES.iter().find(|(_, form)| *form == rule.form);
-        assert!(form.is_some());
         assert!(page.contains(&rule.name), "{} is not documented", rule.name);
     }
-    for (form, _) in WaitForm::NAMES {
+    let document = json!({
+        "role": "scheduler",
+        "cooldown": {"headers": [{"name": "x", "form": "?"}]},
+        "pools": [{"name": "p", "accounts": [{"id": "a", "max_concurrency": 1}]}],
+    });
+    let refused = parse(document.to_string().as_bytes(), &|_| None).unwrap_err();
+    let (_, forms) = refused.0[0].problem.split_once("one of ").unwrap();
+    assert_eq!(forms.split(", ").count(), 8, "{forms}");
+    for form in forms.split(", ") {
         assert!(page.contains(&format!("| `{form}` |")), "{form}");
     }
 }

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use slotgate::config::{
-    Config, Errors, Failing, GrayMode, Match, MatchValue, OnFailure, OnSaturated, PriorityMode,
-    Role, Score, SessionSource, Traditional, WaitForm, WaitHeader, WaitStep, parse, parse_struct,
+    Config, Error, Errors, Failing, GrayMode, Match, MatchValue, OnFailure, OnSaturated,
+    PriorityMode, Role, Score, SessionSource, Traditional, WaitForm, WaitHeader, WaitStep, parse,
+    parse_struct,
 };
 
 /// Lower it only when a rule goes.
@@ -54,7 +55,10 @@ fn check(json: &[u8]) -> Result<Role, Errors> {
         );
         assert!(!errors.0.is_empty(), "refused without a reason");
         assert!(
-            errors.0.iter().all(|error| error.lines().count() == 1),
+            errors
+                .0
+                .iter()
+                .all(|error| error.to_string().lines().count() == 1),
             "more than a line: {errors}"
         );
     }
@@ -75,7 +79,11 @@ fn good(name: &str) -> Config {
 }
 
 fn errors(document: &Value) -> Vec<String> {
-    check(document.to_string().as_bytes()).map_or_else(|errors| errors.0, |_| vec![])
+    check(document.to_string().as_bytes()).map_or_else(lines, |_| vec![])
+}
+
+fn lines(Errors(errors): Errors) -> Vec<String> {
+    errors.iter().map(Error::to_string).collect()
 }
 
 fn full() -> Value {
@@ -153,10 +161,28 @@ fn every_bad_file_is_refused_with_its_exact_errors() {
 fn many_errors_are_told_at_once_and_joined_in_one_line() {
     let Errors(found) = check(&fs::read(directory("bad/many_errors.json")).unwrap()).unwrap_err();
     assert!(found.len() >= 30, "{} errors", found.len());
+    let error = |path: &str, problem: &str| Error {
+        path: path.into(),
+        problem: problem.into(),
+    };
     assert_eq!(
-        Errors(vec!["a: b".into(), "c: d".into()]).to_string(),
-        "a: b; c: d"
+        Errors(vec![error("a", "b"), error("", "c")]).to_string(),
+        "a: b; c"
     );
+}
+
+#[test]
+fn an_error_is_a_path_and_a_problem() {
+    let Errors(found) = check(br#"{"role": "bridge", "a: b": 1, "c.d": {}}"#).unwrap_err();
+    let found: Vec<_> = found
+        .iter()
+        .map(|error| (error.path.as_str(), error.problem.as_str()))
+        .collect();
+    let problem = "is not a field of role bridge";
+    assert_eq!(found, [("a: b", problem), ("c.d", problem)]);
+    let Errors(found) = check(b"[1").unwrap_err();
+    assert_eq!(found[0].path, "");
+    assert!(found[0].problem.starts_with("not JSON: "), "{found:?}");
 }
 
 #[test]
@@ -433,7 +459,7 @@ fn numbers_of_a_struct_may_come_as_text() {
     ] {
         let error = format!("gray.percent: {percent:?} {rule}");
         assert_eq!(
-            parse_struct(&document(percent), &env).unwrap_err().0,
+            lines(parse_struct(&document(percent), &env).unwrap_err()),
             [error]
         );
     }
@@ -568,7 +594,7 @@ fn no_truncation_or_broken_byte_makes_it_panic() {
     let text = fs::read(directory("good/full.json")).unwrap();
     let end = text.trim_ascii_end().len();
     for cut in 0..end {
-        let Errors(found) = check(&text[..cut]).unwrap_err();
+        let found = lines(check(&text[..cut]).unwrap_err());
         assert!(
             found.len() == 1 && found[0].starts_with("not JSON: "),
             "{cut}: {found:?}"

@@ -100,6 +100,30 @@ fn every_bad_configuration_is_refused_with_every_error() {
     }
 }
 
+/// Also where a name looks like the end of a path.
+#[test]
+fn json_has_path_and_problem_of_each_error() {
+    let scratch = Scratch::new();
+    let errors = |text: &str| {
+        let file = scratch.file("wrong.json", text);
+        let ran = check_with(&VARIABLES, &["--json", &file]);
+        let json: Value = serde_json::from_str(&ran.out).unwrap();
+        json["plugins"][0]["errors"].clone()
+    };
+    let problem = "is not a field of role bridge";
+    assert_eq!(
+        errors(r#"{"role": "bridge", "a: b": 1}"#),
+        json!([{"path": "a: b", "problem": problem, "text": format!("a: b: {problem}")}])
+    );
+    let broken = wasm(
+        "http",
+        json!({"name": "slotgate", "configuration": string_value("{")}),
+    );
+    let found = errors(&json!({"resources": [&broken]}).to_string());
+    assert_eq!(found[0]["path"], "");
+    assert_eq!(found[0]["problem"], found[0]["text"]);
+}
+
 #[test]
 fn every_good_configuration_is_taken_as_json_and_as_yaml() {
     let scratch = Scratch::new();

@@ -5,7 +5,7 @@ use crate::problem::{Exit, Problem};
 use crate::show::Lines;
 use crate::words::{count, quoted};
 use serde_json::{Value, json};
-use slotgate::config::{Config, GrayMode, Role, parse, parse_struct};
+use slotgate::config::{Config, Error, GrayMode, Role, parse, parse_struct};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -60,7 +60,7 @@ struct Environment {
 #[derive(Debug)]
 struct Finding {
     role: Option<&'static str>,
-    errors: Vec<String>,
+    errors: Vec<Error>,
     hints: Vec<String>,
     /// Variables that are not set here and will have to be where Envoy runs.
     unset: BTreeSet<String>,
@@ -77,13 +77,13 @@ pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem>
         let (finding, _) = look_at(plugin, require_env);
         errors = errors.saturating_add(finding.errors.len() as u64);
         describe(&mut out, file, plugin, &finding);
-        let listed: Vec<Value> = finding.errors.iter().map(|error| split(error)).collect();
+        let found: Vec<Value> = finding.errors.iter().map(listed).collect();
         documents.push(json!({
             "filter": plugin.filter,
             "name": plugin.name,
             "at": plugin.at,
             "role": finding.role,
-            "errors": listed,
+            "errors": found,
             "hints": finding.hints,
             "unset_variables": finding.unset,
         }));
@@ -91,7 +91,7 @@ pub fn run(file: &str, text: &str, require_env: bool) -> Result<Answer, Problem>
     for warning in &warnings {
         out.line(&format!("{file}: warning: {warning}"));
     }
-    let warnings: Vec<Value> = warnings.iter().map(|warning| split(warning)).collect();
+    let warnings: Vec<Value> = warnings.iter().map(listed).collect();
     let exit = if errors == 0 { Exit::Done } else { Exit::Wrong };
     Ok(Answer {
         text: out,
@@ -190,10 +190,8 @@ fn describe(text: &mut Lines, file: &str, plugin: &Plugin, finding: &Finding) {
     }
 }
 
-/// `path: what` as the parser writes it.
-fn split(error: &str) -> Value {
-    let (path, what) = error.split_once(": ").unwrap_or(("", error));
-    json!({"path": path, "problem": what, "text": error})
+fn listed(error: &Error) -> Value {
+    json!({"path": error.path, "problem": error.problem, "text": error.to_string()})
 }
 
 fn look_at(plugin: &Plugin, require_env: bool) -> (Finding, Option<Role>) {
@@ -257,9 +255,8 @@ impl Plugin {
     }
 }
 
-/// All slotgate configurations in a file, at least one, and what around them an operator may not have meant: each as
-/// `path: what`.
-fn plugins(file: &str, text: &str) -> Result<(Vec<Plugin>, Vec<String>), Problem> {
+/// All slotgate configurations in a file, at least one, and what around them an operator may not have meant.
+fn plugins(file: &str, text: &str) -> Result<(Vec<Plugin>, Vec<Error>), Problem> {
     let (document, syntax) = document(file, text)?;
     let mut found = Search {
         plugins: Vec::new(),
@@ -329,7 +326,7 @@ fn document(file: &str, text: &str) -> Result<(Value, Syntax), Problem> {
 
 struct Search {
     plugins: Vec<Plugin>,
-    warnings: Vec<String>,
+    warnings: Vec<Error>,
     /// Wasm filters that are not slotgate.
     others: usize,
     syntax: Syntax,
@@ -351,15 +348,16 @@ impl Search {
                     at.push_str(name);
                     self.walk(value, at);
                     if let Some(what) = one_slot(name, value) {
-                        self.warnings.push(format!("{at}: {what}"));
+                        self.warn(at.clone(), what);
                     }
                     at.truncate(length);
                 }
                 let mut inside = self.plugins.iter().skip(plugins);
                 if cuts_silent_streams(value) && inside.any(Plugin::takes_slots) {
-                    self.warnings.push(format!(
-                        "{at}.stream_idle_timeout: not set, so Envoy cuts a stream that is silent for 5 minutes; 0s turns that off"
-                    ));
+                    self.warn(
+                        format!("{at}.stream_idle_timeout"),
+                        "not set, so Envoy cuts a stream that is silent for 5 minutes; 0s turns that off",
+                    );
                 }
             }
             Value::Array(values) => {
@@ -371,6 +369,11 @@ impl Search {
             }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
+    }
+
+    fn warn(&mut self, path: String, problem: &str) {
+        let problem = problem.to_owned();
+        self.warnings.push(Error { path, problem });
     }
 
     fn filter(&mut self, filter: &'static str, config: &Value, at: &str) {

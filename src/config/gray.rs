@@ -1,0 +1,95 @@
+//! `gray`: who is in the gray release.
+
+use super::Secret;
+use super::fields::{Cursor, Fields};
+use super::rules::{ANY, COOKIE, QUERY};
+use serde::Deserialize;
+
+/// `gray`: who is in.
+#[derive(Debug)]
+pub struct Gray {
+    /// Share of sessions that are in, in basis points 0..=10000.
+    pub basis_points: u16,
+    /// Enforce or shadow.
+    pub mode: GrayMode,
+    /// Keys the bucket's hash.
+    pub salt: String,
+    /// Where the session comes from; the first non-empty one wins.
+    pub session: Vec<SessionSource>,
+    /// The header that forces a request in or out; `None` when no token is set.
+    pub gray_override: Option<GrayOverride>,
+}
+
+/// `gray.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GrayMode {
+    /// Requests in the percentage take slots.
+    Enforce,
+    /// Requests in the percentage ask what would happen, take nothing and never wait.
+    Shadow,
+}
+
+/// One entry of `gray.session`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionSource {
+    /// A request header, lower case.
+    Header(String),
+    /// A cookie by name.
+    Cookie(String),
+    /// A query parameter by name.
+    Query(String),
+}
+
+/// `gray.override` with its token resolved.
+#[derive(Debug)]
+pub struct GrayOverride {
+    /// Header name, lower case.
+    pub header: String,
+    /// What must stand before `:on` or `:off`.
+    pub token: Secret,
+}
+
+pub(super) fn read(mut f: Fields<'_, '_>) -> Gray {
+    let gray = Gray {
+        basis_points: f
+            .at("percent")
+            .and_then(|mut at| at.basis_points())
+            .unwrap_or(0),
+        mode: f.word("mode", GrayMode::Enforce),
+        salt: f.text("salt", "", ANY),
+        session: f
+            .list("session", 0..=16, session_source)
+            .unwrap_or_else(|| vec![SessionSource::Header("x-session-id".into())]),
+        gray_override: gray_override(f.object("override")),
+    };
+    f.reject_unknown();
+    gray
+}
+
+fn session_source(at: Cursor<'_, '_>) -> Option<SessionSource> {
+    let mut f = at.fields();
+    let source = f
+        .one_of(&["header", "cookie", "query"])
+        .and_then(|(name, mut at)| match name {
+            "header" => at.header().map(SessionSource::Header),
+            "cookie" => at.text(COOKIE).map(SessionSource::Cookie),
+            _ => at.text(QUERY).map(SessionSource::Query),
+        });
+    f.reject_unknown();
+    source
+}
+
+fn gray_override(mut f: Fields<'_, '_>) -> Option<GrayOverride> {
+    let header = f
+        .at("header")
+        .and_then(|mut at| at.header())
+        .unwrap_or_else(|| "x-slotgate-gray".into());
+    // It is taken off every request, which can't do without these.
+    if header.starts_with(':') {
+        f.error("header", format!("{header:?} is a pseudo header"));
+    }
+    let token = f.secret("token_env");
+    f.reject_unknown();
+    token.map(|token| GrayOverride { header, token })
+}
