@@ -1,0 +1,349 @@
+//! The parts of one worker, and what is done with several of them at once.
+
+use super::acquires::{Acquires, LostAcquire, PORTION};
+use super::breaker::Breaker;
+use super::command::{self, AcquireCommand, AcquireKind, Command};
+use super::context::{Context, Task};
+use super::counters::Counter;
+use super::notice::{Notice, Said};
+use super::overrides::Overrides;
+use super::recount::Recounts;
+use super::releases::Releases;
+use super::renewals::Renewals;
+use super::requests::Requests;
+use super::shadow::Shadow;
+use super::sync::Syncs;
+use crate::config::Config;
+use crate::ledger::fault::Fault;
+use crate::ledger::source::Script;
+use crate::pipe::connection::{Connection, Sent};
+use crate::pipe::down::Down;
+use crate::pipe::greeting::Refusal;
+use crate::request::admission::{Event, Policy, Reason};
+use crate::request::gray::Bucketer;
+use crate::request::verdict::Verdict;
+
+/// A reason why the pipe is down is said again when it was not seen for this long, in ms. A server that turns us away may
+/// be seen to do so or only to close the connection, by turns.
+const SAID_MS: u64 = 10_000;
+
+/// All parts. None of them knows another one: events, tasks and commands pass between them here.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) cx: Context,
+    pub(super) pipe: Connection<Command>,
+    /// Why the pipe is down, as far as it was said: the reason, the gist of the server's words.
+    pub(super) said: Said<(Down, String)>,
+    pub(super) breaker: Breaker,
+    pub(super) bucketer: Bucketer,
+    pub(super) requests: Requests,
+    pub(super) acquires: Acquires,
+    pub(super) releases: Releases,
+    pub(super) renewals: Renewals,
+    pub(super) syncs: Syncs,
+    pub(super) recounts: Recounts,
+    pub(super) overrides: Overrides,
+    pub(super) shadow: Shadow,
+}
+
+impl Parts {
+    /// `seed` must be random.
+    pub(super) fn new(config: Config, seed: u64) -> Self {
+        let pools = config.pools.len();
+        let policy = Policy {
+            saturated: config.saturated,
+            failure: config.failure,
+            traditional: config.traditional,
+        };
+        let bucketer = Bucketer::new(&config.gray.salt);
+        let (syncs, shadow) = (Syncs::new(&config), Shadow::new(&config));
+        let (cx, worker) = Context::new(config, fastrand::Rng::with_seed(seed));
+        Self {
+            cx,
+            pipe: Connection::new(&Script::FILTER, true),
+            said: Said::default(),
+            breaker: Breaker::default(),
+            bucketer,
+            requests: Requests::new(policy, worker),
+            acquires: Acquires::default(),
+            releases: Releases::default(),
+            renewals: Renewals::default(),
+            syncs,
+            recounts: Recounts::new(pools),
+            overrides: Overrides::new(pools),
+            shadow,
+        }
+    }
+
+    /// How many commands wait for Redis' reply or for the pipe, an acquire as many as it has leases.
+    pub(super) fn waiting(&self) -> usize {
+        let waiting = self.acquires.waiting();
+        self.pipe.under_way().saturating_add(waiting)
+    }
+
+    /// Whether an acquire can be sent, or may wait for the pipe to open. Opens it on first need.
+    pub(super) fn available(&mut self) -> Result<(), Reason> {
+        let now_ms = self.cx.now_ms;
+        self.pipe.want(now_ms);
+        if !self.pipe.is_ready() && self.pipe.failures() > 0 {
+            return Err(Reason::PipeDown);
+        }
+        let redis = &self.cx.config.redis;
+        if self.waiting() >= redis.max_pending {
+            return Err(Reason::QueueFull);
+        }
+        if !self
+            .breaker
+            .admits(now_ms, redis.breaker, &mut self.cx.random)
+        {
+            return Err(Reason::BreakerOpen);
+        }
+        Ok(())
+    }
+
+    /// Steps one request, and does what that asks of other parts.
+    pub(super) fn step(&mut self, slot: usize, event: Event) -> Option<Verdict> {
+        let verdict = self.requests.step(&mut self.cx, slot, event);
+        self.do_tasks();
+        verdict
+    }
+
+    /// The same for one that waits for its verdict.
+    pub(super) fn settle(&mut self, slot: usize, event: Event) {
+        self.requests.settle(&mut self.cx, slot, event);
+        self.do_tasks();
+    }
+
+    /// Does what a step asks of other parts.
+    #[inline(always)]
+    pub(super) fn do_tasks(&mut self) {
+        if !self.cx.tasks.is_empty() {
+            self.do_all_tasks();
+        }
+    }
+
+    #[inline(never)]
+    fn do_all_tasks(&mut self) {
+        while let Some(task) = self.cx.tasks.pop_front() {
+            match task {
+                Task::Record {
+                    slot,
+                    pool,
+                    lease,
+                    account,
+                } => {
+                    // What can't be sent now is taken up by the next renewal.
+                    if self.available().is_ok() {
+                        self.acquires.push(AcquireCommand {
+                            pool,
+                            slot,
+                            lease,
+                            kind: AcquireKind::Record(account),
+                            session: None,
+                            scope: None,
+                        });
+                    }
+                }
+                Task::Shadow {
+                    slot,
+                    pool,
+                    account,
+                } => self.ask_shadow(pool, slot, account),
+                Task::Release {
+                    pool,
+                    lease,
+                    in_doubt,
+                } => {
+                    let reopened_ms = self.pipe.is_reopened().then(|| self.pipe.ready_ms());
+                    let releases = &mut self.releases;
+                    releases.end(&mut self.cx, pool, lease, in_doubt, reopened_ms);
+                    self.send_commands();
+                }
+            }
+        }
+    }
+
+    /// Asks what a request would get that goes the traditional way, by this account if that is known.
+    pub(super) fn ask_shadow(&mut self, pool: usize, slot: usize, account: Option<u32>) {
+        if self.available().is_ok() {
+            let lease = self.requests.mint();
+            let kind = account.map_or(AcquireKind::Dry, AcquireKind::DryBeside);
+            let acquire = self.requests.acquire(pool, slot, lease, kind);
+            self.acquires.push(acquire);
+        } else {
+            self.shadow.failed(&mut self.cx, pool);
+        }
+    }
+
+    /// Sends the acquires that wait.
+    pub(super) fn send_acquires(&mut self) {
+        if self.pipe.is_ready() && self.acquires.has_queue() {
+            // Ahead of them: the slots they free may be just what is needed.
+            self.releases.send_batch(&mut self.cx);
+            let wanted = |acquire: &AcquireCommand| self.requests.wants(acquire);
+            self.acquires.send(&mut self.cx, wanted);
+            self.send_commands();
+        }
+    }
+
+    /// Sends what the parts have left.
+    pub(super) fn send_commands(&mut self) {
+        while let Some(command) = self.cx.commands.pop_front() {
+            self.send(command, 0, false);
+        }
+    }
+
+    pub(super) fn send(&mut self, command: Command, tries: u8, with_source: bool) {
+        match &command {
+            Command::Acquire(leases) => {
+                self.acquires.on_sent(leases.len());
+                for acquire in leases {
+                    self.requests.mark_sent(acquire.slot, acquire.lease);
+                }
+            }
+            Command::Renew { leases, .. } => {
+                for held in leases {
+                    self.requests.mark_sent(held.slot, held.lease);
+                }
+            }
+            Command::Release { .. }
+            | Command::Sync { .. }
+            | Command::Recount { .. }
+            | Command::Poll { .. }
+            | Command::Answer { .. }
+            | Command::Report { .. } => {}
+        }
+        let sent = Sent {
+            command,
+            sent_ms: self.cx.now_ms,
+            tries,
+        };
+        let cx = &mut self.cx;
+        self.pipe.send(sent, with_source, |command, out, script| {
+            command::write(cx, command, out, script);
+        });
+    }
+
+    /// Every pool's sync is answered. Those that go in parts go on while the others are served.
+    pub(super) fn serve_once_synced(&mut self) {
+        if self.pipe.is_greeted() && self.pipe.commands().all(Command::is_part) {
+            self.on_ready();
+        }
+    }
+
+    /// The pipe is ready: what waited for it is sent.
+    pub(super) fn on_ready(&mut self) {
+        self.pipe.serve(self.cx.now_ms);
+        self.cx.is_ready = true;
+        self.cx.counters.add(Counter::PipeReady);
+        self.acquires_work();
+        if !std::mem::take(&mut self.said).is_empty() {
+            self.cx.notice(Notice::PipeReady);
+        }
+        self.releases.on_ready(&mut self.cx);
+        self.renewals.on_ready(&self.cx);
+        self.recounts.on_ready(&mut self.cx);
+        // Ahead of what waits, so that the next request goes by it already.
+        self.overrides.on_ready(&mut self.cx);
+        self.send_commands();
+        self.send_acquires();
+    }
+
+    /// Redis answered an acquire in time, or a whole greeting.
+    pub(super) fn acquires_work(&mut self) {
+        if self.breaker.succeeded() {
+            self.cx.counters.add(Counter::BreakerClosed);
+            self.cx.notice(Notice::BreakerClosed);
+        }
+    }
+
+    #[inline(never)]
+    pub(super) fn acquires_fail(&mut self, reason: Reason, fault: Option<Fault>) {
+        let redis = &self.cx.config.redis;
+        let (together_ms, settings) = (redis.acquire_timeout_ms, redis.breaker);
+        let (now_ms, random) = (self.cx.now_ms, &mut self.cx.random);
+        if self.breaker.failed(now_ms, together_ms, settings, random) {
+            self.cx.counters.add(Counter::BreakerOpened);
+            self.cx.notice(Notice::BreakerOpened(reason, fault));
+        }
+    }
+
+    /// Everything under way is answered or put in doubt; the pipe opens again after a while.
+    pub(super) fn lose_pipe(&mut self, why: Down) {
+        // What was to be sent is lost with the rest.
+        self.send_commands();
+        let now_ms = self.cx.now_ms;
+        let loss = self.pipe.lose(now_ms, why, &mut self.cx.random);
+        self.cx.is_ready = false;
+        self.cx.counters.add(Counter::PipeLost(loss.why));
+        if !(loss.served && loss.why == Down::Closed) {
+            self.say_lost(loss.why, loss.refusal);
+        }
+        let (mut acquires, mut releases) = (Vec::new(), Vec::new());
+        for sent in loss.sent {
+            match sent.command {
+                Command::Acquire(leases) => acquires.extend(leases),
+                Command::Release { releases: sent, .. } => releases.extend(sent),
+                // A lease renewed in vain is taken up by the next renewal; one whose request left has its release in this
+                // very list.
+                Command::Renew { .. }
+                | Command::Sync { .. }
+                | Command::Recount { .. }
+                | Command::Poll { .. }
+                | Command::Answer { .. }
+                | Command::Report { .. } => {}
+            }
+        }
+        self.syncs.on_pipe_lost();
+        self.releases.on_pipe_lost(&mut self.cx, releases);
+        let fails = self.pipe.failures() > 0;
+        self.acquires.on_pipe_lost(acquires, fails);
+        self.tell_lost();
+    }
+
+    fn say_lost(&mut self, why: Down, refusal: Option<Refusal>) {
+        let gist = refusal.as_ref().map(Refusal::gist).unwrap_or_default();
+        if self.said.is_news(self.cx.now_ms, SAID_MS, &(why, gist)) {
+            self.cx.notice(match (why, refusal) {
+                (Down::Unopened, _) => Notice::PipeUnopened {
+                    cluster: self.cx.config.redis.pipe_cluster.clone(),
+                },
+                (why, Some(refusal)) => Notice::PipeRefused(why, refusal),
+                (why, None) => Notice::PipeDown(why),
+            });
+        }
+    }
+
+    /// Tells a portion of the requests whose acquires a lost pipe took along.
+    pub(super) fn tell_lost(&mut self) {
+        for _ in 0..PORTION {
+            let Some(lost) = self.acquires.next_lost() else {
+                break;
+            };
+            self.lose_acquire(lost);
+        }
+        self.send_commands();
+    }
+
+    /// An acquire has no answer, and will have none.
+    #[inline(never)]
+    pub(super) fn lose_acquire(&mut self, lost: LostAcquire) {
+        let LostAcquire {
+            acquire,
+            reason,
+            in_doubt,
+        } = lost;
+        match acquire.kind {
+            AcquireKind::Dry | AcquireKind::DryBeside(_) => {
+                self.shadow.failed(&mut self.cx, acquire.pool);
+            }
+            AcquireKind::Take | AcquireKind::Record(_) if !self.requests.wants(&acquire) => {}
+            AcquireKind::Take => self.settle(acquire.slot, Event::Failed { reason, in_doubt }),
+            // A lease recorded in vain is taken up by the next renewal.
+            AcquireKind::Record(_) if in_doubt => {
+                self.requests.may_probe(&mut self.cx, acquire.slot);
+            }
+            AcquireKind::Record(_) => {}
+        }
+    }
+}
