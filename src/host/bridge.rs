@@ -11,7 +11,7 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Towards Redis. Answers whether the bytes go on.
+    /// Towards Redis. Returns whether the bytes go on.
     pub fn on_downstream_data(&self, size: usize) -> bool {
         if size == 0 {
             return true;
@@ -37,7 +37,7 @@ impl Bridge {
         true
     }
 
-    /// From Redis. Answers whether the bytes go on.
+    /// From Redis. Returns whether the bytes go on.
     pub fn on_upstream_data(&self, size: usize) -> bool {
         if size == 0 {
             return true;

@@ -232,7 +232,7 @@ impl Request {
         }
     }
 
-    /// Answers whether it waits for its body.
+    /// Returns whether it waits for its body.
     pub fn on_request_headers(&self, ends: bool) -> bool {
         let serialized = calls::headers(Map::Request);
         self.shared.reading.set(false);
@@ -243,7 +243,7 @@ impl Request {
         self.heard(heard)
     }
 
-    /// A part of the body; `size` counts all that was kept so far. Answers whether it is to be kept.
+    /// A part of the body; `size` counts all that was kept so far. Returns whether it is to be kept.
     pub fn on_request_body(&self, size: usize, ends: bool) -> bool {
         if self.heard.get() {
             return false;

@@ -34,7 +34,7 @@ impl Http {
         }
     }
 
-    /// Answers whether the request goes on at once.
+    /// Returns whether the request goes on at once.
     pub fn on_request_headers(&self) -> bool {
         let serialized = calls::headers(Map::Request);
         let headers = Headers::new(&serialized);

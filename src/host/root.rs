@@ -349,7 +349,7 @@ impl Root {
         }
     }
 
-    /// Answers whether the configuration is accepted.
+    /// Returns whether the configuration is accepted.
     pub fn on_configure(&self, size: usize) -> bool {
         logger::start();
         let json = calls::buffer(Buffer::Configuration, size);
@@ -432,7 +432,7 @@ impl Root {
         }
     }
 
-    /// The host wants it gone. Answers whether it may go at once.
+    /// The host wants it gone. Returns whether it may go at once.
     pub fn on_done(&self) -> bool {
         let Some(shared) = self.shared() else {
             return true;

@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::request::admission::Path;
 use crate::request::verdict::{Logged, Rejection, Verdict};
 
-/// Carries out a verdict on the effective context. Answers whether the request goes on.
+/// Carries out a verdict on the effective context. Returns whether the request goes on.
 pub fn respond(config: &Config, stream: u32, verdict: &Verdict) -> bool {
     match verdict {
         Verdict::Forward {

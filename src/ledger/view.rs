@@ -123,7 +123,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Takes in one page of `inspect.lua`. Answers the cursor of the next; `None`: this was the last.
+    /// Takes in one page of `inspect.lua`. Returns the cursor of the next; `None`: this was the last.
     ///
     /// # Errors
     /// The [`Fault`] that stands in its place.

@@ -135,7 +135,7 @@ impl Windows {
         }
     }
 
-    /// The account failed. Answers whether it is to be put behind the others now. One that fails in a row, and fails again when
+    /// The account failed. Returns whether it is to be put behind the others now. One that fails in a row, and fails again when
     /// it is back, is put behind at once.
     pub fn failed(&mut self, now_ms: u64, account: u32, settings: Failing) -> bool {
         let Some(window) = self.0.get_mut(account as usize) else {

@@ -31,14 +31,14 @@ impl Breaker {
         admitted
     }
 
-    /// An acquire was answered in time. Answers whether that closed the breaker.
+    /// An acquire was answered in time. Returns whether that closed the breaker.
     pub fn succeeded(&mut self) -> bool {
         self.failures = 0;
         self.probe_ms.take().is_some()
     }
 
     /// An acquire failed. Those that fail within `together_ms` of one counted are the same failure, or one hiccup would
-    /// open the breaker of a busy worker. Answers whether that opened it.
+    /// open the breaker of a busy worker. Returns whether that opened it.
     pub fn failed(
         &mut self,
         now_ms: u64,

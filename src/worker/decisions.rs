@@ -35,7 +35,7 @@ pub struct DecisionLog {
 }
 
 impl DecisionLog {
-    /// Begins with a request. Answers its number.
+    /// Begins with a request. Returns its number.
     pub fn open(&mut self, now_ms: u64, bucket: Option<u16>, share: u16) -> u32 {
         let number = self.next;
         self.next = number.wrapping_add(1);
