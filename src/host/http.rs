@@ -5,6 +5,7 @@ use super::clock::unix_time;
 use super::root::Shared;
 use super::verdict::{respond, write_filter_state};
 use crate::request::admission::Path;
+use crate::request::classify::is_grpc;
 use crate::request::headers::Headers;
 use crate::upstream::failing::{self, Source};
 use std::cell::Cell;
@@ -52,7 +53,7 @@ impl Http {
                     request_id = request_id.or(Some(value));
                 }
                 if name == b"content-type" {
-                    self.is_grpc.set(failing::is_grpc(value));
+                    self.is_grpc.set(is_grpc(value));
                 }
                 if name.starts_with(b"x-slotgate-") || Some(name) == own {
                     calls::remove_header(Map::Request, name);

@@ -53,8 +53,45 @@ pub fn is_shadow(config: &Config) -> bool {
     config.gray.mode == GrayMode::Shadow
 }
 
+/// Whether a request of this content type is a gRPC request, as Envoy sees it.
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    let suffix = content_type.strip_prefix(b"application/grpc");
+    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(b"+"))
+}
+
 #[inline(never)]
 fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
     let value = headers.filled(config.cooldown.scope.as_ref()?)?;
     Some(Box::new(hash128(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_grpc_says() {
+        for (content_type, is) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+            ("application/grpc; charset=utf-8", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(content_type.as_bytes()), is, "{content_type}");
+        }
+        for (status, means) in [
+            ("8", Some(429)),
+            ("14", Some(FAILED)),
+            ("0", None),
+            ("08", None),
+            ("4", None),
+            ("13", None),
+            ("", None),
+        ] {
+            assert_eq!(status_of_grpc(status.as_bytes()), means, "{status}");
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! What becomes of a request, what its client is told, and what the access log says of it.
 
 use super::admission::{Path, Reason};
+use super::classify::is_grpc;
 use super::headers::Headers;
 use super::lease::LeaseId;
-use crate::upstream::failing::is_grpc;
 
 /// The gRPC status of a request for which no slot is free.
 const RESOURCE_EXHAUSTED: i32 = 8;

@@ -40,13 +40,6 @@ const NO_UPSTREAM: [&[u8]; 15] = [
 /// The status that stands for an answer which failed and is no pushback: above all that `cooldown.statuses` may name.
 const FAILED: u16 = 600;
 
-/// Whether a request of this content type is a gRPC request, as Envoy sees it.
-#[must_use]
-pub fn is_grpc(content_type: &[u8]) -> bool {
-    let suffix = content_type.strip_prefix(b"application/grpc");
-    suffix.is_some_and(|suffix| suffix.is_empty() || suffix.starts_with(b"+"))
-}
-
 /// The HTTP status whose meaning the `grpc-status` of a trailers-only answer has; the answer itself is a 200. 8
 /// (`RESOURCE_EXHAUSTED`) is pushback. 14 (`UNAVAILABLE`) is a failure, but asks for no rest: a gRPC client tries again
 /// at once.
@@ -309,31 +302,6 @@ mod tests {
             ("", Source::Envoy),
         ] {
             assert_eq!(Source::of(details.as_bytes()), source, "{details}");
-        }
-    }
-
-    #[test]
-    fn what_grpc_says() {
-        for (content_type, is) in [
-            ("application/grpc", true),
-            ("application/grpc+proto", true),
-            ("application/grpc-web", false),
-            ("application/grpc; charset=utf-8", false),
-            ("application/json", false),
-            ("", false),
-        ] {
-            assert_eq!(is_grpc(content_type.as_bytes()), is, "{content_type}");
-        }
-        for (status, means) in [
-            ("8", Some(429)),
-            ("14", Some(FAILED)),
-            ("0", None),
-            ("08", None),
-            ("4", None),
-            ("13", None),
-            ("", None),
-        ] {
-            assert_eq!(status_of_grpc(status.as_bytes()), means, "{status}");
         }
     }
 
