@@ -175,6 +175,21 @@ mod tests {
     };
 
     #[test]
+    fn what_grpc_says() {
+        for (status, means) in [
+            ("8", Some(429)),
+            ("14", Some(FAILED)),
+            ("0", None),
+            ("08", None),
+            ("4", None),
+            ("13", None),
+            ("", None),
+        ] {
+            assert_eq!(status_of_grpc(status.as_bytes()), means, "{status}");
+        }
+    }
+
+    #[test]
     fn a_share_of_enough_answers_within_the_window() {
         let mut windows = Windows::new(2, SETTINGS);
         // What came before the first failure does not count: it may be long ago.
