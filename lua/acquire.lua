@@ -189,26 +189,24 @@ local cooling_in
 if scope_keys then
   local shut_in = {}
   function cooling_in(scope)
-    local shut, last_end = shut_in[scope], nil
-    if shut then
-      return shut
-    end
-    shut = {}
-    for k, member in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
-      if k % 2 == 1 then
-        shut[member] = true
-      else
-        last_end = member
+    if not shut_in[scope] then
+      local shut, last_end = {}, nil
+      for k, member in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
+        if k % 2 == 1 then
+          shut[member] = true
+        else
+          last_end = member
+        end
       end
+      -- None may cool for longer than it may cool: Redis' clock was set back.
+      local longest = last_end and not dry and tools().longest('#rest')
+      if longest and last_end - now > longest then
+        tools().cut(scope, now, longest)
+        call('PEXPIREAT', scope, format('%.0f', now + longest))
+      end
+      shut_in[scope] = shut
     end
-    -- None may cool for longer than it may cool: Redis' clock was set back.
-    local longest = last_end and not dry and tools().longest('#rest')
-    if longest and last_end - now > longest then
-      tools().cut(scope, now, longest)
-      call('PEXPIREAT', scope, format('%.0f', now + longest))
-    end
-    shut_in[scope] = shut
-    return shut
+    return shut_in[scope]
   end
 end
 
@@ -375,6 +373,8 @@ local function update_accounts(pool, pass, used, probes)
   end
 end
 
+-- The call itself, in one piece: a function that sees so many variables would cost as much as a command.
+--
 -- First an account for each lease; nothing is written so far, but to clear away what is over. When none is free, all that is
 -- over is cleared away, and those without an account try once more.
 math.randomseed(seed)
