@@ -2,9 +2,9 @@
 
 use super::rig::Rig;
 use crate::pipe::{Pipe, account, text};
-use crate::support::{PATIENCE, Redis, eventually};
 use slotgate::ledger::commands::{Override, Synced, overrides};
 use slotgate::ledger::fault::Fault;
+use support::{PATIENCE, Redis, eventually};
 
 #[test]
 fn inspect_runs_on_a_replica() {

@@ -2,12 +2,12 @@
 
 use super::rig::Rig;
 use crate::pipe::{Answer, account};
-use crate::support::eventually;
 use slotgate::ledger::commands::{Mode, Reconciled, Renewed, SyncAccount};
 use slotgate::ledger::fault::Fault;
 use slotgate::request::lease::LeaseId;
 use std::collections::BTreeSet;
 use std::time::Duration;
+use support::eventually;
 
 #[test]
 fn acquire_fills_every_slot_and_no_more() {

@@ -1,9 +1,9 @@
 //! A Redis of its own with one pool, and what the contract's tests do with it.
 
 use crate::pipe::{Answer, PREFIX, Pipe, account};
-use crate::support::{Ledger, Redis};
 use slotgate::ledger::commands::{Asked, Mode, Reconciled, Synced};
 use slotgate::request::lease::{LeaseId, LeaseIds};
+use support::{Ledger, Redis};
 
 pub struct Rig {
     pub redis: Redis,

@@ -3,12 +3,12 @@
 use super::rig::accounts;
 use super::scripts::swept_all;
 use crate::pipe::{Answer, PREFIX, Pipe, account, source};
-use crate::support::{Ledger, Redis};
 use slotgate::ledger::commands::{AccountReport, Mode, Part, SyncAccount, Synced, swept, synced};
 use slotgate::ledger::fault::Fault;
 use slotgate::ledger::keys::{COMMON, key};
 use slotgate::ledger::source::Script;
 use slotgate::request::lease::LeaseIds;
+use support::{Ledger, Redis};
 
 /// Accounts 0..count, in force by parts.
 #[test]

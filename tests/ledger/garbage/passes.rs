@@ -2,9 +2,9 @@
 
 use super::rig::{LONGEST, Rig, START_MS, accounts};
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
-use crate::support::{Clock, Ledger, Redis};
 use slotgate::ledger::commands::{AccountReport, Longest, Mode, Reconciled, Step, reconciled};
 use slotgate::request::lease::LeaseIds;
+use support::{Clock, Ledger, Redis};
 
 /// A pass that is past the accounts when such a name comes into them does not hide it: an acquire meets it in `free`, or it
 /// is gone from both.

@@ -1,13 +1,13 @@
 //! Two pools on one Redis: one that is broken on purpose, and one that must serve all the while.
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
-use crate::support::{Ledger, Redis};
 use slotgate::ledger::commands::{
     AccountReport, Asked, Longest, Mode, Part, Reconciled, Step, SyncAccount, Synced, reconciled,
 };
 use slotgate::ledger::fault::{Fault, garbage};
 use slotgate::ledger::resp::{Value, Values};
 use slotgate::request::lease::{LeaseId, LeaseIds};
+use support::{Ledger, Redis};
 
 pub const START_MS: u64 = 1_700_000_000_000;
 pub const LONGEST: Longest = Longest {

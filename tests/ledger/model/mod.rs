@@ -9,12 +9,12 @@ use self::ledger::LOAD;
 use self::pair::Pair;
 use self::steps::{Step, steps};
 use crate::pipe::PREFIX;
-use crate::support::Ledger;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use slotgate::ledger::commands::{Mode, Reconciled, SyncAccount};
 use slotgate::ledger::fault::Fault;
 use std::collections::BTreeMap;
+use support::Ledger;
 
 /// Runs sequences of 100 random steps each, and shrinks one that fails.
 fn run(sequences: u32) -> u64 {

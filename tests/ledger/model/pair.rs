@@ -3,10 +3,10 @@
 use super::ledger::{LOAD, Model, SESSION_MS, same};
 use super::steps::{ACCOUNTS, LEASES, SESSIONS, Step, Way};
 use crate::pipe::Pipe;
-use crate::support::{Clock, Redis};
 use slotgate::ledger::commands::{AccountReport, Asked, Mode, Reconciled, SyncAccount};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::collections::BTreeMap;
+use support::{Clock, Redis};
 
 const START_MS: u64 = 1_700_000_000_000;
 
