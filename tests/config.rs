@@ -20,8 +20,8 @@ use slotgate::config::{
     parse_struct,
 };
 
-/// Lower it only when a rule goes.
-const BAD_FILES: usize = 170;
+/// No fewer files than these: raise it now and then, lower it only when a rule goes.
+const BAD_FILES: usize = 181;
 
 /// Part of every variable's value that must stay hidden.
 const SECRET: &str = "5ecret";
