@@ -41,3 +41,4 @@ mod storm;
 mod streams;
 mod trap;
 mod upstream_faults;
+mod version;
