@@ -65,7 +65,10 @@ fn every_command_and_option_has_its_place() {
             assert!(fish.contains(&fish_option), "fish: {fish_option}");
         }
         for command in commands {
-            assert!(text.contains(&format!("{name}-{command}(1)")), "{page}: {command}");
+            assert!(
+                text.contains(&format!("{name}-{command}(1)")),
+                "{page}: {command}"
+            );
             assert!(zsh.contains(&format!("{command}:")), "zsh: {command}");
             assert!(fish.contains(&format!("\"{command}\"")), "fish: {command}");
         }
@@ -83,7 +86,9 @@ fn every_command_and_option_has_its_place() {
 fn bash_completes_by_it() {
     let dir = Dir::temporary();
     run(&["generate", dir.path().to_str().unwrap()]).done();
-    let script = dir.path().join("share/bash-completion/completions/slotgate");
+    let script = dir
+        .path()
+        .join("share/bash-completion/completions/slotgate");
     let complete = |words: &[&str]| {
         let last = words.len() - 1;
         let program = format!(
@@ -93,7 +98,10 @@ fn bash_completes_by_it() {
             words[last],
             words[last - 1],
         );
-        let out = Command::new("bash").args(["-c", &program]).output().unwrap();
+        let out = Command::new("bash")
+            .args(["-c", &program])
+            .output()
+            .unwrap();
         assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     };
@@ -105,5 +113,8 @@ fn bash_completes_by_it() {
 #[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let message = run(&["generate", "/dev/null/x"]).failed(2);
-    assert!(message.contains("/dev/null/x/share") && message.contains("can't be written"), "{message}");
+    assert!(
+        message.contains("/dev/null/x/share") && message.contains("can't be written"),
+        "{message}"
+    );
 }

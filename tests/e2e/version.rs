@@ -17,7 +17,11 @@ fn every_role_says_its_version_at_the_start() {
     world.assert_serves();
     for role in ["scheduler", "bridge", "console"] {
         let said = format!("slotgate {VERSION}, role {role}");
-        assert!(world.envoy.log_contains(&said), "{said}: {}", world.envoy.log());
+        assert!(
+            world.envoy.log_contains(&said),
+            "{said}: {}",
+            world.envoy.log()
+        );
     }
     assert_eq!(build_info(&world.envoy), Some(1));
     let request = Request::get("/api/status").header("host", "localhost");
@@ -43,6 +47,7 @@ fn a_configuration_that_ends_leaves_the_next_ones_version() {
                 plugin["pools"][0]["revision"] = json!(revision);
                 plugin["control"] = json!({"poll_ms": 100});
             })
+            .listeners_from_file()
             .args(&["--drain-time-s", "1"])
     };
     let world = World::start(numbered(1));
