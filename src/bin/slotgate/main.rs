@@ -7,6 +7,7 @@ mod act;
 mod bucket;
 mod check;
 mod explain;
+mod generate;
 mod problem;
 mod recall;
 mod server;
@@ -14,7 +15,7 @@ mod show;
 mod status;
 mod words;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use problem::{Exit, Problem};
 use recall::Asked;
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "slotgate",
-    version,
+    version = slotgate::VERSION,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done; 1 no such thing, or errors found; 2 arguments or a file can't be read; 3 Redis can't be asked."
 )]
@@ -184,6 +185,12 @@ enum Command {
         /// Only this pool [default: look in all]
         #[arg(long)]
         pool: Option<String>,
+    },
+    /// Write shell completions and manual pages into a folder, for those who package slotgate
+    #[command(hide = true)]
+    Generate {
+        /// Made where there is none
+        folder: std::path::PathBuf,
     },
 }
 
@@ -406,6 +413,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             act::unbind(&mut server()?, pool.pool.as_deref(), &session)
         }
         Command::Lease { id, pool } => act::lease(&mut server()?, pool.as_deref(), &id),
+        Command::Generate { folder } => generate::run(Cli::command(), &folder),
     }
 }
 
