@@ -6,6 +6,7 @@ use super::root::Shared;
 use super::verdict::{respond, write_filter_state};
 use crate::request::admission::Path;
 use crate::request::headers::Headers;
+use crate::request::view::View;
 use crate::upstream::failing::{self, Source};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -58,7 +59,9 @@ impl Http {
                     calls::remove_header(Map::Request, name);
                 }
             }
-            let (slot, verdict) = worker.on_request(now_ms, id, headers);
+            let properties = worker.config().properties.iter();
+            let properties: Vec<_> = properties.map(|path| calls::property(path)).collect();
+            let (slot, verdict) = worker.on_request(now_ms, id, View::new(headers, &properties));
             if let Some(request_id) = request_id {
                 worker.identify(request_id);
             }
