@@ -38,7 +38,12 @@ impl<'a> View<'a> {
     /// The first value of a source that is not empty: an empty one of the same name hides none that comes after it.
     #[must_use]
     pub fn filled(self, source: &ValueSource) -> Option<&'a [u8]> {
-        self.find(source, &mut |value| !value.is_empty())
+        match source {
+            ValueSource::Header(name) => self.headers.filled(name),
+            ValueSource::Cookie(_) | ValueSource::Query(_) | ValueSource::Property(_) => {
+                self.find(source, &mut |value| !value.is_empty())
+            }
+        }
     }
 
     /// The first value of a source that passes a test. Those of cookies come without the spaces around them, those of query
