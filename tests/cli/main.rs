@@ -13,6 +13,7 @@ mod change;
 mod check;
 mod escapes;
 mod faults;
+mod init;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 mod recall;

@@ -183,14 +183,28 @@ mod tests {
             .map(|(name, node)| format!("{} {} {}", name.text, name.place, node.place))
             .collect();
         assert_eq!(places, ["a 2:1 2:4", "list 3:1 4:1"]);
-        let Some((_, Node { value: Value::List(items), .. })) = fields.get(1) else {
+        let Some((
+            _,
+            Node {
+                value: Value::List(items),
+                ..
+            },
+        )) = fields.get(1)
+        else {
             panic!()
         };
-        let Some(Node { value: Value::Map(inner), .. }) = items.first() else {
+        let Some(Node {
+            value: Value::Map(inner),
+            ..
+        }) = items.first()
+        else {
             panic!()
         };
         let c = inner.get(1).unwrap();
-        assert_eq!((c.0.place.to_string(), c.1.place.to_string()), ("4:10".into(), "4:13".into()));
+        assert_eq!(
+            (c.0.place.to_string(), c.1.place.to_string()),
+            ("4:10".into(), "4:13".into())
+        );
     }
 
     #[test]
