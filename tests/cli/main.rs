@@ -14,6 +14,7 @@ mod check;
 mod escapes;
 mod faults;
 mod generate;
+mod init;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 mod recall;

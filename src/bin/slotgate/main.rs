@@ -8,6 +8,7 @@ mod bucket;
 mod check;
 mod explain;
 mod generate;
+mod init;
 mod problem;
 mod recall;
 mod server;
@@ -97,6 +98,23 @@ enum Command {
         /// A variable that is not set here is an error too
         #[arg(long)]
         require_env: bool,
+    },
+    /// Write an Envoy configuration from a short file of pools and accounts, or from answers
+    Init {
+        /// pools.yaml; - reads standard input [default: ask]
+        file: Option<String>,
+        /// Where to; - prints it [default: envoy.yaml, or fragment.yaml]
+        #[arg(long, value_name = "FILE")]
+        output: Option<String>,
+        /// Only the pieces to merge into a configuration of your own
+        #[arg(long)]
+        fragment: bool,
+        /// Write nothing: an error if the output is not what would be written
+        #[arg(long, conflicts_with = "force")]
+        check: bool,
+        /// Overwrite what is there
+        #[arg(long)]
+        force: bool,
     },
     /// Whether a session is in the gray release, and why
     Bucket {
@@ -305,6 +323,19 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             let text = read(&file)?;
             check::run(&file, &text, require_env)
         }
+        Command::Init {
+            file,
+            output,
+            fragment,
+            check,
+            force,
+        } => init::run(&init::Asked {
+            file,
+            output,
+            fragment,
+            check,
+            force,
+        }),
         Command::Bucket {
             session,
             percent,
