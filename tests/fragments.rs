@@ -34,7 +34,12 @@ const KINDS: [Kind; 9] = [
     },
     Kind {
         file: "header_mutation",
-        is: |value| typed(value, ".early_header_mutation.header_mutation.v3.HeaderMutation"),
+        is: |value| {
+            typed(
+                value,
+                ".early_header_mutation.header_mutation.v3.HeaderMutation",
+            )
+        },
         set: &["/typed_config/mutations"],
     },
     Kind {
@@ -108,9 +113,7 @@ const NEEDED: [&str; 6] = [
 const OTHER_REDIS: &str = "redis/";
 
 fn typed(value: &Value, end: &str) -> bool {
-    let kind = value
-        .pointer("/typed_config/@type")
-        .and_then(Value::as_str);
+    let kind = value.pointer("/typed_config/@type").and_then(Value::as_str);
     kind.is_some_and(|kind| kind.ends_with(end))
 }
 
@@ -180,7 +183,10 @@ fn bare(kind: &Kind, mut piece: Value) -> Value {
 
 /// Every piece in a value, by its kind's file.
 fn pieces<'v>(value: &'v Value, found: &mut Vec<(usize, &'v Value)>) {
-    let kinds = KINDS.iter().enumerate().filter(|(_, kind)| (kind.is)(value));
+    let kinds = KINDS
+        .iter()
+        .enumerate()
+        .filter(|(_, kind)| (kind.is)(value));
     found.extend(kinds.map(|(index, _)| (index, value)));
     match value {
         Value::Array(values) => values.iter().for_each(|value| pieces(value, found)),
@@ -210,7 +216,10 @@ fn difference(one: &Value, other: &Value, at: &str) -> Option<String> {
 
 #[test]
 fn the_files_that_are_shipped_are_made_of_the_fragments() {
-    let fragments: Vec<Value> = KINDS.iter().map(|kind| bare(kind, fragment(kind))).collect();
+    let fragments: Vec<Value> = KINDS
+        .iter()
+        .map(|kind| bare(kind, fragment(kind)))
+        .collect();
     let (mut files, mut wrong) = (vec![], vec![]);
     yaml_files(&root().join("envoy"), &mut files);
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -223,7 +232,9 @@ fn the_files_that_are_shipped_are_made_of_the_fragments() {
         for document in documents(file) {
             let mut found = vec![];
             pieces(&document, &mut found);
-            found.retain(|(index, _)| KINDS[*index].file != "redis" || !name.starts_with(OTHER_REDIS));
+            found.retain(|(index, _)| {
+                KINDS[*index].file != "redis" || !name.starts_with(OTHER_REDIS)
+            });
             for (index, piece) in &found {
                 let kind = &KINDS[*index];
                 *counts.entry(kind.file).or_default() += 1;
@@ -232,7 +243,9 @@ fn the_files_that_are_shipped_are_made_of_the_fragments() {
                     wrong.push(format!("envoy/{name}: {}: {where_it_differs}", kind.file));
                 }
             }
-            let takes_slots = found.iter().any(|(index, _)| KINDS[*index].file == "filter");
+            let takes_slots = found
+                .iter()
+                .any(|(index, _)| KINDS[*index].file == "filter");
             if takes_slots && document.get("static_resources").is_some() {
                 let there: Vec<&str> = found.iter().map(|(index, _)| KINDS[*index].file).collect();
                 let missing = NEEDED.iter().filter(|needed| !there.contains(needed));
@@ -256,7 +269,11 @@ fn the_files_that_are_shipped_are_made_of_the_fragments() {
 /// What is missing from a fragment is not made up for by the list of what is set.
 #[test]
 fn what_is_set_is_in_the_fragment_or_added_to_it() {
-    const ADDED: [&str; 3] = ["environment_variables", "capability_restriction_config", "type"];
+    const ADDED: [&str; 3] = [
+        "environment_variables",
+        "capability_restriction_config",
+        "type",
+    ];
     for kind in &KINDS {
         let piece = fragment(kind);
         for pointer in kind.set {
