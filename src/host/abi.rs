@@ -214,7 +214,11 @@ extern "C" fn proxy_on_done(id: u32) -> u32 {
             request.on_done();
             DONE
         }
-        Some(Context::Bridge(_)) | None => DONE,
+        Some(Context::Bridge(bridge)) => {
+            bridge.on_done();
+            DONE
+        }
+        None => DONE,
     }
 }
 

@@ -2,12 +2,20 @@
 
 use super::calls::{self, Buffer};
 use crate::pipe::frames::{Deframer, frame_header};
-use std::cell::RefCell;
+use crate::printable::ascii;
+use std::cell::{Cell, RefCell};
+
+thread_local! {
+    /// It was said that nothing comes from Redis; until something comes it is not said again.
+    static SAID: Cell<bool> = const { Cell::new(false) };
+}
 
 /// One connection of the internal listener.
 #[derive(Debug, Default)]
 pub struct Bridge {
     deframer: RefCell<Deframer>,
+    /// Something came from Redis.
+    heard: Cell<bool>,
 }
 
 impl Bridge {
@@ -23,8 +31,10 @@ impl Bridge {
             .try_borrow_mut()
             .is_ok_and(|mut deframer| deframer.strip(&framed, &mut bytes).is_ok());
         if !stripped {
+            // It is not Redis who is silent.
+            self.heard.set(true);
             log::error!(
-                "bridge: not a stream of gRPC frames; is something else using the internal listener?"
+                "bridge: not a stream of gRPC frames; is something else using the internal listener? Its cluster needs the upstream_config envoy.filters.connection_pools.http.tcp"
             );
             calls::close_downstream();
             return false;
@@ -42,6 +52,7 @@ impl Bridge {
         if size == 0 {
             return true;
         }
+        self.heard.set(true);
         let framed =
             frame_header(size).map(|header| calls::set_buffer(Buffer::Upstream, 0, &header));
         if !matches!(framed, Some(Ok(()))) {
@@ -50,5 +61,27 @@ impl Bridge {
             return false;
         }
         true
+    }
+    /// The connection is over. Names who did not answer, once: the scheduler cannot know what is behind the bridge.
+    pub fn on_done(&self) {
+        let heard = self.heard.get();
+        let said = SAID.try_with(|said| said.replace(!heard));
+        if heard || said != Ok(false) {
+            return;
+        }
+        let text = |path: &[u8]| ascii(&calls::property(path));
+        let cluster = text(b"xds\0cluster_name");
+        let address = text(b"upstream\0address");
+        let failure = text(b"upstream\0transport_failure_reason");
+        let or = |text: String, otherwise: &str| match text.is_empty() {
+            true => otherwise.to_owned(),
+            false => text,
+        };
+        log::warn!(
+            "bridge: a connection ended before anything came from Redis: cluster {}, address {}{}{failure}",
+            or(cluster, "unknown (is the one that tcp_proxy names there?)"),
+            or(address, "none"),
+            if failure.is_empty() { "" } else { ": " },
+        );
     }
 }

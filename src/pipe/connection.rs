@@ -57,6 +57,8 @@ pub struct Loss<C> {
     pub refusal: Option<Refusal>,
     /// Whether it had served.
     pub served: bool,
+    /// Whether no connection of this owner has ever served: then the way to Redis may be at fault.
+    pub never_served: bool,
     /// Commands without a reply, in order.
     pub sent: Vec<Sent<C>>,
 }
@@ -542,6 +544,7 @@ impl<C> Connection<C> {
             why,
             refusal,
             served,
+            never_served: self.served == 0,
             sent: sent.collect(),
         }
     }

@@ -20,6 +20,13 @@ pub enum Notice {
     PipeDown(Down),
     /// The same, because the server refused a part of the greeting, or can't serve us now.
     PipeRefused(Down, Refusal),
+    /// The pipe is down, and never served since this worker began: what leads to Redis may be set up wrongly.
+    PipeNeverServed {
+        /// Why.
+        why: Down,
+        /// The cluster of the pipe.
+        cluster: String,
+    },
     /// Envoy opens no stream through this cluster.
     PipeUnopened {
         /// Its name.
@@ -132,6 +139,7 @@ impl Notice {
             | Self::Drained { .. } => false,
             Self::PipeDown(_)
             | Self::PipeRefused(..)
+            | Self::PipeNeverServed { .. }
             | Self::PipeUnopened { .. }
             | Self::BreakerOpened(..)
             | Self::Newer { .. }
@@ -149,21 +157,26 @@ impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PipeReady => f.write_str("pipe to Redis is ready"),
-            Self::PipeDown(why) => {
-                f.write_str("pipe to Redis is down: ")?;
-                f.write_str(match why {
-                    Down::Closed => "the connection was closed or refused",
-                    Down::Unopened => "Envoy opened no stream",
-                    Down::Stuck => "no reply within redis.command_timeout_ms",
-                    Down::Mismatch => "a reply was not the answer to what was asked",
-                    Down::Auth => "AUTH was not answered with OK",
-                    Down::Select => "SELECT was not answered with OK",
-                    Down::Load => "SCRIPT LOAD was not answered with a digest",
-                    Down::Refused => "the connection was refused",
-                    Down::WrongServer(fault) => {
-                        return write!(f, "this Redis can't serve us ({})", fault.as_str());
+            Self::PipeDown(why) => is_down(f, *why),
+            Self::PipeNeverServed { why, cluster } => {
+                is_down(f, *why)?;
+                let look_at = match why {
+                    Down::Stuck => "is the bridge before tcp_proxy in the internal listener",
+                    Down::Mismatch => "is it Redis that answers, without TLS, behind the bridge",
+                    Down::Closed
+                    | Down::Unopened
+                    | Down::Auth
+                    | Down::Select
+                    | Down::Load
+                    | Down::Refused
+                    | Down::WrongServer(_) => {
+                        "is there an internal listener with the bridge, and Redis at the address of the cluster behind it"
                     }
-                })
+                };
+                write!(
+                    f,
+                    "; it never served through cluster {cluster}: {look_at}? `slotgate check` on Envoy's configuration tells"
+                )
             }
             Self::PipeRefused(_, refusal) => write!(f, "pipe to Redis is down: {refusal}"),
             Self::PipeUnopened { cluster } => write!(
@@ -241,6 +254,24 @@ impl fmt::Display for Notice {
             }
         }
     }
+}
+
+/// The pipe is down, and why.
+fn is_down(f: &mut fmt::Formatter<'_>, why: Down) -> fmt::Result {
+    f.write_str("pipe to Redis is down: ")?;
+    f.write_str(match why {
+        Down::Closed => "the connection was closed or refused",
+        Down::Unopened => "Envoy opened no stream",
+        Down::Stuck => "no reply within redis.command_timeout_ms",
+        Down::Mismatch => "a reply was not the answer to what was asked",
+        Down::Auth => "AUTH was not answered with OK",
+        Down::Select => "SELECT was not answered with OK",
+        Down::Load => "SCRIPT LOAD was not answered with a digest",
+        Down::Refused => "the connection was refused",
+        Down::WrongServer(fault) => {
+            return write!(f, "this Redis can't serve us ({})", fault.as_str());
+        }
+    })
 }
 
 /// A percentage, and where it comes from.

@@ -277,7 +277,7 @@ impl Parts {
         self.cx.is_ready = false;
         self.cx.counters.add(Counter::PipeLost(loss.why));
         if !(loss.served && loss.why == Down::Closed) {
-            self.say_lost(loss.why, loss.refusal);
+            self.say_lost(loss.why, loss.refusal, loss.never_served);
         }
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         for sent in loss.sent {
@@ -301,14 +301,19 @@ impl Parts {
         self.tell_lost();
     }
 
-    fn say_lost(&mut self, why: Down, refusal: Option<Refusal>) {
+    fn say_lost(&mut self, why: Down, refusal: Option<Refusal>, never_served: bool) {
         let gist = refusal.as_ref().map(Refusal::gist).unwrap_or_default();
         if self.said.is_news(self.cx.now_ms, SAID_MS, &(why, gist)) {
+            let cluster = || self.cx.config.redis.pipe_cluster.clone();
             self.cx.notice(match (why, refusal) {
-                (Down::Unopened, _) => Notice::PipeUnopened {
-                    cluster: self.cx.config.redis.pipe_cluster.clone(),
-                },
+                (Down::Unopened, _) => Notice::PipeUnopened { cluster: cluster() },
                 (why, Some(refusal)) => Notice::PipeRefused(why, refusal),
+                (why @ (Down::Closed | Down::Stuck | Down::Mismatch), None) if never_served => {
+                    Notice::PipeNeverServed {
+                        why,
+                        cluster: cluster(),
+                    }
+                }
                 (why, None) => Notice::PipeDown(why),
             });
         }

@@ -1,9 +1,9 @@
 //! What is made for those who package slotgate: completions that complete, and a page for each command.
 
 use crate::run;
-use crate::support::Dir;
 use std::path::Path;
 use std::process::Command;
+use support::Dir;
 
 /// What `--help` lists below a command, and its long options.
 fn listed(words: &[&str]) -> (Vec<String>, Vec<String>) {

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::{Ran, finish, program};
+use support::*;
 
 /// What the accounts of these tests have for keys.
 const KEYS: [(&str, &str); 3] = [

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, config};
+use support::*;
 
 const VERSION: &str = slotgate::VERSION;
 

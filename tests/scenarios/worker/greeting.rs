@@ -33,9 +33,56 @@ const OK: &str = "+OK\r\n";
 /// Why the pipe is down.
 pub fn down(notice: &Notice) -> Down {
     match notice {
-        Notice::PipeDown(down) | Notice::PipeRefused(down, _) => *down,
+        Notice::PipeDown(down)
+        | Notice::PipeRefused(down, _)
+        | Notice::PipeNeverServed { why: down, .. } => *down,
         other => panic!("{other}"),
     }
+}
+
+/// What is said of a pipe that has not served so far.
+pub fn never_served(why: Down) -> Notice {
+    let cluster = "slotgate_pipe".to_owned();
+    Notice::PipeNeverServed { why, cluster }
+}
+
+/// Who reads only the log is led to what is set up wrongly, as long as nothing has ever served.
+#[test]
+fn what_never_served_may_be_set_up_wrongly() {
+    let mut rig = opened(false);
+    rig.wait(1_100);
+    rig.wait(100);
+    let stuck = rig.notices();
+    assert_eq!(stuck, [never_served(Down::Stuck)]);
+    assert_eq!(
+        stuck[0].to_string(),
+        "pipe to Redis is down: no reply within redis.command_timeout_ms; it never served through cluster slotgate_pipe: \
+         is the bridge before tcp_proxy in the internal listener? `slotgate check` on Envoy's configuration tells"
+    );
+    let mut rig = opened(false);
+    rig.reply("HTTP/1.1 400 Bad Request\r\n\r\n");
+    let mismatch = rig.notices();
+    assert_eq!(mismatch, [never_served(Down::Mismatch)]);
+    let text = mismatch[0].to_string();
+    assert!(
+        text.contains(
+            ": is it Redis that answers, without TLS, behind the bridge? `slotgate check` "
+        ),
+        "{text}"
+    );
+    let mut rig = opened(false);
+    rig.worker.on_pipe_closed(rig.now_ms);
+    let closed = rig.notices();
+    assert_eq!(closed, [never_served(Down::Closed)]);
+    let text = closed[0].to_string();
+    assert!(
+        text.starts_with("pipe to Redis is down: the connection was closed or refused; "),
+        "{text}"
+    );
+    assert!(
+        text.contains("Redis at the address of the cluster behind it?"),
+        "{text}"
+    );
 }
 
 /// A worker whose pipe is open. With a password it sends AUTH, SELECT, CLIENT SETNAME and then the scripts, without one
@@ -230,7 +277,7 @@ fn what_comes_before_the_end_of_a_connection_is_the_reason() {
     rig.reply("-ERR unknown command\r\n");
     rig.reply(&SHA.repeat(Script::FILTER.len()));
     rig.worker.on_pipe_closed(rig.now_ms);
-    assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)]);
+    assert_eq!(rig.notices(), [never_served(Down::Closed)]);
     open_again(&mut rig);
     rig.reply("-ERR unknown command\r\n");
     rig.reply(&SHA.repeat(Script::FILTER.len()));

@@ -246,7 +246,11 @@ fn a_pipe_that_cannot_be_opened() {
         waits[7..].iter().all(|wait| (500..=1000).contains(wait)),
         "{waits:?}"
     );
-    assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)], "said once");
+    assert_eq!(
+        rig.notices(),
+        [super::greeting::never_served(Down::Closed)],
+        "said once"
+    );
     rig.worker.wire().bytes.clear();
     rig.reopen();
     assert_eq!(rig.notices(), [Notice::PipeReady]);
