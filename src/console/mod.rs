@@ -444,15 +444,6 @@ impl Console {
         let Some(keys) = self.keys.get(job.pool) else {
             return;
         };
-        if job.wants == Wants::Explain(Part::Session) && job.question.session.is_none() {
-            job.wants = Wants::Explain(Part::Scope);
-        }
-        if job.wants == Wants::Explain(Part::Scope) && job.question.scope.is_none() {
-            job.wants = Wants::Explain(Part::Accounts);
-        }
-        if let Wants::Recall(Step::Rest { until_ms }) = job.wants {
-            job.wants = Wants::Recall(Step::Read { until_ms });
-        }
         if !job.needs_redis() {
             return;
         }

@@ -281,8 +281,10 @@ impl<C> Connection<C> {
 
     /// Orders it when that is due. Returns why it must be given up, if it must.
     pub fn on_tick(&mut self, now_ms: u64, redis: &Redis) -> Option<Down> {
+        // The host may not have dropped the last one so far.
         if let State::Waiting { until_ms } = self.state
             && until_ms <= now_ms
+            && self.wire.order.is_none()
         {
             self.state = State::Ordered;
             self.wire.order = Some(PipeOrder::Open);

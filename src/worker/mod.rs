@@ -14,6 +14,7 @@ mod command;
 mod context;
 pub mod counters;
 pub mod decisions;
+mod encode;
 pub mod notice;
 pub mod output;
 mod overrides;

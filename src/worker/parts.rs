@@ -2,9 +2,10 @@
 
 use super::acquires::{Acquires, LostAcquire, PORTION};
 use super::breaker::Breaker;
-use super::command::{self, AcquireCommand, AcquireKind, Command};
+use super::command::{AcquireCommand, AcquireKind, Command};
 use super::context::{Context, Task};
 use super::counters::Counter;
+use super::encode;
 use super::notice::{Notice, Said};
 use super::overrides::Overrides;
 use super::recount::Recounts;
@@ -220,7 +221,7 @@ impl Parts {
         };
         let cx = &mut self.cx;
         self.pipe.send(sent, with_source, |command, out, script| {
-            command::write(cx, command, out, script);
+            encode::write(cx, command, out, script);
         });
     }
 

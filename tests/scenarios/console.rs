@@ -276,6 +276,21 @@ fn silence_resets_the_pipe() {
     assert_eq!(console.wire().order, None);
 }
 
+/// While Envoy works on what it read, a stream is not dropped; it still must be before another one is opened.
+#[test]
+fn no_pipe_is_opened_before_the_last_one_is_dropped() {
+    let mut console = console();
+    assert_eq!(status(&mut console, 0, 5), NextStep::Wait);
+    open(&mut console, 1);
+    console.on_pipe_bytes(5_000, b"?\r\n");
+    assert_eq!(console.wire().order, Some(PipeOrder::Reset));
+    assert_eq!(drain(&mut console, 5_001, 7), NextStep::Wait);
+    console.on_tick(6_500);
+    assert_eq!(console.wire().order.take(), Some(PipeOrder::Reset));
+    console.on_tick(6_501);
+    assert_eq!(console.wire().order.take(), Some(PipeOrder::Open));
+}
+
 #[test]
 fn whoever_left_gets_no_answer_and_moves_no_other() {
     let mut console = console();
