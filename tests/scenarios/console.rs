@@ -567,9 +567,10 @@ proptest::proptest! {
         for part in parts {
             console.on_pipe_bytes(1, part.as_bytes());
         }
-        // The first wakes a question that rests, the second finds its look late.
-        console.on_tick(10 * TIMEOUT_MS);
-        console.on_tick(20 * TIMEOUT_MS);
+        // The first wakes a question that rests, the second finds a command late, the third finds that no reply has come since.
+        for late in [10, 20, 30] {
+            console.on_tick(late * TIMEOUT_MS);
+        }
         for (stream, response) in answers(&mut console) {
             assert!(open_streams.remove(&stream), "answered twice");
             let _: Value = serde_json::from_str(&response.body).unwrap();
