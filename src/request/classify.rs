@@ -17,8 +17,8 @@ pub struct Class {
     pub scope: Option<Box<[u8; 16]>>,
 }
 
-/// Reads the headers. `share` is the part of the pool's sessions that is in, in basis points; `random` decides for a request
-/// with neither session nor id.
+/// Reads the headers. `share` is the percentage of the pool's sessions that is in, in basis points; `random` decides for a
+/// request with neither session nor id.
 #[must_use]
 pub fn classify(
     config: &Config,

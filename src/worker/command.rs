@@ -37,7 +37,7 @@ pub(super) enum Command {
         pool: usize,
         text: String,
     },
-    /// What a response said of an account.
+    /// Tells the ledger what a response means for an account.
     Report {
         slot: usize,
         pool: usize,
@@ -91,7 +91,7 @@ pub(super) enum SyncStep {
     Whole,
     /// Some accounts of a large pool, from this one on.
     From(usize),
-    /// What has vanished of what was shown, and where to look on.
+    /// The accounts that have vanished, and where the scan goes on.
     Sweep { cursor: String, gone: Vec<String> },
     /// The last that has vanished.
     Last { gone: Vec<String> },
@@ -111,7 +111,7 @@ pub(super) struct AcquireCommand {
 }
 
 impl AcquireCommand {
-    /// What must be the same of all in one command; what is only asked comes first.
+    /// The properties that all acquires of one command must share. Sorted by them, dry acquires come first.
     pub(super) fn shape(&self) -> (u8, usize, bool, bool) {
         let mode = match self.kind {
             AcquireKind::Dry | AcquireKind::DryBeside(_) => 0,
@@ -127,7 +127,7 @@ impl AcquireCommand {
     }
 }
 
-/// What an acquire is for.
+/// The purpose of an acquire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AcquireKind {
     Take,

@@ -20,9 +20,9 @@ const PORTION: usize = 1024;
 /// The releases of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    /// They wait for an acquire to go with.
+    /// Releases that wait for an acquire to be sent with.
     batch: Vec<PendingRelease>,
-    /// No longer than until then, in ms.
+    /// Until when the batch may wait, in ms.
     linger_ms: u64,
     retries: VecDeque<PendingRelease>,
     /// How many of them, from the front, are due in any order: they were put there while the pipe was away.
@@ -151,7 +151,7 @@ impl Releases {
         self.on_tick(cx);
     }
 
-    /// Reads the answer to a release of so many leases.
+    /// Reads the reply to a release of this many leases.
     pub(super) fn on_reply(
         &self,
         cx: &mut Context,
