@@ -25,6 +25,7 @@
 --       count as new again. So new sessions push out new ones, and no client can make a key grow.
 -- Cost  O(log accounts + log leases) each; with a session, O(bytes of its key) more; with a scope, O(accounts cooling in it)
 --       more, and refused, O(accounts behind) at most. Eight commands, however many leases, and one to three more for each.
+
 -- How many expired leases, and ended cooldowns, one call may clear away at a time; and how many leases share that work. A
 -- call that finds no free slot always does it, so nobody is refused for a lease that is over.
 local REAP, SHARED_BY = 32, 4
@@ -38,10 +39,10 @@ local function arguments()
   local dry, force = mode == 'dry', mode == 'force'
   local tagged = session_ttl and session_ttl > 0 and 1 or 0
   local count = (#argv - 5 - tagged) / ((force and 2 or 1) + tagged)
-  local session_keys, tags, room
+  local session_keys, tags, session_bytes
   if tagged == 1 then
     session_keys, tags = #KEYS - count, #argv - count
-    room = tonumber(argv[tags])
+    session_bytes = tonumber(argv[tags])
   end
   local scope_keys = (session_keys or #KEYS) > 6 and 6 or nil
   local wrong = #KEYS ~= 6 + (session_keys and count or 0) + (scope_keys and count or 0)
@@ -55,7 +56,7 @@ local function arguments()
     end
   end
   if session_keys then
-    wrong = wrong or not (room and room >= 100 and room <= 32768 and room % 1 == 0)
+    wrong = wrong or not (session_bytes and session_bytes >= 100 and session_bytes <= 32768 and session_bytes % 1 == 0)
     for i = tags + 1, #argv do
       wrong = wrong or #argv[i] ~= 16 or string.find(argv[i], '%X')
     end
@@ -78,9 +79,9 @@ local function arguments()
     check.refuse('BADARG mode, leases, sessions or keys: not take, dry or force, not 1..1000 leases, one twice, a session '
       .. 'without its tag or bytes, or a key too many or too few')
   end
-  return ttl, seed, weight, dry, force, count, scope_keys, session_keys, tags, session_ttl, room
+  return ttl, seed, weight, dry, force, count, scope_keys, session_keys, tags, session_ttl, session_bytes
 end
-local ttl, seed, weight, dry, force, count, scope_keys, session_keys, tags, session_ttl, room = arguments()
+local ttl, seed, weight, dry, force, count, scope_keys, session_keys, tags, session_ttl, session_bytes = arguments()
 
 -- What a number becomes in a command: left to Redis, it is printed with 17 digits, which costs more than the command.
 local format = string.format
@@ -188,26 +189,48 @@ local cooling_in
 if scope_keys then
   local shut_in = {}
   function cooling_in(scope)
-    local shut, last_end = shut_in[scope], nil
-    if shut then
-      return shut
+    if not shut_in[scope] then
+      local shut, last_end = {}, nil
+      for k, member in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
+        if k % 2 == 1 then
+          shut[member] = true
+        else
+          last_end = member
+        end
+      end
+      -- None may cool for longer than it may cool: Redis' clock was set back.
+      local longest = last_end and not dry and tools().longest('#rest')
+      if longest and last_end - now > longest then
+        tools().cut(scope, now, longest)
+        call('PEXPIREAT', scope, format('%.0f', now + longest))
+      end
+      shut_in[scope] = shut
     end
-    shut = {}
-    for k, member in ipairs(redis.pcall('ZRANGEBYSCORE', scope, format('(%d', now), '+inf', 'WITHSCORES')) do
-      if k % 2 == 1 then
-        shut[member] = true
-      else
-        last_end = member
+    return shut_in[scope]
+  end
+end
+
+-- With `free` empty: an account that could take a lease once what is over were cleared away; nil: none.
+local would_be_free
+if dry then
+  function would_be_free(shut)
+    local tool, ended = tools(), {}
+    for _, account in ipairs(call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, REAP)) do
+      ended[account] = 0
+    end
+    for _, lease in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, REAP)) do
+      local account = string.match(call('HGET', OWNER, lease) or '', '^[^:]*')
+      ended[account] = (ended[account] or 0) + 1
+    end
+    for account, leases in pairs(ended) do
+      local record = call('HGET', ACCOUNTS, account)
+      local max, flags = string.match(record or '', '^(%d+) %d+ %d+ (%d+)$')
+      local cooled = flags == COOLING and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
+      cooled = cooled and tonumber(call('ZSCORE', LEASES, tool.probe_of(account) or '') or 0) <= now
+      if (flags == OPEN or cooled) and not (shut and shut[account]) and tool.used(account) - leases < tonumber(max) then
+        return account
       end
     end
-    -- None may cool for longer than it may cool: Redis' clock was set back.
-    local longest = last_end and not dry and tools().longest('#rest')
-    if longest and last_end - now > longest then
-      tools().cut(scope, now, longest)
-      call('PEXPIREAT', scope, format('%.0f', now + longest))
-    end
-    shut_in[scope] = shut
-    return shut
   end
 end
 
@@ -215,7 +238,7 @@ end
 -- are to be written.
 local held, account_of, unwritten, life, account_of_session, with_session
 if session_keys then
-  held, account_of, unwritten = {}, {}, {}
+  held, account_of = {}, {}
   -- How long a session that is written now is remembered: a little longer than it must, so that most leases need not write it.
   life = session_ttl + math.ceil(session_ttl / 16)
 
@@ -265,7 +288,7 @@ if session_keys then
     local at, stop = string.find(value, '=' .. tag, 1, true)
     local rest = at and (string.find(value, '=', stop, true) or #value + 1)
     local back = at and tonumber(string.match(value, '^[^ ]* (%d+)', stop) or 0) > now
-    local entry = string.format('=%s%s%s %d', tag, back and CAME_BACK or NEW, account, now + life)
+    local entry = '=' .. tag .. (back and CAME_BACK or NEW) .. account .. string.format(' %d', now + life)
     local size = #value + #entry - (at and rest - at or 0)
     -- Where those that came back begin: the mark comes 17 bytes later. And how many bytes they may take.
     local again = math.max((string.find(value, CAME_BACK, 1, true) or size + 18) - 17, 1)
@@ -296,16 +319,12 @@ end
 -- The accounts chosen, each once and in order. Here and below a table has room for one lease, which is what most calls take: it
 -- costs more to grow it.
 local accounts = {nil}
--- This many fields of the pool are read before the accounts' records.
-local META = 4
-local function read_pool()
-  local pool = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
-  return pool, pool[1], pool[2], pool[3], pool[4]
-end
 
 -- How many leases each account has with those it gets here, also as arguments of HSET; and which of them probes. What is no
 -- account's name gets none: it fails the call, or with force its lease.
 local function count_leases(pool, uncounted)
+  -- This many fields of the pool come before the records.
+  local META = 4
   local used, uses, probes = call('HMGET', USED, unpack(accounts)), {nil, nil}, nil
   for k = 1, #accounts do
     local account, record = accounts[k], pool[META + k]
@@ -335,6 +354,7 @@ end
 
 -- After the leases are taken: what follows from them for their accounts.
 local function update_accounts(pool, pass, used, probes)
+  local META = 4
   for account, lease in pairs(probes or {}) do
     call('HSET', ACCOUNTS, '#probe:' .. account, lease)
   end
@@ -353,11 +373,14 @@ local function update_accounts(pool, pass, used, probes)
   end
 end
 
--- Until all is chosen nothing is written, but to clear away what is over.
+-- The call itself, in one piece: a function that sees so many variables would cost as much as a command.
+--
+-- First an account for each lease; nothing is written so far, but to clear away what is over. When none is free, all that is
+-- over is cleared away, and those without an account try once more.
 math.randomseed(seed)
 -- The account of each lease that is new, and the owner of each that is not.
 local chosen, owners = {nil}, dry and {}
-local pool, epoch, next_end, pass, uncounted, missing
+local pool, missing
 for try = 1, 2 do
   if not dry then
     if try == 2 or seed % SHARED_BY < count then
@@ -377,7 +400,7 @@ for try = 1, 2 do
   for i = 1, count do
     if owners[i] then
       -- An account's id and a mark are shorter.
-      if #owners[i] > 128 and not chosen[i] then
+      if #owners[i] > 128 then
         tools().garbage('owner', ARGV[5 + i], 'an account')
       end
     elseif not chosen[i] then
@@ -389,7 +412,7 @@ for try = 1, 2 do
         if session_keys then
           account, tag, kept = account_of_session(KEYS[session_keys + i], ARGV[tags + i], shut)
         end
-        account = account or choose(shut) or dry and tools().would_be_free(now, shut, REAP)
+        account = account or choose(shut) or dry and would_be_free(shut)
       end
       chosen[i] = account
       if not account then
@@ -402,13 +425,15 @@ for try = 1, 2 do
         if tag then
           account_of[tag] = account
           if account ~= kept then
+            unwritten = unwritten or {}
             unwritten[i] = tag
           end
         end
       end
     end
   end
-  pool, epoch, next_end, pass, uncounted = read_pool()
+  pool = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
+  local epoch, next_end = pool[1], not dry and pool[2]
   if not epoch then
     return redis.error_reply('NOPOOL no accounts are synced for this pool')
   end
@@ -417,16 +442,18 @@ for try = 1, 2 do
     tools().garbage('accounts', '#epoch', 'a whole number')
   end
   -- One that is no number is put right here; one that is a day off cannot be right.
-  next_end = not dry and next_end and (tonumber(next_end) or 0)
+  next_end = next_end and (tonumber(next_end) or 0)
   if next_end and not (next_end > now and next_end <= now + 86400000) then
     tools().end_cooldowns(now, REAP)
-    pool, epoch, next_end, pass, uncounted = read_pool()
+    pool = call('HMGET', ACCOUNTS, '#epoch', '#wake', '#pass', '#uncounted', unpack(accounts))
   end
   if dry or not missing then
     break
   end
 end
 
+-- Then what the leases become, as answers and as arguments of ZADD and HSET.
+local epoch, pass, uncounted = pool[1], pool[3], pool[4]
 local answers = {epoch, nil}
 local wait = missing and tools().retry_after(now, accounts[1] and math.min(1000, ttl) or 60000)
 local used, uses, probes
@@ -451,6 +478,7 @@ for i = 1, count do
     answers[i + 1] = false
   end
 end
+-- They are taken.
 if leases[1] then
   -- First to a key that may not have been read so far.
   call('ZADD', LEASES, unpack(leases))
@@ -459,15 +487,16 @@ if leases[1] then
     call('HSET', USED, unpack(uses))
   end
   update_accounts(pool, pass, used, probes)
-  for i = 1, session_keys and count or 0 do
+  for i = 1, unwritten and count or 0 do
     local key, tag = KEYS[session_keys + i], unwritten[i]
     if tag then
-      held[key] = with_session(held[key], tag, account_of[tag], now, life, room)
+      held[key] = with_session(held[key], tag, account_of[tag], now, life, session_bytes)
       -- The leases are taken by now: an error here must not hide that from who asked.
       redis.pcall('SET', key, held[key], 'PX', format('%d', life))
     end
   end
 end
+-- A lease that held a slot before has it still.
 for i = 1, dry and 0 or count do
   if owners[i] then
     local account = string.match(owners[i], '^[^:]*')

@@ -1,4 +1,5 @@
--- cooldown: no new leases for an account until a time; it only ever extends, but never beyond the longest there may be. And what else an upstream's answers say of it.
+-- cooldown: no new leases for an account until a time; it only ever extends, but never beyond the longest there may be. And
+-- what else an upstream's answers say of it.
 --
 -- KEYS  the six of ledger.lua
 --       7 scope's cooldowns (ZSET, account id -> until, ms), only to cool in that scope alone

@@ -20,14 +20,15 @@ if not ARGV[1] or not string.find(ARGV[1], '^%d+$') then
 end
 local most = tool.whole(ARGV[2], 'count', 1, 1000)
 tool.check_keys()
-local held = call('HMGET', ACCOUNTS, '#revision', '#epoch')
-if not held[2] then
+local revision, epoch = unpack(call('HMGET', ACCOUNTS, '#revision', '#epoch'))
+if not epoch then
   return redis.error_reply('NOPOOL no accounts are synced for this pool')
 end
-for i, field in ipairs({'#revision', '#epoch'}) do
-  if held[i] and not tool.digits(held[i]) then
-    tool.garbage('accounts', field, 'a whole number')
-  end
+if revision and not tool.digits(revision) then
+  tool.garbage('accounts', '#revision', 'a whole number')
+end
+if not tool.digits(epoch) then
+  tool.garbage('accounts', '#epoch', 'a whole number')
 end
 local now = tool.now_ms()
 local longest = now + tool.longest('#rest')
@@ -35,7 +36,7 @@ local page = call('HSCAN', ACCOUNTS, ARGV[1], 'COUNT', most)
 local rows = {}
 for i = 1, #page[2], 2 do
   local account = page[2][i]
-  if string.byte(account) ~= 35 then
+  if string.sub(account, 1, 1) ~= '#' then
     local max, load, base, flags = tool.parts(page[2][i + 1])
     if not max or not tool.is_id(account) then
       tool.garbage('accounts', account, 'an account with a record')
@@ -52,17 +53,17 @@ for i = 1, #page[2], 2 do
       behind = tonumber(call('ZSCORE', COOLDOWN, 'behind:' .. account) or 0) > now
     end
     local state = used < max and (behind and 'behind' or 'free') or 'full'
-    local probe = math.floor(flags / tool.COOLING) % 2 == 1 and tool.probe_of(account)
+    local probe = tool.has(flags, tool.COOLING) and tool.probe_of(account)
     if probe and probe ~= '' then
       state = 'probing'
     elseif probe and used < max and not behind then
       -- Of one that is behind this says less: that decides whether it is chosen.
       state = 'probe'
     end
-    if flags % 2 == 1 then
+    if tool.has(flags, tool.DISABLED) then
       state = 'disabled'
     end
-    if math.floor(flags / tool.DRAINED) % 2 == 1 then
+    if tool.has(flags, tool.DRAINED) then
       state = 'drained'
     end
     if ends > now then
@@ -71,11 +72,13 @@ for i = 1, #page[2], 2 do
     if flags >= tool.REMOVED then
       state = 'removed'
     end
-    rows[#rows + 1] = {account, max, used, string.format('%.0f', base), math.floor(load * used / max), state, string.format('%.0f', ends), flags}
+    base, ends = string.format('%.0f', base), string.format('%.0f', ends)
+    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, ends, flags}
   end
 end
 local percent = redis.pcall('HGET', KEYS[7], 'percent')
 if percent and (type(percent) == 'table' or #percent > 5) then
   percent = '?'
 end
-return {page[1], string.format('%.0f', now), held[1], held[2], call('ZCARD', LEASES), call('ZCOUNT', LEASES, '-inf', now), percent, rows}
+local leases, expired = call('ZCARD', LEASES), call('ZCOUNT', LEASES, '-inf', now)
+return {page[1], string.format('%.0f', now), revision, epoch, leases, expired, percent, rows}

@@ -68,8 +68,8 @@ local function refresh_free(account, record, used, list)
   end
 end
 
--- Ends leases, whoever asks, in seven commands however many they are. All is read before anything is written, so that a key of the wrong type
--- shows before anything is lost. Answers how many there were.
+-- Ends leases, whoever asks, in seven commands however many they are. All is read before anything is written, so that a key
+-- of the wrong type shows before anything is lost. Answers how many there were.
 local function end_leases(ids)
   local owners = call('HMGET', OWNER, unpack(ids))
   local leases, accounts, ended, seen, marked = {}, {}, {}, {}, nil
@@ -137,6 +137,7 @@ local function tools()
   end
   local self = {DISABLED = 1, DRAINED = 2, COOLING = 4, REMOVED = 8}
   toolbox = self
+  local RECORD = '^(%d+) (%d+) (%d+) (%d+)$'
   -- The longest lease, and the longest cooldown, that there can be.
   local DAY_MS = 86400000
   -- How long the longest time of all Envoys is remembered after the last of them said it.
@@ -183,11 +184,16 @@ local function tools()
 
   -- The parts of an account's record; nil when it is none.
   function self.parts(record)
-    local max, load, base, flags = string.match(record, '^(%d+) (%d+) (%d+) (%d+)$')
+    local max, load, base, flags = string.match(record, RECORD)
     max, load, base, flags = tonumber(max), tonumber(load), tonumber(base), tonumber(flags)
     if max and max >= 1 and max <= 100000 and load <= 1e9 and base <= 1e15 + BEHIND and flags < 16 then
       return max, load, base, flags
     end
+  end
+
+  -- Whether one of these flags is among those of a record.
+  function self.has(flags, flag)
+    return math.floor(flags / flag) % 2 == 1
   end
 
   -- The next of the six keys, after number `at`, that is of another type than it must be: its number, and what is wrong
@@ -209,17 +215,22 @@ local function tools()
     end
   end
 
-  -- Remembers in `field` the longest time of all Envoys. Each of them says its own when it connects and once a minute, so it
-  -- is forgotten a while after the last one that said it; not at once when the clock was set back.
-  function self.note_longest(field, ms, now)
-    local held, ends = string.match(call('HGET', ACCOUNTS, field) or '', '^(%d+) (%d+)$')
-    held, ends = tonumber(held), tonumber(ends)
-    if not held or ms > held or ends <= now then
-      held, ends = ms, 0
-    end
-    -- Not each time that it is said: those who connect together would all write it.
-    if ends > now + LONGEST_MS or ms == held and ends < now + 0.8 * LONGEST_MS then
-      call('HSET', ACCOUNTS, field, string.format('%.0f %.0f', held, now + LONGEST_MS))
+  -- Remembers the longest lease and the longest cooldown of all Envoys, ms; 0: nothing is said of it. Each of them says its own
+  -- when it connects and once a minute, so it is forgotten a while after the last one that said it; not at once when the clock
+  -- was set back.
+  function self.note_longest(ttl, rest, now)
+    for field, ms in pairs({['#ttl'] = ttl, ['#rest'] = rest}) do
+      if ms > 0 then
+        local held, ends = string.match(call('HGET', ACCOUNTS, field) or '', '^(%d+) (%d+)$')
+        held, ends = tonumber(held), tonumber(ends)
+        if not held or ms > held or ends <= now then
+          held, ends = ms, 0
+        end
+        -- Not each time that it is said: those who connect together would all write it.
+        if ends > now + LONGEST_MS or ms == held and ends < now + 0.8 * LONGEST_MS then
+          call('HSET', ACCOUNTS, field, string.format('%.0f %.0f', held, now + LONGEST_MS))
+        end
+      end
     end
   end
 
@@ -294,15 +305,14 @@ local function tools()
   -- is no such account. An error comes before anything is written.
   function self.flag(account, value, on, used)
     local record = call('HGET', ACCOUNTS, account)
-    local rest, flags = string.match(record or '', '^(%d+ %d+ %d+) (%d+)$')
-    if not rest then
+    local max, load, base, flags = string.match(record or '', RECORD)
+    if not max then
       return nil
     end
-    local has = math.floor(flags / value) % 2 == 1
-    if has == on then
+    if self.has(flags, value) == on then
       return false
     end
-    record = string.format('%s %d', rest, on and flags + value or flags - value)
+    record = string.format('%s %s %s %d', max, load, base, on and flags + value or flags - value)
     used = used or self.used(account)
     call('HSET', ACCOUNTS, account, record)
     refresh_free(account, record, used)
@@ -312,7 +322,7 @@ local function tools()
   -- Puts an account behind the others, or back; otherwise as `flag`.
   function self.behind(account, on, used)
     local record = call('HGET', ACCOUNTS, account)
-    local max, load, base, flags = string.match(record or '', '^(%d+) (%d+) (%d+) (%d+)$')
+    local max, load, base, flags = string.match(record or '', RECORD)
     if not max then
       return nil
     end
@@ -366,27 +376,6 @@ local function tools()
     return #over
   end
 
-  -- With `free` empty: an account that could take a lease once what is over were cleared away; nil: none. Writes nothing.
-  function self.would_be_free(now, shut, most)
-    local ended = {}
-    for _, account in ipairs(call('ZRANGEBYSCORE', COOLDOWN, '-inf', now, 'LIMIT', 0, most)) do
-      ended[account] = 0
-    end
-    for _, lease in ipairs(call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, most)) do
-      local account = string.match(call('HGET', OWNER, lease) or '', '^[^:]*')
-      ended[account] = (ended[account] or 0) + 1
-    end
-    for account, leases in pairs(ended) do
-      local record = call('HGET', ACCOUNTS, account)
-      local max, flags = string.match(record or '', '^(%d+) %d+ %d+ (%d+)$')
-      local thawed = flags == COOLING and tonumber(call('ZSCORE', COOLDOWN, account) or 0) <= now
-      thawed = thawed and tonumber(call('ZSCORE', LEASES, self.probe_of(account) or '') or 0) <= now
-      if (flags == OPEN or thawed) and not (shut and shut[account]) and self.used(account) - leases < tonumber(max) then
-        return account
-      end
-    end
-  end
-
   -- How long until something may come free, as far as the ledger can tell, but no longer than `most`: a cooldown's end, or soon
   -- when a lease is live, since most end long before they expire.
   function self.retry_after(now, most)
@@ -406,22 +395,6 @@ local function tools()
       wait = math.min(wait, 1000, live[2] - now)
     end
     return math.max(wait, 1)
-  end
-
-  -- Takes a lease that must have no owner; `counted`: its account's count has it already.
-  function self.adopt(lease, account, record, expires_ms, counted)
-    local pass = call('HGET', ACCOUNTS, '#pass')
-    -- The one key that nobody has read before comes first.
-    local used = self.used(account) + (counted and 0 or 1)
-    if used < math.huge and not counted then
-      call('HINCRBY', USED, account, '1')
-    end
-    call('ZADD', LEASES, expires_ms, lease)
-    call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
-    if pass then
-      redis.pcall('HINCRBY', USED, '#' .. account, '1')
-    end
-    refresh_free(account, record, used)
   end
 
   return self

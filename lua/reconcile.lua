@@ -54,139 +54,222 @@ local function wrong(what)
   end
 end
 
-local state = redis.pcall('HMGET', PASS, 'by', 'until', 'stage', 'cursor', 'drift', 'last', 'revive')
+local state = redis.pcall('HMGET', PASS, 'by', 'until', 'last', 'stage', 'cursor', 'drift', 'revive')
 if state.err then
   wrong('pass is no hash')
   call('DEL', PASS)
   state = {}
 end
-local ends, last = tonumber(state[2] or 0) or 0, tonumber(tool.digits(state[6]) or 0)
+local runner, ends, last = state[1], tonumber(state[2] or 0) or 0, tonumber(tool.digits(state[3]) or 0)
+local stage, cursor, before, revive = state[4], tool.digits(state[5], 20) or '0', tool.digits(state[6]) or 0, state[7]
 local meta = redis.pcall('HMGET', ACCOUNTS, '#pass', '#epoch', '#revision', '#digest')
 if meta.err then
   meta = {}
 end
-if tool.digits(meta[2]) then
-  for field, ms in pairs({['#ttl'] = ttl, ['#rest'] = rest}) do
-    if ms > 0 then
-      tool.note_longest(field, ms, now)
-    end
-  end
+local pass, epoch, revision, digest = meta[1], meta[2], meta[3], meta[4]
+if tool.digits(epoch) then
+  tool.note_longest(ttl, rest, now)
 end
 
 local function answer(what)
-  return {what, drift, table.concat(found, '; '), tool.digits(meta[3]) or '', tool.digits(meta[4], 20) or ''}
+  return {what, drift, table.concat(found, '; '), tool.digits(revision) or '', tool.digits(digest, 20) or ''}
 end
+
+-- How much of the ledger a worker's pass knows.
 local function knows(name)
   return tonumber(string.match(name, '^(%d+)%.') or 0)
 end
--- One whose time is longer than anyone's may be is of before Redis' clock was set back.
-local other = state[1] and state[1] ~= by and ends > now and ends <= now + math.max(silence, 120000)
-if other and soon and (state[3] == 'start' or ends < now + silence - 5000) then
-  other = false
-end
-if other and knows(state[1]) >= knows(by) then
-  return answer('elsewhere')
+
+-- Whether another worker runs the pass, and goes on.
+local function is_elsewhere()
+  -- One whose time is longer than anyone's may be is of before Redis' clock was set back.
+  if not runner or runner == by or ends <= now or ends > now + math.max(silence, 120000) then
+    return false
+  end
+  if soon and (stage == 'start' or ends < now + silence - 5000) then
+    return false
+  end
+  return knows(runner) >= knows(by)
 end
 
-local stage, cursor, revive = state[3] or 'start', tool.digits(state[4], 20) or '0', state[7]
-drift = drift + (tonumber(tool.digits(state[5]) or 0))
-local known = {start = 1, clear = 1, count = 1, leases = 1, unknown = 1, compare = 1, cooldown = 1, free = 1, clean = 1}
-local pass = meta[1]
-if not known[stage] then
-  wrong('pass stage: not one')
-  stage = 'start'
-end
--- Someone else's number is no pass: it counts nothing.
-if stage ~= 'clear' and stage ~= 'clean' and not (pass and tonumber(pass) == last) or tool.wrong_key() then
-  stage = 'start'
-end
+-- The pass begins anew: what someone wrote into a count meanwhile is none. Or it has ended.
+local restart, done = false, false
 
-if stage == 'start' then
-  drift = #found
-  local at, what = tool.wrong_key()
-  local lost = false
-  while at do
-    wrong(what)
-    call('DEL', KEYS[at])
-    if KEYS[at] == LEASES then
-      revive = '1'
-    elseif KEYS[at] == OWNER or KEYS[at] == USED then
-      -- Nobody takes a slot before all are counted.
-      call('DEL', FREE)
-    end
-    lost = lost or KEYS[at] == USED
-    if KEYS[at] == OWNER and tool.digits(meta[2]) then
-      call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
-    end
-    at, what = tool.wrong_key(at)
-  end
-  if lost or tool.lost_counts() then
-    call('HSET', ACCOUNTS, '#uncounted', '1')
-  end
-  if meta[2] and not tool.digits(meta[2]) then
-    wrong('accounts #epoch: not a whole number')
-    call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
-  end
-  for field, i in pairs({['#revision'] = 3, ['#digest'] = 4}) do
-    if meta[i] and not tool.digits(meta[i], i == 4 and 20 or 16) then
-      wrong('accounts ' .. field .. ': not a whole number')
-      call('HDEL', ACCOUNTS, field)
-    end
-  end
-  local fields = {['#wake'] = '^%d+$', ['#ttl'] = '^%d+ %d+$', ['#rest'] = '^%d+ %d+$', ['#coming'] = '^%d+ %S+ %S+ %d+ %S+$'}
-  for field, pattern in pairs(fields) do
-    local text = call('HGET', ACCOUNTS, field)
-    if text and not string.find(text, pattern) then
-      wrong('accounts ' .. field .. ': not as it is written')
-      call('HDEL', ACCOUNTS, field)
-    end
-  end
-  tool.note_next_end()
-  -- Nobody may count for a pass before what an earlier one left behind is cleared away.
-  call('HDEL', ACCOUNTS, '#pass')
-  stage, cursor = 'clear', '0'
-end
-tool.cut_late(now, ttl)
-
--- A count as it stands; nil when it is none.
-local function count_of(field)
-  local count = tonumber(call('HGET', USED, field) or 0)
-  return count and count % 1 == 0 and count or nil
-end
--- One more, or one less, of an account's leases in this pass. What someone wrote there meanwhile is no count: begin anew.
-local restart = false
-local function add(account, more)
-  if type(redis.pcall('HINCRBY', USED, '#' .. account, more)) == 'table' then
-    restart = true
-  end
-end
-
+-- The next entries of a key, each with its value after it. The last page leaves the cursor at 0.
 local function scan(command, key)
   local page = call(command, key, cursor, 'COUNT', most)
   cursor = page[1]
   return page[2]
 end
 
-if stage == 'clear' or stage == 'clean' then
-  -- What this pass leaves behind, or an earlier one that did not end.
+-- A count as it stands; nil when it is none.
+local function count_of(field)
+  local count = tonumber(call('HGET', USED, field) or 0)
+  return count and count % 1 == 0 and count or nil
+end
+
+-- Counts one more, or one less, of an account's leases in this pass.
+local function add(account, more)
+  if type(redis.pcall('HINCRBY', USED, '#' .. account, more)) == 'table' then
+    restart = true
+  end
+end
+
+-- Makes a key of another type anew, as far as the truth can be derived.
+local function drop_key(key)
+  call('DEL', key)
+  if key == LEASES then
+    revive = '1'
+  elseif key == OWNER or key == USED then
+    -- Nobody takes a slot before all are counted.
+    call('DEL', FREE)
+  end
+  if key == OWNER and tool.digits(epoch) then
+    call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
+  end
+end
+
+-- The pool's own fields of `accounts`.
+local function mend_fields()
+  if epoch and not tool.digits(epoch) then
+    wrong('accounts #epoch: not a whole number')
+    call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
+  end
+  for field, held in pairs({['#revision'] = revision, ['#digest'] = digest}) do
+    if held and not tool.digits(held, field == '#digest' and 20 or 16) then
+      wrong('accounts ' .. field .. ': not a whole number')
+      call('HDEL', ACCOUNTS, field)
+    end
+  end
+  local patterns = {['#wake'] = '^%d+$', ['#ttl'] = '^%d+ %d+$', ['#rest'] = '^%d+ %d+$', ['#coming'] = '^%d+ %S+ %S+ %d+ %S+$'}
+  for field, pattern in pairs(patterns) do
+    local text = call('HGET', ACCOUNTS, field)
+    if text and not string.find(text, pattern) then
+      wrong('accounts ' .. field .. ': not as it is written')
+      call('HDEL', ACCOUNTS, field)
+    end
+  end
+end
+
+-- Before a pass: each key is of its type, and nobody counts for an earlier one.
+local function start()
+  drift = #found
+  local lost, at, what = false, tool.wrong_key()
+  while at do
+    wrong(what)
+    drop_key(KEYS[at])
+    lost = lost or KEYS[at] == USED
+    at, what = tool.wrong_key(at)
+  end
+  if lost or tool.lost_counts() then
+    call('HSET', ACCOUNTS, '#uncounted', '1')
+  end
+  mend_fields()
+  tool.note_next_end()
+  -- Nobody may count for a pass before what an earlier one left behind is cleared away.
+  call('HDEL', ACCOUNTS, '#pass')
+  stage, cursor = 'clear', '0'
+end
+
+-- What this pass leaves behind in `used`, or an earlier one that did not end.
+local function clear_counts()
   local list = scan('HSCAN', USED)
   for i = 1, #list, 2 do
-    if string.byte(list[i]) == 35 then
+    if string.sub(list[i], 1, 1) == '#' then
       call('HDEL', USED, list[i])
     end
   end
-  if cursor == '0' and stage == 'clean' then
-    call('HSET', PASS, 'by', by, 'until', now + silence, 'stage', 'start', 'cursor', '0', 'drift', 0, 'revive', '')
-    call('PEXPIRE', PASS, silence)
-    return answer('done')
-  elseif cursor == '0' then
+end
+
+-- A field that says which lease probes an account.
+local function check_probe(field, account, lease)
+  if call('HEXISTS', ACCOUNTS, account) == 0 then
+    -- Older scripts remove an account and leave its probe.
+    call('HDEL', ACCOUNTS, field)
+  elseif lease ~= '' and not tool.is_id(lease) then
+    wrong(tool.name_of('accounts', field) .. ': not a lease')
+    call('HSET', ACCOUNTS, field, '')
+  end
+end
+
+-- What is no account with a record is taken out.
+local function take_out(account)
+  wrong(tool.name_of('accounts', account) .. ': not an account with a record')
+  call('HDEL', ACCOUNTS, account)
+  call('ZREM', FREE, account)
+  if tool.is_id(account) then
+    -- Whoever has these accounts configured puts it in again.
+    call('HDEL', ACCOUNTS, '#digest')
+    digest = nil
+  else
+    call('HDEL', USED, account)
+  end
+end
+
+-- An account's flags, and whether it is behind, as they must be. Answers whether its record has changed.
+local function mend_flags(account, flags)
+  local changed = false
+  local probed = not call('ZSCORE', COOLDOWN, account) and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1
+  local must_be = {[tool.COOLING] = probed or call('ZSCORE', COOLDOWN, account) and true or false}
+  local drained = redis.pcall('HEXISTS', KEYS[8], 'drain:' .. account)
+  if type(drained) == 'number' then
+    must_be[tool.DRAINED] = drained == 1
+  end
+  for flag, on in pairs(must_be) do
+    if tool.has(flags, flag) ~= on then
+      changed = tool.flag(account, flag, on) or changed
+      -- A recount of an older version takes the flag of one that probes away: nobody broke anything.
+      drift = drift + (flag == tool.COOLING and probed and 0 or 1)
+    end
+  end
+  if tool.behind(account, call('ZSCORE', COOLDOWN, 'behind:' .. account) and true or false) then
+    changed = true
+    drift = drift + 1
+  end
+  return changed
+end
+
+-- An account's count, and what follows from it.
+local function compare_account(account, record, max, flags, counted, lost)
+  local before = count_of(account)
+  if not before then
+    wrong(tool.name_of('used', account) .. ': not a number')
+  elseif before ~= counted then
+    drift = drift + 1
+  end
+  if before ~= counted or lost then
+    call('HSET', USED, account, counted)
+  end
+  -- Not free although it waits for a probe: so leave it the scripts of an older version, which know no probes and would do
+  -- it again. It is let go.
+  if flags == tool.COOLING and counted < max and not call('ZSCORE', FREE, account) and tool.wants_probe(account) then
+    call('HDEL', ACCOUNTS, '#probe:' .. account)
+  end
+  if flags < tool.REMOVED and mend_flags(account, flags) then
+    record = call('HGET', ACCOUNTS, account)
+  end
+  local score = call('ZSCORE', FREE, account)
+  refresh_free(account, record, counted)
+  if score ~= call('ZSCORE', FREE, account) then
+    drift = drift + 1
+  end
+end
+
+-- Each looks at one page, and at the last one says which stage comes next.
+local stages = {}
+
+function stages.clear()
+  clear_counts()
+  if cursor == '0' then
     -- Another number than any mark that a lease still carries.
     pass = string.format('%.0f', math.max(now, last + 1))
     call('HSET', ACCOUNTS, '#pass', pass)
     call('HSET', PASS, 'last', pass)
     stage = 'count'
   end
-elseif stage == 'count' then
+end
+
+function stages.count()
   local list = scan('HSCAN', OWNER)
   for i = 1, #list, 2 do
     local lease = list[i]
@@ -213,7 +296,9 @@ elseif stage == 'count' then
   if cursor == '0' then
     stage = 'leases'
   end
-elseif stage == 'leases' then
+end
+
+function stages.leases()
   local list = scan('ZSCAN', LEASES)
   for i = 1, #list, 2 do
     if call('HEXISTS', OWNER, list[i]) == 0 and call('ZREM', LEASES, list[i]) == 1 then
@@ -223,8 +308,10 @@ elseif stage == 'leases' then
   if cursor == '0' then
     stage = 'unknown'
   end
-elseif stage == 'unknown' then
-  -- Counts of accounts that have no record.
+end
+
+-- Counts of accounts that have no record.
+function stages.unknown()
   local list = scan('HSCAN', USED)
   for i = 1, #list, 2 do
     -- Also of those that this pass alone has counted.
@@ -242,74 +329,26 @@ elseif stage == 'unknown' then
   if cursor == '0' then
     stage = 'compare'
   end
-elseif stage == 'compare' then
+end
+
+function stages.compare()
   local lost = call('HEXISTS', ACCOUNTS, '#uncounted') == 1
   local list = scan('HSCAN', ACCOUNTS)
   for i = 1, #list, 2 do
-    local account = list[i]
-    local record = string.byte(account) ~= 35 and call('HGET', ACCOUNTS, account)
-    local gone = string.match(account, '^#probe:(.*)')
-    if gone and call('HEXISTS', ACCOUNTS, gone) == 0 then
-      -- Older scripts remove an account and leave its probe.
-      call('HDEL', ACCOUNTS, account)
-    elseif gone and list[i + 1] ~= '' and not tool.is_id(list[i + 1]) then
-      wrong(tool.name_of('accounts', account) .. ': not a lease')
-      call('HSET', ACCOUNTS, account, '')
-    end
-    local max, _, _, flags = tool.parts(record or '')
-    local counted = record and count_of('#' .. account)
-    if record and not (max and tool.is_id(account)) then
-      wrong(tool.name_of('accounts', account) .. ': not an account with a record')
-      call('HDEL', ACCOUNTS, account)
-      call('ZREM', FREE, account)
-      if tool.is_id(account) then
-        -- Whoever has these accounts configured puts it in again.
-        call('HDEL', ACCOUNTS, '#digest')
-        meta[4] = nil
-      else
-        call('HDEL', USED, account)
-      end
-    elseif record and not counted then
-      restart = true
+    local field = list[i]
+    local probed = string.match(field, '^#probe:(.*)')
+    local record = string.sub(field, 1, 1) ~= '#' and call('HGET', ACCOUNTS, field)
+    if probed then
+      check_probe(field, probed, list[i + 1])
     elseif record then
-      local before = count_of(account)
-      if before ~= counted then
-        drift = drift + (before and 1 or 0)
-        if not before then
-          wrong(tool.name_of('used', account) .. ': not a number')
-        end
-      end
-      if before ~= counted or lost then
-        call('HSET', USED, account, counted)
-      end
-      -- Not free although it waits for a probe: so leave it the scripts of an older version, which know no probes and would do
-      -- it again. It is let go.
-      if flags == tool.COOLING and counted < max and not call('ZSCORE', FREE, account)
-        and tool.wants_probe(account) then
-        call('HDEL', ACCOUNTS, '#probe:' .. account)
-      end
-      local probed = not call('ZSCORE', COOLDOWN, account) and call('HEXISTS', ACCOUNTS, '#probe:' .. account) == 1
-      local now_true = {[tool.COOLING] = probed or call('ZSCORE', COOLDOWN, account) and true or false}
-      local drained = redis.pcall('HEXISTS', KEYS[8], 'drain:' .. account)
-      if type(drained) == 'number' then
-        now_true[tool.DRAINED] = drained == 1
-      end
-      for flag, true_now in pairs(now_true) do
-        if flags < tool.REMOVED and (math.floor(flags / flag) % 2 == 1) ~= true_now then
-          tool.flag(account, flag, true_now)
-          record = call('HGET', ACCOUNTS, account)
-          -- A recount of an older version takes the flag of one that probes away: nobody broke anything.
-          drift = drift + (flag == tool.COOLING and probed and 0 or 1)
-        end
-      end
-      if flags < tool.REMOVED and tool.behind(account, call('ZSCORE', COOLDOWN, 'behind:' .. account) and true or false) then
-        record = call('HGET', ACCOUNTS, account)
-        drift = drift + 1
-      end
-      local score = call('ZSCORE', FREE, account)
-      refresh_free(account, record, counted)
-      if score ~= call('ZSCORE', FREE, account) then
-        drift = drift + 1
+      local max, _, _, flags = tool.parts(record)
+      local counted = count_of('#' .. field)
+      if not (max and tool.is_id(field)) then
+        take_out(field)
+      elseif not counted then
+        restart = true
+      else
+        compare_account(field, record, max, flags, counted, lost)
       end
     end
   end
@@ -317,8 +356,10 @@ elseif stage == 'compare' then
     call('HDEL', ACCOUNTS, '#uncounted')
     stage = 'cooldown'
   end
-elseif stage == 'cooldown' then
-  -- Of an account that is gone it ends by itself.
+end
+
+-- A cooldown of an account that is gone ends by itself.
+function stages.cooldown()
   local list = scan('ZSCAN', COOLDOWN)
   for i = 1, #list, 2 do
     if not tool.is_id((string.gsub(list[i], '^behind:', ''))) then
@@ -330,8 +371,10 @@ elseif stage == 'cooldown' then
     tool.note_next_end()
     stage = 'free'
   end
-else
-  -- Accounts in `free` that have no record.
+end
+
+-- Accounts in `free` that have no record.
+function stages.free()
   local list = scan('ZSCAN', FREE)
   for i = 1, #list, 2 do
     local valid = tool.is_id(list[i])
@@ -350,9 +393,35 @@ else
     stage = 'clean'
   end
 end
+
+function stages.clean()
+  clear_counts()
+  if cursor == '0' then
+    stage, done = 'start', true
+  end
+end
+
+if is_elsewhere() then
+  return answer('elsewhere')
+end
+drift, stage = drift + before, stage or 'start'
+if stage ~= 'start' and not stages[stage] then
+  wrong('pass stage: not one')
+  stage = 'start'
+end
+-- Someone else's number is no pass: it counts nothing.
+if stage ~= 'clear' and stage ~= 'clean' and not (pass and tonumber(pass) == last) or tool.wrong_key() then
+  stage = 'start'
+end
+if stage == 'start' then
+  start()
+end
+tool.cut_late(now, ttl)
+stages[stage]()
 if restart then
   stage, cursor = 'start', '0'
 end
-call('HSET', PASS, 'by', by, 'until', now + silence, 'stage', stage, 'cursor', cursor, 'drift', drift, 'revive', revive or '')
+call('HSET', PASS, 'by', by, 'until', now + silence, 'stage', stage, 'cursor', cursor, 'drift', done and 0 or drift,
+  'revive', not done and revive or '')
 call('PEXPIRE', PASS, silence)
-return answer('working')
+return answer(done and 'done' or 'working')

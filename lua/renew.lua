@@ -54,19 +54,40 @@ end
 if #epoch > 16 or not string.find(epoch, '^%d+$') then
   tools().garbage('accounts', '#epoch', 'a whole number')
 end
-local tool = #renewed < 2 * leases and tools()
+if #renewed == 2 * leases then
+  return {epoch, table.concat(answers)}
+end
+
+local tool = tools()
+
+-- Takes up a lease that has no owner; `counted`: its account's count has it already.
+local function adopt(lease, account, record, counted)
+  local pass = call('HGET', ACCOUNTS, '#pass')
+  -- The one key that nobody has read before comes first.
+  local used = tool.used(account) + (counted and 0 or 1)
+  if used < math.huge and not counted then
+    call('HINCRBY', USED, account, '1')
+  end
+  call('ZADD', LEASES, expires_ms, lease)
+  call('HSET', OWNER, lease, pass and account .. ':' .. pass or account)
+  if pass then
+    redis.pcall('HINCRBY', USED, '#' .. account, '1')
+  end
+  refresh_free(account, record, used)
+end
+
 for i = 1, leases do
   if not answers[i] then
-    local account = ARGV[3 * i]
+    local account, lease_epoch = ARGV[3 * i], ARGV[3 * i + 1]
     local record = tool.is_id(account) and call('HGET', ACCOUNTS, account)
+    local max = record and tool.parts(record)
     -- Owned all the same: only its expiry was lost; or it stands twice in one batch.
     if call('HEXISTS', OWNER, ids[i]) == 1 then
       call('ZADD', LEASES, expires_ms, ids[i])
       answers[i] = 'a'
-    elseif record and tool.parts(record)
-      and (expiries[i] or ARGV[3 * i + 1] ~= epoch or tool.used(account) < tonumber(string.match(record, '^%d+'))) then
+    elseif max and (expiries[i] or lease_epoch ~= epoch or tool.used(account) < max) then
       -- Only its owner was lost: the count has it still.
-      tool.adopt(ids[i], account, record, expires_ms, expiries[i])
+      adopt(ids[i], account, record, expiries[i])
       answers[i] = 'a'
     else
       answers[i] = 'l'

@@ -31,30 +31,37 @@
 --         differs   this revision is in force with other accounts; nothing changed
 -- Errors  BADARG, WRONGTYPE; nothing is written then
 -- Cost  O(accounts · log accounts) of those in the call, else O(1)
+-- How many accounts are read and written together; how many `sweep` shows; how long who syncs in parts may be silent, ms.
+local TOGETHER, SHOWN, SILENCE = 500, 1000, 10000
+-- With more fields in `accounts`, a full set in one call would take away too many others at once: 500 accounts, each with its
+-- probe, and what else stands there.
+local SMALL = 1020
+
 local tool = tools()
 local revision = tool.whole(ARGV[1], 'revision', 1, 9007199254740991)
 local digest = ARGV[2]
 tool.whole(ARGV[3], 'epoch', 0, 9007199254740991)
 local load = tool.whole(ARGV[4], 'load', 0, 1e9)
-local part, first, by, ttl, rest = 'whole', 5, nil, 0, 0
+-- Where the accounts, or the ids to take away, begin; and how many arguments each of them has.
+local part, first, words, by, ttl, rest = 'whole', 5, 4, nil, 0, 0
 if ARGV[5] == '@' then
   ttl, rest = tool.whole(ARGV[6], 'ttl_ms', 0, 86400000), tool.whole(ARGV[7], 'longest_cooldown_ms', 0, 86400000)
   by, part, first = tool.id(ARGV[8], 'by'), ARGV[9], 10
 end
-local listed = part == 'whole' or part == 'first' or part == 'more'
-if not (listed or part == 'sweep' or part == 'last' or part == 'stray') then
-  tool.refuse('BADARG part: not whole, first, more, sweep, last or stray')
-end
 local cursor
 if part == 'sweep' then
   cursor = tool.digits(ARGV[first], 20) or tool.refuse('BADARG cursor: not a whole number')
-  first = first + 1
+  first, words = first + 1, 1
+elseif part == 'last' or part == 'stray' then
+  words = 1
+elseif part ~= 'whole' and part ~= 'first' and part ~= 'more' then
+  tool.refuse('BADARG part: not whole, first, more, sweep, last or stray')
 end
-local accounts = (#ARGV - first + 1) / (listed and 4 or 1)
+local listed, accounts = words == 4, (#ARGV - first + 1) / words
 if accounts ~= math.floor(accounts) then
   tool.refuse('BADARG accounts: not four arguments each')
 end
-for i = first, #ARGV, listed and 4 or 1 do
+for i = first, #ARGV, words do
   tool.id(ARGV[i], 'account')
   if listed then
     tool.whole(ARGV[i + 1], 'max_concurrency', 1, 100000)
@@ -62,90 +69,75 @@ for i = first, #ARGV, listed and 4 or 1 do
     tool.whole(ARGV[i + 3], 'disabled', 0, 1)
   end
 end
--- How many accounts are read and written together; how many `sweep` shows; how long who syncs in parts may be silent, ms.
-local TOGETHER, SHOWN, SILENCE = 500, 1000, 10000
--- With more fields in `accounts`, a full set in one call would take away too many others at once: 500 accounts, each with its
--- probe, and what else stands there.
-local SMALL = 1020
 
 tool.check_keys()
 local held = call('HMGET', ACCOUNTS, '#revision', '#digest', '#epoch', '#coming')
 -- What cannot be there counts as not there, and is put right by a sync.
-for i, most in ipairs({16, 20, 16}) do
-  held[i] = tool.digits(held[i], most)
-end
-local in_force = held[3] and tonumber(held[1])
-local epoch = held[3] or ARGV[3]
+local held_revision, held_digest, held_epoch = tool.digits(held[1]), tool.digits(held[2], 20), tool.digits(held[3])
+local in_force = held_epoch and tonumber(held_revision)
+local epoch = held_epoch or ARGV[3]
 local now = tool.now_ms()
-
-local function note()
-  for field, ms in pairs({['#ttl'] = ttl, ['#rest'] = rest}) do
-    if ms > 0 then
-      tool.note_longest(field, ms, now)
-    end
-  end
-end
 if in_force then
-  note()
+  tool.note_longest(ttl, rest, now)
 end
 
--- Someone else's sync in parts.
-local coming = {string.match(held[4] or '', '^(%d+) (%S+) (%S+) (%d+) (%S+)$')}
-local ends = tonumber(coming[4] or 0)
-local live = tool.digits(coming[1]) and ends > now and ends <= now + SILENCE
-local from = (held[1] or '-') .. '/' .. (held[2] or '-')
+-- The sync in parts that is under way, and what was in force when it began.
+local coming, coming_digest, coming_by, ends, coming_after = string.match(held[4] or '', '^(%d+) (%S+) (%S+) (%d+) (%S+)$')
+ends = tonumber(ends or 0)
+local live = tool.digits(coming) and ends > now and ends <= now + SILENCE
+local after = (held_revision or '-') .. '/' .. (held_digest or '-')
 
-local function take_away(list, at)
-  for i = at, #list do
-    local account = list[i]
-    local record = call('HGET', ACCOUNTS, account)
-    if record and string.byte(account) ~= 35 then
-      call('ZREM', COOLDOWN, account, 'behind:' .. account)
-      call('HDEL', ACCOUNTS, '#probe:' .. account)
-      if tool.parts(record) then
-        record = string.gsub(record, '%d+$', tool.REMOVED)
-        call('HSET', ACCOUNTS, account, record)
-      else
-        call('HDEL', ACCOUNTS, account)
-        record = false
-        call('ZREM', FREE, account)
+-- Takes an account away. Its leases finish; the last one takes the record with it.
+local function take_away(account)
+  local record = call('HGET', ACCOUNTS, account)
+  if not record or string.sub(account, 1, 1) == '#' then
+    return
+  end
+  call('ZREM', COOLDOWN, account, 'behind:' .. account)
+  call('HDEL', ACCOUNTS, '#probe:' .. account)
+  if tool.parts(record) then
+    record = string.gsub(record, '%d+$', tool.REMOVED)
+    call('HSET', ACCOUNTS, account, record)
+  else
+    call('HDEL', ACCOUNTS, account)
+    record = false
+    call('ZREM', FREE, account)
+  end
+  refresh_free(account, record, tool.count(account) or 1)
+end
+
+local function take_away_listed()
+  for i = first, #ARGV do
+    take_away(ARGV[i])
+  end
+end
+
+-- The answer when no accounts are to be put in, or taken away, by this call; nil: they are. Strays go here.
+local function answer_at_once()
+  if in_force and in_force > revision then
+    return {'newer', held_revision, epoch}
+  end
+  if in_force == revision and held_digest then
+    if held_digest == digest and part == 'stray' then
+      if live then
+        -- It may be one of those that come.
+        return {'coming', coming, epoch}
       end
-      -- Its leases finish; the last one takes the record with it.
-      refresh_free(account, record, tool.count(account) or 1)
+      take_away_listed()
     end
+    return {held_digest == digest and 'current' or 'differs', held_revision, epoch}
+  end
+  if live and coming_by ~= by and tonumber(coming) >= revision and not (part == 'whole' and accounts > 0) then
+    return {'coming', coming, epoch}
+  end
+  local mine = live and coming_by == by and coming == ARGV[1] and coming_digest == digest and coming_after == after
+  local large = part == 'whole' and by and call('HSCAN', ACCOUNTS, '0', 'COUNT', SMALL)[1] ~= '0'
+  if part == 'stray' or accounts == 0 and listed or large or not (part == 'whole' or part == 'first' or mine) then
+    return {'wanted', held_revision or '0', epoch}
   end
 end
 
-if in_force and in_force > revision then
-  return {'newer', held[1], epoch}
-end
-if in_force == revision and held[2] then
-  if part == 'stray' and held[2] == digest then
-    if live then
-      -- It may be one of those that come.
-      return {'coming', coming[1], epoch}
-    end
-    take_away(ARGV, first)
-  end
-  return {held[2] == digest and 'current' or 'differs', held[1], epoch}
-end
-if live and coming[3] ~= by and tonumber(coming[1]) >= revision and not (part == 'whole' and accounts > 0) then
-  return {'coming', coming[1], epoch}
-end
-local mine = live and coming[3] == by and coming[1] == ARGV[1] and coming[2] == digest and coming[5] == from
-local large = part == 'whole' and by and call('HSCAN', ACCOUNTS, '0', 'COUNT', SMALL)[1] ~= '0'
-if part == 'stray' or accounts == 0 and listed or large or not (part == 'whole' or part == 'first' or mine) then
-  return {'wanted', held[1] or '0', epoch}
-end
-
--- What is left of the last sync; a full set of accounts comes now.
-local gone = part == 'whole' and call('HGETALL', ACCOUNTS) or {}
-if not in_force and (part == 'whole' or part == 'first') then
-  -- What a lost `accounts` left behind.
-  call('DEL', FREE)
-end
-
--- Of some accounts: their ids, with something before each.
+-- Of the accounts from `at` to `last`: their ids, with something before each.
 local function named(prefix, at, last)
   local names = {}
   for i = at, last, 4 do
@@ -153,9 +145,9 @@ local function named(prefix, at, last)
   end
   return unpack(names)
 end
-local put, missing = {}, listed and tool.uncounted() and math.huge or 0
-for at = first, listed and #ARGV or 0, 4 * TOGETHER do
-  local last = math.min(at + 4 * TOGETHER - 1, #ARGV)
+
+-- Puts these accounts in, which the ledger keeps as they cool, are behind, probe, or are drained.
+local function put_in(at, last, missing)
   -- `used` may be there without `accounts`, after a loss of that key alone.
   local used = call('HMGET', USED, named('', at, last))
   local cooling = call('ZMSCORE', COOLDOWN, named('', at, last))
@@ -167,56 +159,83 @@ for at = first, listed and #ARGV or 0, 4 * TOGETHER do
   local records, free = {}, {}
   for i = 1, (last - at + 1) / 4 do
     local a = at + 4 * i - 4
-    local account = ARGV[a]
+    local account, max, base, disabled = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3] == '1'
     local drain = drained[i]
     if drained.err then
-      drain = math.floor((tonumber(string.match(before[i] or '', ' (%d+)$')) or 0) / tool.DRAINED) % 2 == 1
+      drain = tool.has(tonumber(string.match(before[i] or '', ' (%d+)$')) or 0, tool.DRAINED)
     end
-    local flags = (ARGV[a + 3] == '1' and tool.DISABLED or 0) + (drain and tool.DRAINED or 0)
+    local flags = (disabled and tool.DISABLED or 0) + (drain and tool.DRAINED or 0)
       + ((cooling[i] or probes[i]) and tool.COOLING or 0)
-    local base = ARGV[a + 2] + (behind[i] and BEHIND or 0)
-    records[2 * i - 1], records[2 * i] = account, string.format('%d %.0f %.0f %d', ARGV[a + 1], load, base, flags)
+    records[2 * i - 1] = account
+    records[2 * i] = string.format('%d %.0f %.0f %d', max, load, base + (behind[i] and BEHIND or 0), flags)
   end
   call('HSET', ACCOUNTS, unpack(records))
-  for i = 1, #records, 2 do
-    put[records[i]] = true
+  for i = 1, #records / 2 do
     -- A count that is none, or lost, keeps the account out of `free` until the recount.
-    refresh_free(records[i], records[i + 1], tonumber(used[(i + 1) / 2] or missing) or math.huge, free)
+    refresh_free(records[2 * i - 1], records[2 * i], tonumber(used[i] or missing) or math.huge, free)
   end
   if free[1] then
     call('ZADD', FREE, unpack(free))
   end
 end
-if part == 'first' and not in_force then
-  held[1], from = '0', '0/' .. (held[2] or '-')
-  call('HSET', ACCOUNTS, '#revision', held[1], '#epoch', epoch)
-end
-local vanished = {}
-for i = 1, #gone, 2 do
-  if not put[gone[i]] then
-    vanished[#vanished + 1] = gone[i]
+
+-- Puts all accounts of this call in; and takes away what has vanished, when they are all that there are.
+local function put_all_in()
+  local gone = part == 'whole' and call('HGETALL', ACCOUNTS) or {}
+  if not in_force and (part == 'whole' or part == 'first') then
+    -- What a lost `accounts` left behind.
+    call('DEL', FREE)
+  end
+  local missing = tool.uncounted() and math.huge or 0
+  for at = first, #ARGV, 4 * TOGETHER do
+    put_in(at, math.min(at + 4 * TOGETHER - 1, #ARGV), missing)
+  end
+  if part == 'first' and not in_force then
+    held_revision, after = '0', '0/' .. (held_digest or '-')
+    call('HSET', ACCOUNTS, '#revision', held_revision, '#epoch', epoch)
+  end
+  local put = {}
+  for i = first, #ARGV, 4 do
+    put[ARGV[i]] = true
+  end
+  for i = 1, #gone, 2 do
+    if not put[gone[i]] then
+      take_away(gone[i])
+    end
   end
 end
-take_away(vanished, 1)
 
-if part == 'first' or part == 'more' or part == 'sweep' then
-  call('HSET', ACCOUNTS, '#coming', string.format('%s %s %s %.0f %s', ARGV[1], digest, by, now + SILENCE, from))
-end
-if part == 'sweep' then
-  take_away(ARGV, first)
+-- What is there, for the caller to tell what has vanished.
+local function show()
   local page, ids = call('HSCAN', ACCOUNTS, cursor, 'COUNT', SHOWN), {}
   for i = 1, #page[2], 2 do
     ids[#ids + 1] = tool.is_id(page[2][i]) and page[2][i] or nil
   end
   return {'part', page[1], table.concat(ids, ' ')}
-elseif part == 'first' or part == 'more' then
-  return {'part', held[1] or '0', epoch}
-elseif part == 'last' then
-  take_away(ARGV, first)
+end
+
+local answer = answer_at_once()
+if answer then
+  return answer
+end
+if listed then
+  put_all_in()
+end
+if part == 'first' or part == 'more' or part == 'sweep' then
+  call('HSET', ACCOUNTS, '#coming', string.format('%s %s %s %.0f %s', ARGV[1], digest, by, now + SILENCE, after))
+end
+if part == 'first' or part == 'more' then
+  return {'part', held_revision or '0', epoch}
+end
+if not listed then
+  take_away_listed()
+end
+if part == 'sweep' then
+  return show()
 end
 call('HDEL', ACCOUNTS, '#coming')
 -- The last: with a value this long Redis stores no hash as a list, which it would search from end to end for each field.
 call('HSET', ACCOUNTS, '#revision', ARGV[1], '#digest', digest, '#epoch', epoch, '#table', string.rep('-', 72))
-note()
+tool.note_longest(ttl, rest, now)
 tool.note_next_end()
 return {'replaced', ARGV[1], epoch}

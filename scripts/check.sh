@@ -6,12 +6,12 @@ cd -P "$(dirname "$0")/.."
 : "${CARGO:=cargo}"
 skipped=()
 if "$CARGO" fmt --version >/dev/null 2>&1; then
-    "$CARGO" fmt --check
+    "$CARGO" fmt --all --check
 else
     skipped+=(rustfmt)
 fi
 if "$CARGO" clippy --version >/dev/null 2>&1; then
-    "$CARGO" clippy --all-targets --all-features -- -D warnings
+    "$CARGO" clippy --workspace --all-targets --all-features -- -D warnings
 else
     skipped+=(clippy)
 fi

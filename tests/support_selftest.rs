@@ -2,8 +2,6 @@
 
 #![allow(missing_docs, clippy::indexing_slicing)]
 
-mod support;
-
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 

@@ -17,8 +17,6 @@ mod paced;
 mod pipe;
 #[path = "filter/rows.rs"]
 mod rows;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::collections::BTreeMap;
 use std::process::Command;

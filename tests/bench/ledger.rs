@@ -13,8 +13,6 @@
 
 #[path = "../ledger/pipe.rs"]
 mod pipe;
-#[path = "../support/mod.rs"]
-mod support;
 
 use pipe::Pipe;
 use slotgate::ledger::commands::{Mode, SyncAccount};

@@ -8,9 +8,6 @@
     clippy::unwrap_used
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use serde_json::json;
 use std::process::{Command, Stdio};
 use support::{Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, Usage, eventually};

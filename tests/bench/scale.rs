@@ -14,8 +14,6 @@
 
 #[path = "../ledger/pipe.rs"]
 mod pipe;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::time::Instant;
 

@@ -10,9 +10,6 @@
     clippy::unwrap_used
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use slotgate::config::{Role, parse};
 use slotgate::ledger::source::Script;
 use slotgate::request::headers::Headers;

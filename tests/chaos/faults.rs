@@ -3,8 +3,8 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::*;
 use crate::world::{Accounts, ENVOYS, LEASE_TTL_MS, RENEW_INTERVAL_MS, World};
+use support::*;
 
 /// The Envoy that is hit when only one is.
 pub const VICTIM: usize = 0;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::support::*;
+use support::*;
 
 /// Clients on each Envoy; each has one request at a time.
 const LANES: usize = 10;

@@ -12,9 +12,6 @@
     clippy::unwrap_used
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod faults;
 mod load;
 mod row;

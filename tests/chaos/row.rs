@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::faults::{Fault, Toll, VICTIM};
 use crate::load::{Load, Outcome, Record};
-use crate::support::*;
 use crate::world::{ENVOYS, LEASE_TTL_MS, World};
+use support::*;
 
 /// So many requests in a row that the ledger decided: it works again.
 const IN_A_ROW: usize = 10;

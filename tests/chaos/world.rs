@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use crate::support::*;
+use support::*;
 
 pub const ENVOYS: usize = 3;
 pub const LEASE_TTL_MS: u64 = 3_000;

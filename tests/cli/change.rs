@@ -2,10 +2,10 @@
 
 use crate::Rig;
 use crate::pipe::{Pipe, account};
-use crate::support::Redis;
 use serde_json::{Value, json};
 use slotgate::ledger::commands::{Mode, SyncAccount};
 use slotgate::request::gray::hash128;
+use support::Redis;
 
 fn percent(redis: &Redis, pool: &str) -> Option<String> {
     redis.run(

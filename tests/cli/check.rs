@@ -1,10 +1,10 @@
 //! `check`: what it says of a file is what the filter says of it.
 
-use crate::support::{Dir, EnvoyConfig, root};
 use crate::{Ran, finish, program, run};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use support::{Dir, EnvoyConfig, root};
 
 /// What the files of tests/config name.
 const VARIABLES: [(&str, &str); 8] = [

@@ -1,10 +1,10 @@
 //! Redis away, slow, or of another mind.
 
 use crate::pipe::{Pipe, account};
-use crate::support::{PATIENCE, Port, Redis, eventually};
 use crate::{Rig, finish, program, run};
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use support::{PATIENCE, Port, Redis, eventually};
 
 const SECRET: &str = "5ecret";
 
@@ -157,7 +157,7 @@ fn a_password() {
 #[test]
 fn the_workers_acl() {
     let mut rig = Rig::new();
-    let page = std::fs::read_to_string(crate::support::root().join("docs/ledger.md")).unwrap();
+    let page = std::fs::read_to_string(support::root().join("docs/ledger.md")).unwrap();
     let (_, acl) = page.split_once("redis-cli ACL SETUSER ").unwrap();
     let (acl, _) = acl.split_once("```").unwrap();
     let acl = acl.replace(['\'', '\\'], "");

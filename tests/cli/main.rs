@@ -17,8 +17,6 @@ mod faults;
 mod pipe;
 mod recall;
 mod show;
-#[path = "../support/mod.rs"]
-mod support;
 mod warnings;
 
 use pipe::{PREFIX, Pipe, account};

@@ -1,9 +1,9 @@
 //! `explain --request` and `--lease`: two Envoys of two workers, and whoever decided on the request tells.
 
-use crate::support::{Envoy, EnvoyConfig, Redis, Request, Upstream};
 use crate::{finish, program};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use support::{Envoy, EnvoyConfig, Redis, Request, Upstream};
 
 struct World {
     envoys: [Envoy; 2],

@@ -346,7 +346,7 @@ fn watch_outlives_redis_and_lost_scripts_and_ends_with_its_reader() {
     rig.take("c");
     used("1/3");
     drop(lines);
-    let ended = crate::support::poll(crate::support::PATIENCE, || process.try_wait().unwrap());
+    let ended = support::poll(support::PATIENCE, || process.try_wait().unwrap());
     assert_eq!(ended.expect("it ends").code(), Some(0));
 }
 

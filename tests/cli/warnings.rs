@@ -1,8 +1,8 @@
 //! What `check` warns of: Envoy would take it, and do something else than one might think.
 
 use crate::run;
-use crate::support::{Dir, EnvoyConfig};
 use serde_json::{Value, json};
+use support::{Dir, EnvoyConfig};
 
 /// What it warns of in a file of this content, and what it says for people.
 fn warned(config: EnvoyConfig) -> (Vec<String>, String) {

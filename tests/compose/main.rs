@@ -11,9 +11,6 @@
     clippy::unwrap_used
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 

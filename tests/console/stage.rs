@@ -11,9 +11,6 @@
     clippy::unwrap_used
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::io::Read;
 
 use serde_json::{Value, json};

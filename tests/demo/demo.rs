@@ -13,8 +13,6 @@
 )]
 
 mod run;
-#[path = "../support/mod.rs"]
-mod support;
 mod table;
 mod up;
 

@@ -3,11 +3,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::support::{
-    Client, Envoy, EnvoyConfig, Ledger, Redis, Reply, Request, Upstream, poll, spawn,
-};
 use super::table::{Moment, Table};
 use super::{Pool, console_token, on_stop, with_console};
+use support::{Client, Envoy, EnvoyConfig, Ledger, Redis, Reply, Request, Upstream, poll, spawn};
 
 const REQUESTS: usize = 300;
 const SESSIONS: usize = 60;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use super::Pool;
-use super::support::Snapshot;
+use support::Snapshot;
 
 const BAR: usize = 20;
 

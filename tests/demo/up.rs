@@ -3,10 +3,8 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::support::{
-    Client, Dir, Envoy, EnvoyConfig, Port, Redis, Request, Upstream, eventually, root,
-};
 use super::{Pool, console_token, on_stop, with_console};
+use support::{Client, Dir, Envoy, EnvoyConfig, Port, Redis, Request, Upstream, eventually, root};
 
 /// What listens, on which port, and the setting that moves it.
 const PORTS: [(&str, u16, &str); 5] = [

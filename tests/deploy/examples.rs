@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, config, way};
+use support::*;
 
 /// For the variable that the examples take the password from.
 const ENV: [(&str, &str); 1] = [("SLOTGATE_REDIS_PASSWORD", "of-the-test")];

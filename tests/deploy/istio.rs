@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{SOON, way};
+use support::*;
 
 const REDIS: &str = "outbound|6379||redis.slotgate.svc.cluster.local";
 const HTTP_WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.v3.Wasm";

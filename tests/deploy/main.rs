@@ -12,8 +12,6 @@
 
 #[path = "../chaos/load.rs"]
 mod load;
-#[path = "../support/mod.rs"]
-mod support;
 #[path = "../e2e/world.rs"]
 mod world;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::load::{Load, Outcome, Record};
-use crate::support::*;
 use crate::world::{SOON, config, way};
+use support::*;
 
 const KEY: &str = "slotgate:{demo}:accounts";
 const PASSWORD: &str = "5ecret";

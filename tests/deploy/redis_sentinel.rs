@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::load::{Load, Outcome};
-use crate::support::*;
 use crate::world::{config, way};
+use support::*;
 
 /// How long Sentinel waits before it takes a silent master for dead.
 const DOWN_AFTER: Duration = Duration::from_secs(1);

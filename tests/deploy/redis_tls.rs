@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, config, way};
+use support::*;
 
 const NAME: &str = "redis.example.com";
 

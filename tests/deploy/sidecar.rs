@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{SOON, way};
+use support::*;
 
 const ACCOUNTS: [(&str, &str); 2] = [
     ("account_one", "one.api.example.com"),

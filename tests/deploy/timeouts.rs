@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{World, config, way};
+use support::*;
 
 const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 

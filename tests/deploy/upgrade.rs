@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, config, way};
+use support::*;
 
 const ACCOUNTS: [(&str, u32); 3] = [("a", 2), ("b", 3), ("c", 5)];
 const SLOTS: usize = 10;

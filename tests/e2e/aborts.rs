@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, best_within, config};
+use support::*;
 
 /// What a client has sent when it leaves, and what must have happened by then.
 struct Leaving {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use slotgate::request::gray::Bucketer;
 
-use crate::support::*;
 use crate::world::{SOON, World, config};
+use support::*;
 
 /// The line about the request of this id.
 #[track_caller]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{World, accounts_json, config, way};
+use support::*;
 
 const SESSION: &str = "x-session-id";
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{World, config, way};
+use support::*;
 
 #[track_caller]
 fn assert_rejection(reply: &Reply, status: u16, kind: &str) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, accounts_json, assert_sound, config, way};
+use support::*;
 
 #[test]
 fn a_bad_configuration_is_refused_with_every_reason() {

@@ -10,8 +10,8 @@ use slotgate::ledger::source::Script;
 use slotgate::request::gray::Bucketer;
 use tokio::task::JoinHandle;
 
-use crate::support::*;
 use crate::world::{SOON, World, config, way};
+use support::*;
 
 /// By when every worker must follow.
 const FOLLOW: Duration = Duration::from_secs(2);

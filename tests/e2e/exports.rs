@@ -1,6 +1,6 @@
 //! What the module exports: what Envoy may call.
 
-use crate::support::*;
+use support::*;
 
 /// Envoy calls what is exported. It calls back with a gRPC stream's metadata in the middle of another call
 /// (`proxy_on_grpc_receive_initial_metadata`, `proxy_on_grpc_receive_trailing_metadata`), and pays for every other call.

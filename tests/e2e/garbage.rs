@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{SOON, World, accounts_json, config, way};
+use support::*;
 
 /// After so long of being right, a pool is mended for the worker that recounted it: a second, and a little for the recount's
 /// end.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use slotgate::request::gray::Bucketer;
 
-use crate::support::*;
 use crate::world::{SOON, World, config, way};
+use support::*;
 
 const SESSION: &str = "x-session-id";
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{SOON, World, config, way};
+use support::*;
 
 const PASSWORD: &str = "5ecret-of-the-test";
 

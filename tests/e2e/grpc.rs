@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::edges::speaking;
-use crate::support::*;
 use crate::world::{SOON, World, config};
+use support::*;
 
 fn http2(config: EnvoyConfig) -> EnvoyConfig {
     speaking(config, "http2_protocol_options", json!({}))

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{World, config, way};
+use support::*;
 
 /// Every place that a session, an override or a pool is read from.
 fn curious() -> EnvoyConfig {

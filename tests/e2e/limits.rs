@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::load::Insistent;
-use crate::support::*;
 use crate::world::{World, accounts_json, assert_sound, config, way};
+use support::*;
 
 const LIMITS: [(&str, u32); 3] = [("a", 5), ("b", 10), ("c", 20)];
 

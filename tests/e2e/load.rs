@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use crate::support::*;
+use support::*;
 
 /// Sends requests until it is told to stop.
 pub struct Load {

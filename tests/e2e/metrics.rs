@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, accounts_json, config, way};
+use support::*;
 
 /// One metric as Prometheus would take it.
 #[derive(Debug, Default)]

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{World, config};
+use support::*;
 
 /// Of six requests, one after the other, the first three fail by the account that is preferred; then it is behind.
 #[track_caller]

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, best_within, config, way};
+use support::*;
 
 /// From Redis' being back to the first request that takes a slot.
 const RECOVERY: Duration = Duration::from_secs(2);

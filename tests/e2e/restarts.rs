@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::load::Load;
-use crate::support::*;
 use crate::world::{SOON, World, best_within, config, way};
+use support::*;
 
 /// Renewed often, so that leases are soon taken up again.
 fn renewing(accounts: &[(&str, u32)]) -> EnvoyConfig {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{World, config};
+use support::*;
 
 const HOLDERS: usize = 20;
 const TTL_MS: u64 = 2_000;

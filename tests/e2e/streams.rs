@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, best_within, config, way};
+use support::*;
 
 #[test]
 fn held_while_the_response_streams_and_free_within_100_ms_after() {

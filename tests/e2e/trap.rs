@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, config, way};
+use support::*;
 
 /// The built filter, but the callback of this name traps.
 fn with_trap(name: &str) -> Vec<u8> {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::*;
 use crate::world::{SOON, World, best_within, config, way};
+use support::*;
 
 const AT_ONCE: Duration = Duration::from_millis(100);
 

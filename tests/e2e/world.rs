@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::*;
+use support::*;
 
 /// Much less than a lease's time to live here, much more than a release takes.
 pub const SOON: Duration = Duration::from_secs(10);

@@ -1,13 +1,13 @@
 //! Whom an acquire chooses: the distribution, against the score's formula evaluated for every account.
 
 use crate::pipe::Pipe;
-use crate::support::Redis;
 use slotgate::config::{Account, PriorityMode, Score};
 use slotgate::ledger::commands::{Acquired, acquired};
 use slotgate::ledger::commands::{Mode, SyncAccount};
 use slotgate::pool::bases;
 use slotgate::request::lease::LeaseIds;
 use std::collections::BTreeMap;
+use support::Redis;
 
 const SCORE: Score = Score {
     priority: 0.5,

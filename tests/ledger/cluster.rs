@@ -2,14 +2,14 @@
 //! for one pool's keys, on a cluster's node, and through Envoy's `redis_proxy` on a cluster of three masters.
 
 use crate::pipe::{Answer, Pipe, account, text};
-use crate::support::{
-    Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, RedisCluster, Upstream, acl_rules, eventually,
-};
 use serde_json::json;
 use slotgate::ledger::commands::Mode;
 use slotgate::ledger::commands::{Reconciled, Renewed, Synced};
 use slotgate::ledger::fault::Fault;
 use slotgate::request::lease::LeaseIds;
+use support::{
+    Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, RedisCluster, Upstream, acl_rules, eventually,
+};
 
 /// Each script in each mode, with a session and a scope.
 fn exercise(pipe: &mut Pipe) {

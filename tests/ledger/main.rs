@@ -14,6 +14,4 @@ mod garbage;
 mod model;
 mod pipe;
 mod sessions;
-#[path = "../support/mod.rs"]
-mod support;
 mod whole;

@@ -2,7 +2,6 @@
 
 #![allow(dead_code)]
 
-use crate::support::Redis;
 use slotgate::ledger::commands::{
     AccountReport, Acquire, Asked, LedgerCommands, Longest, Mode, Part, Step, Sync, SyncAccount,
 };
@@ -19,6 +18,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use support::Redis;
 
 pub const PREFIX: &str = "slotgate";
 

@@ -1,11 +1,11 @@
 //! How sessions keep their account, and what they may take of Redis' memory.
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, source, text};
-use crate::support::{Clock, Ledger, Redis};
 use slotgate::ledger::commands::{Asked, Mode, SyncAccount};
 use slotgate::ledger::keys::{COMMON, SESSION_KEYS};
 use slotgate::ledger::source::Script;
 use slotgate::request::lease::LeaseIds;
+use support::{Clock, Ledger, Redis};
 
 const NOW_MS: u64 = 1_700_000_000_000;
 const TTL_MS: u64 = 160_000;

@@ -2,12 +2,12 @@
 //! counted opens no account.
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
-use crate::support::{Ledger, Redis};
 use slotgate::ledger::commands::{AccountReport, Mode};
 use slotgate::ledger::commands::{Reconciled, Renewed, Synced};
 use slotgate::ledger::fault::Fault;
 use slotgate::ledger::keys::COMMON;
 use slotgate::request::lease::{LeaseId, LeaseIds};
+use support::{Ledger, Redis};
 
 /// A pool with accounts `a` and `b`.
 struct Rig {

@@ -9,9 +9,6 @@
     clippy::unwrap_used
 )]
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod picture;
 mod prometheus;
 mod run;

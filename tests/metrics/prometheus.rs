@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::*;
+use support::*;
 
 /// From `make setup`, or on PATH.
 pub fn program(name: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::prometheus::Prometheus;
-use crate::support::*;
+use support::*;
 
 /// Two Envoys with two workers each, half of the sessions in the gray release, before one Redis; clients; Prometheus.
 pub struct Run {

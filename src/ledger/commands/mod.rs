@@ -162,7 +162,7 @@ mod tests {
             let keys = words[2].parse::<usize>().unwrap();
             let names = keys::COMMON.map(|name| keys::key("x", "p", name));
             assert_eq!(words[3..9], names);
-            let arguments = words.split_off(3_usize.saturating_add(keys));
+            let arguments = words.split_off(keys.saturating_add(3));
             let more = words.split_off(9);
             words = more
                 .into_iter()

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::{spawn, wait};
+use support::{spawn, wait};
 
 /// Connections that share the rate.
 const LANES: u32 = 8;

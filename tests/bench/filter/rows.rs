@@ -10,7 +10,7 @@ use slotgate::ledger::keys;
 use slotgate::ledger::source::Script;
 
 use crate::pipe::Pipe;
-use crate::support::*;
+use support::*;
 
 /// Slots of each account: nobody is ever refused.
 const SLOTS: u32 = 1_000;

@@ -1,7 +1,10 @@
 //! Thousands of requests that fall due together: each event settles a bounded number of them, in order, and the rounds of
 //! Envoy's event loop that follow settle the rest.
 
-use super::*;
+use super::rig::{CURRENT, Rig};
+use slotgate::pipe::down::PipeOrder;
+use slotgate::request::admission::Reason;
+use slotgate::worker::counters::Counter;
 use slotgate::worker::requests::SETTLED_PER_ROUND;
 
 const CROWD: usize = 5_000;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{SOON, World, config, way};
+use support::*;
 
 mod crowd;
 mod escapes;

@@ -1,6 +1,12 @@
 //! Requests that come together, and what one command answers for all of them.
 
-use super::*;
+use super::rig::{CURRENT, Id, NOPOOL, Rig, Sent, granted, passed_on};
+use slotgate::ledger::fault::Fault;
+use slotgate::pipe::down::Down;
+use slotgate::pipe::down::PipeOrder;
+use slotgate::request::admission::Path;
+use slotgate::request::admission::Reason;
+use slotgate::worker::counters::Counter;
 
 /// So many requests of one moment, then what they ask.
 fn together(rig: &mut Rig, requests: usize) -> (Vec<Id>, Vec<Sent>) {

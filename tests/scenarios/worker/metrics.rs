@@ -1,8 +1,11 @@
 //! What is measured of requests, shown of accounts, and told to the access log.
 
-use super::*;
+use super::rig::{Rig, granted};
+use crate::config;
 use slotgate::pool::AccountTable;
+use slotgate::request::admission::Reason;
 use slotgate::request::verdict::Logged;
+use slotgate::worker::counters::Counter;
 use slotgate::worker::output::Gauges;
 
 fn logged(json: &mut serde_json::Value) {

@@ -3,19 +3,6 @@
 //! Everything here is used from plain blocking code (`#[test]`, not an async test): servers and clients run on one
 //! runtime of their own. Whatever was started is stopped by `Drop`, and by the kernel when the test process is killed.
 
-#![allow(
-    dead_code,
-    missing_docs,
-    unreachable_pub,
-    unused_imports,
-    clippy::arithmetic_side_effects,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unreachable,
-    clippy::unwrap_used
-)]
-
 mod acl;
 mod certificate;
 mod client;
@@ -91,7 +78,9 @@ pub fn poll<T>(timeout: Duration, mut look: impl FnMut() -> Option<T>) -> Option
 
 /// The project's root folder.
 pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+        .canonicalize()
+        .expect("the project's folder")
 }
 
 static RUNTIME: LazyLock<tokio::runtime::Runtime> = LazyLock::new(|| {

@@ -1,10 +1,32 @@
 //! What a server says against the greeting, and what an operator reads of it.
 
-use super::*;
+use super::rig::{CURRENT, Rig, SHA};
+use slotgate::ledger::fault::Fault;
+use slotgate::ledger::source::Script;
+use slotgate::pipe::down::{Down, PipeOrder};
+use slotgate::worker::counters::Counter;
+use slotgate::worker::notice::Notice;
+
+/// Redis drops who sends more than 16 kB before it has logged in: what it has to say must be heard first.
+#[test]
+fn who_is_not_logged_in_sends_no_script() {
+    let mut rig = Rig::new(|_| {});
+    rig.request(&[]);
+    rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
+    rig.worker.wire().order = None;
+    rig.worker.on_pipe_open(rig.now_ms);
+    let sent = rig.worker.wire().bytes.len();
+    assert!(sent < 1_000, "{sent}");
+    rig.commands();
+    rig.reply("-NOAUTH Authentication required.\r\n");
+    assert_eq!(rig.count(Counter::PipeLost(Down::Auth)), 1);
+    assert!(rig.commands().is_empty());
+}
 
 const PASSWORD: &str = "t0k";
 const TOO_OLD: &str =
     "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'\r\n";
+
 const MAX_CLIENTS: &str = "-ERR max number of clients reached\r\n";
 const OK: &str = "+OK\r\n";
 
@@ -37,7 +59,7 @@ fn open_again(rig: &mut Rig) {
 }
 
 /// Reasons and texts.
-fn said(rig: &mut Rig) -> Vec<(Down, String)> {
+pub fn said(rig: &mut Rig) -> Vec<(Down, String)> {
     let notices = rig.notices();
     assert!(notices.iter().all(Notice::is_warning), "{notices:?}");
     let said = notices

@@ -1,0 +1,118 @@
+//! How many commands of Redis a call costs.
+
+use super::rig::{Rig, plain};
+use crate::pipe::{Answer, account};
+use slotgate::ledger::commands::{Mode, SyncAccount, Synced};
+
+/// How many commands of a kind the last acquires cost, each.
+fn commands(rig: &Rig, kind: &str, calls: u32) -> f64 {
+    let info: String = rig.redis.run("INFO", &["commandstats"]);
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("cmdstat_{kind}:calls=")));
+    let count: f64 = line.map_or(0.0, |rest| rest.split(',').next().unwrap().parse().unwrap());
+    count / f64::from(calls)
+}
+
+/// The draw must not read its way through the pool, whatever its shape.
+#[test]
+fn a_choice_takes_a_few_reads_in_a_pool_of_any_size() {
+    const CALLS: u32 = 2_000;
+    let spread = |accounts: usize, step: u64| -> Vec<(String, u64)> {
+        (0..accounts)
+            .map(|n| (format!("a{n}"), step * n as u64))
+            .collect()
+    };
+    // accounts, distance of their scores, reads of `free` at most: ZRANGE, ZCOUNT
+    for (accounts, step, ranges, counts) in [
+        (3, 0, 1.0, 0.0),
+        (3, 1_000_000, 1.0, 0.0),
+        (5, 1_000_000, 1.0, 0.0),
+        (1_000, 0, 2.4, 1.7),
+        (10_000, 0, 2.4, 1.7),
+        (1_000, 100, 6.0, 2.8),
+        (10_000, 10, 6.0, 2.8),
+        (100, 20_000, 2.0, 1.3),
+    ] {
+        let mut rig = Rig::bare(&[]);
+        let names = spread(accounts, step);
+        let list: Vec<SyncAccount> = names
+            .iter()
+            .map(|(id, base)| SyncAccount {
+                base: *base,
+                ..account(id, 10)
+            })
+            .collect();
+        rig.pipe.sync(1, 1, Some(&list)).unwrap();
+        let _: String = rig.redis.run("CONFIG", &["RESETSTAT"]);
+        for _ in 0..CALLS {
+            let lease = rig.mint();
+            assert!(matches!(
+                rig.pipe.acquire(lease, Mode::Dry, None),
+                Ok(Answer::Granted(_))
+            ));
+        }
+        let (range, count) = (
+            commands(&rig, "zrange", CALLS),
+            commands(&rig, "zcount", CALLS),
+        );
+        println!("{accounts} accounts {step} apart: {range:.2} ZRANGE, {count:.2} ZCOUNT");
+        assert!(
+            range <= ranges && count <= counts,
+            "{accounts} accounts {step} apart: {range} ZRANGE, {count} ZCOUNT"
+        );
+    }
+}
+
+/// What a command costs Redis is above all how many commands its script runs. Seeds are given, so these are exact; if one
+/// grows, it was worth it or it is a mistake.
+#[test]
+fn commands_per_call_stay_what_they_are() {
+    for (accounts, expected) in COMMANDS {
+        let mut rig = Rig::bare(&[]);
+        let ids: Vec<String> = (0..accounts).map(|n| format!("a{n}")).collect();
+        let list: Vec<_> = ids.iter().map(|id| account(id, 100)).collect();
+        assert_eq!(rig.pipe.sync(1, 1, Some(&list)), Ok(Synced::Replaced));
+        let counted = |rig: &mut Rig, act: &mut dyn FnMut(&mut Rig)| {
+            rig.redis.run::<()>("CONFIG", &["RESETSTAT"]);
+            act(rig);
+            let stats: String = rig.redis.run("INFO", &["commandstats"]);
+            let calls = stats.lines().filter_map(|line| {
+                let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+                let own = !["info", "config|resetstat", "hello", "client|setinfo"].contains(&name);
+                own.then(|| figures.split(',').next()?.parse::<u64>().ok())?
+            });
+            calls.sum::<u64>()
+        };
+        let mut leases = Vec::new();
+        let acquired = counted(&mut rig, &mut |rig| {
+            leases = (0..100).map(|_| rig.take().0).collect();
+        });
+        let released = counted(&mut rig, &mut |rig| {
+            assert_eq!(rig.pipe.release(&leases[..50]), Ok(50));
+        });
+        let one = counted(&mut rig, &mut |rig| {
+            assert_eq!(rig.pipe.release(&leases[50..51]), Ok(1));
+        });
+        let together = counted(&mut rig, &mut |rig| {
+            let asked: Vec<_> = (0..32).map(|_| plain(rig.mint())).collect();
+            let answers = rig.pipe.acquire_all(&asked, 0, 1).unwrap();
+            assert!(answers.iter().all(|one| matches!(one, Answer::Granted(_))));
+        });
+        let overrides = counted(&mut rig, &mut |rig| {
+            rig.pipe.look(1_000, 64).unwrap();
+        });
+        assert_eq!(
+            [acquired, together, released, one, overrides],
+            expected,
+            "{accounts} accounts"
+        );
+    }
+}
+
+/// Accounts; commands of 100 acquires, and of one of 32 leases; of one release of 50 leases, and of one; of a look.
+const COMMANDS: [(u32, [u64; 5]); 3] = [
+    (3, [1025, 17, 8, 8, 6]),
+    (10, [1219, 62, 8, 8, 6]),
+    (1_000, [1325, 92, 8, 8, 5]),
+];

@@ -1,0 +1,194 @@
+//! A recount's passes: what they mend and count, and what they leave alone.
+
+use super::rig::{Rig, pass};
+use crate::pipe::account;
+use slotgate::ledger::commands::{Reconciled, Renewed, SyncAccount};
+use slotgate::request::lease::LeaseId;
+
+#[test]
+fn counts_of_accounts_that_are_gone_leave_nothing_behind() {
+    let mut rig = Rig::new();
+    let lease = rig.pinned("a");
+    // The records are lost, the leases are not: a new revision knows nothing of `a`.
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
+    rig.pipe.sync(2, 2, Some(&[account("b", 1)])).unwrap();
+    assert_eq!(rig.ledger.used("a"), 1);
+    rig.pipe.release(&[lease]).unwrap();
+    assert!(!rig.ledger.state().used.contains_key("a"));
+}
+
+#[test]
+fn a_pass_whose_pool_was_lost_begins_again() {
+    let mut rig = Rig::new();
+    let leases = rig.fill();
+    for _ in 0..2 {
+        assert_eq!(
+            rig.pipe.reconcile("one", 60_000, 1),
+            Ok(Reconciled::Working(0))
+        );
+    }
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
+    rig.pipe
+        .sync(
+            2,
+            2,
+            Some(&[account("a", 1), account("b", 2), account("c", 3)]),
+        )
+        .unwrap();
+    // Nobody told the old pass of this one.
+    rig.pipe.release(&[leases[0].0]).unwrap();
+    let end = (0..1000)
+        .map(|_| rig.pipe.reconcile("one", 60_000, 10))
+        .find(|step| !matches!(step, Ok(Reconciled::Working(_))));
+    assert_eq!(end, Some(Ok(Reconciled::Done(0))));
+    assert_eq!(
+        rig.pipe.reconcile("two", 60_000, 10),
+        Ok(Reconciled::Elsewhere),
+        "between two passes as well"
+    );
+    rig.ledger.assert_consistent();
+    assert_eq!(rig.ledger.live(), 5);
+}
+
+#[test]
+fn a_lease_taken_during_a_pass_and_broken_by_hand_is_not_counted() {
+    let mut rig = Rig::new();
+    rig.fill();
+    let leases: Vec<String> = rig.ledger.owner().into_keys().collect();
+    assert_eq!(
+        rig.pipe.reconcile("one", 60_000, 1),
+        Ok(Reconciled::Working(0))
+    );
+    let lease = rig.pinned("c"); // marked from the start: the pass is under way
+    let _: i64 = rig
+        .redis
+        .run("ZREM", &[&rig.ledger.key("leases"), lease.as_str()]);
+    let end = (0..1000)
+        .map(|_| rig.pipe.reconcile("one", 60_000, 10))
+        .find(|step| !matches!(step, Ok(Reconciled::Working(_))));
+    assert!(matches!(end, Some(Ok(Reconciled::Done(1..)))), "{end:?}");
+    rig.ledger.assert_consistent();
+    assert_eq!(rig.ledger.owner().into_keys().collect::<Vec<_>>(), leases);
+}
+
+/// A pool far beyond what a scan answers at once, busy while the pass runs.
+#[test]
+fn a_pass_over_a_large_busy_pool_finds_nothing() {
+    const ACCOUNTS: usize = 1_500;
+    let mut rig = Rig::bare(&[]);
+    let names: Vec<String> = (0..ACCOUNTS).map(|n| format!("a{n}")).collect();
+    let list: Vec<SyncAccount> = names.iter().map(|id| account(id, 1)).collect();
+    rig.pipe.sync(1, 1, Some(&list)).unwrap();
+    rig.set_time_to_live(600_000);
+    let mut held: std::collections::VecDeque<LeaseId> = (0..1_000).map(|_| rig.take().0).collect();
+    let mut steps = 0;
+    let end = loop {
+        match rig.pipe.reconcile("one", 60_000, 100).unwrap() {
+            Reconciled::Working(0) => steps += 1,
+            other => break other,
+        }
+        for _ in 0..20 {
+            held.push_back(rig.take().0);
+            let over = held.pop_front().unwrap();
+            rig.pipe.release(&[over]).unwrap();
+        }
+    };
+    assert_eq!(end, Reconciled::Done(0));
+    assert!(steps > 50, "in bounded steps: {steps}");
+    rig.ledger.assert_consistent();
+    assert!(
+        rig.ledger.state().used.values().all(|used| *used <= 1),
+        "never above a limit"
+    );
+}
+
+#[test]
+fn a_pass_counts_what_it_mends_of_accounts_that_are_gone() {
+    let mut rig = Rig::new();
+    let lease = rig.pinned("a");
+    let (used, free) = (rig.ledger.key("used"), rig.ledger.key("free"));
+    rig.redis
+        .run::<()>("HDEL", &[&rig.ledger.key("accounts"), "a"]);
+    rig.redis.run::<()>("ZREM", &[&free, "a"]);
+    assert_eq!(pass(&mut rig), 0, "one lease, one counted");
+    assert_eq!(rig.ledger.used("a"), 1);
+    rig.redis.run::<()>("HSET", &[&used, "a", "5"]);
+    assert_eq!(pass(&mut rig), 1);
+    assert_eq!(rig.ledger.used("a"), 1);
+    rig.pipe.release(&[lease]).unwrap();
+    assert!(!rig.ledger.state().used.contains_key("a"));
+}
+
+#[test]
+fn a_pass_counts_what_it_mends_of_the_free_accounts() {
+    let mut rig = Rig::new();
+    let free = rig.ledger.key("free");
+    rig.redis.run::<()>("ZREM", &[&free, "b"]);
+    assert_eq!(pass(&mut rig), 1);
+    assert_eq!(rig.free(), "a b c");
+    rig.redis.run::<()>("ZADD", &[&free, "7", "b"]);
+    assert_eq!(pass(&mut rig), 1);
+    assert_eq!(pass(&mut rig), 0);
+}
+
+#[test]
+fn cooldowns_of_a_scope_that_are_over_leave_nothing_behind() {
+    let mut rig = Rig::new();
+    let scope = [5; 16];
+    rig.pipe.cooldown_in("a", 60_000, Some(&scope)).unwrap();
+    rig.pipe.cooldown_in("b", 60_000, Some(&scope)).unwrap();
+    let keys: Vec<String> = rig.redis.run("KEYS", &["*cooldown:*"]);
+    // It ends, and the next one takes it away.
+    rig.redis.run::<()>("ZADD", &[&keys[0], "1", "a"]);
+    rig.pipe.cooldown_in("c", 60_000, Some(&scope)).unwrap();
+    let cooling: Vec<String> = rig.redis.run("ZRANGE", &[&keys[0], "0", "-1"]);
+    assert_eq!(cooling, ["b", "c"]);
+}
+
+#[test]
+fn a_pass_mends_flags_that_say_what_is_not_so() {
+    let mut rig = Rig::new();
+    rig.pipe.cooldown("a", 60_000).unwrap();
+    rig.pipe.control("drain", "b", None).unwrap();
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("cooldown")]);
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("control")]);
+    assert_eq!(rig.free(), "c");
+    assert_eq!(pass(&mut rig), 2);
+    assert_eq!(rig.free(), "a b c");
+    assert!(!rig.ledger.state().meta.contains_key("#wake"));
+    assert_eq!(pass(&mut rig), 0);
+}
+
+#[test]
+fn a_lease_that_lost_its_expiry_gets_a_new_one() {
+    let mut rig = Rig::new();
+    let (lease, account) = rig.take();
+    let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("leases")]);
+    let epoch = rig.pipe.epoch;
+    assert_eq!(
+        rig.pipe.renew(&[(lease, &account, epoch)]),
+        Ok(vec![Renewed::Readopted])
+    );
+    assert_eq!(rig.ledger.live(), 1);
+    rig.ledger.assert_consistent();
+}
+
+/// During an upgrade the older version takes no part: it would mend what it does not know.
+#[test]
+fn who_knows_more_of_the_ledger_takes_the_passes_over() {
+    let mut rig = Rig::new();
+    let mut ask = |by: &str| rig.pipe.reconcile(by, 60_000, 1).unwrap() != Reconciled::Elsewhere;
+    let asked = [
+        "0ld", "1.new", "0ld", "1.other", "2.newer", "1.new", "2.newer",
+    ]
+    .map(&mut ask);
+    assert_eq!(asked, [true, true, false, false, true, false, true]);
+    // It ends although it was begun by another.
+    let ended = (0..1_000).any(|_| {
+        matches!(
+            rig.pipe.reconcile("2.newer", 60_000, 100),
+            Ok(Reconciled::Done(0))
+        )
+    });
+    assert!(ended);
+}
