@@ -4,6 +4,8 @@
 CARGO ?= cargo
 ENVOY_VERSION ?= 1.40.0
 WASM_TOOLCHAIN ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
 
 # Not `?=`: an empty variable means the default too. The last path of each is where setup puts its own.
 override ENVOY := $(or $(ENVOY),$(CURDIR)/.venv/envoy)
@@ -15,7 +17,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-console bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli install dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-console bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +33,9 @@ wasm: setup-rust ## build target/slotgate.wasm
 
 cli: ## build target/release/slotgate, the command line
 	$(CARGO) build --release --features cli --bin slotgate
+
+install: wasm cli ## install command line, wasm, completions and manual pages below PREFIX=/usr/local, in DESTDIR if that is set
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install.sh
 
 dist: setup-rust ## build twice, compare, and write what is released to target/dist
 	@scripts/dist.sh

@@ -15,5 +15,5 @@ if "$CARGO" clippy --version >/dev/null 2>&1; then
 else
     skipped+=(clippy)
 fi
-"$CARGO" test --features cli --test purity --test docs
+"$CARGO" test --features cli --test purity --test docs --test fragments
 [ ${#skipped[@]} = 0 ] || echo "check: NOT checked, for want of the tool: ${skipped[*]}" >&2

@@ -1,4 +1,5 @@
-"""Writes beside target/dist/slotgate.wasm what goes with it: a bill of materials in CycloneDX's JSON, and an OCI layout.
+"""Writes beside target/dist/slotgate.wasm and target/dist/slotgate what goes with them: a bill of materials in CycloneDX's
+JSON for each, and an OCI layout of the wasm.
 
 Nothing of when or where: the same wasm gives the same files.
 """
@@ -16,10 +17,10 @@ from pathlib import Path
 TARGET = "wasm32-wasip1"
 
 
-def bill(out):
-    """What is linked into the wasm: the packages that `cargo tree` names for the target, without dev-dependencies."""
+def bill(out, file, target, features, name):
+    """What is linked into a file: the packages that `cargo tree` names for the target, without dev-dependencies."""
     cargo = os.environ.get("CARGO", "cargo")
-    command = [cargo, "metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]
+    command = [cargo, "metadata", "--format-version", "1", "--locked", "--filter-platform", target, *features]
     metadata = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
@@ -56,9 +57,9 @@ def bill(out):
         return found
 
     checksums = locked()
-    wasm = hashlib.sha256((out / "slotgate.wasm").read_bytes()).hexdigest()
-    main = component(packages[root], "library")
-    main["hashes"] = [{"alg": "SHA-256", "content": wasm}]
+    built = hashlib.sha256((out / file).read_bytes()).hexdigest()
+    main = component(packages[root], "application" if features else "library")
+    main["hashes"] = [{"alg": "SHA-256", "content": built}]
     others = sorted((packages[one] for one in seen - {root}), key=purl)
     document = {
         "bomFormat": "CycloneDX",
@@ -71,7 +72,7 @@ def bill(out):
             for one in sorted(seen, key=lambda one: purl(packages[one]))
         ],
     }
-    (out / "slotgate.cdx.json").write_text(json.dumps(document, indent=2) + "\n")
+    (out / name).write_text(json.dumps(document, indent=2) + "\n")
     return packages[root]["version"]
 
 
@@ -127,6 +128,7 @@ def oci(out, version):
             "org.opencontainers.image.title": "slotgate",
             "org.opencontainers.image.version": version,
             "org.opencontainers.image.licenses": "Apache-2.0",
+            **revision(),
         },
     }
     entry = blob(write(manifest), f"{kind}.manifest.v1+json")
@@ -134,6 +136,12 @@ def oci(out, version):
     index = {"schemaVersion": 2, "mediaType": f"{kind}.index.v1+json", "manifests": [entry]}
     (out / "oci" / "index.json").write_bytes(write(index))
     (out / "oci" / "oci-layout").write_bytes(write({"imageLayoutVersion": "1.0.0"}))
+
+
+def revision():
+    """The commit, if the version names one that was not changed since: 0.2.0+1a2b3c4d5e6f."""
+    _, _, found = os.environ.get("SLOTGATE_VERSION", "").partition("+")
+    return {"org.opencontainers.image.revision": found} if found.isalnum() else {}
 
 
 def read_back(out):
@@ -157,8 +165,9 @@ def read_back(out):
 
 
 def main():
-    out = Path(sys.argv[1])
-    oci(out, bill(out))
+    out, target = Path(sys.argv[1]), sys.argv[2]
+    bill(out, "slotgate", target, ["--features", "cli"], "slotgate-cli.cdx.json")
+    oci(out, bill(out, "slotgate.wasm", TARGET, [], "slotgate.cdx.json"))
     read_back(out)
 
 

@@ -24,3 +24,10 @@ pub mod request;
 pub mod units;
 pub mod upstream;
 pub mod worker;
+
+/// The version of this build: the package's, or what `SLOTGATE_VERSION` held while it was compiled. What is released
+/// has the git revision in it, as in `0.2.0+1a2b3c4d5e6f`.
+pub const VERSION: &str = match option_env!("SLOTGATE_VERSION") {
+    Some(version) if !version.is_empty() => version,
+    _ => env!("CARGO_PKG_VERSION"),
+};

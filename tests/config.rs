@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use slotgate::config::{
     Config, Error, Errors, Failing, GrayMode, Match, MatchValue, OnFailure, OnSaturated,
-    PriorityMode, Role, Score, SessionSource, Traditional, WaitForm, WaitHeader, WaitStep, parse,
+    PriorityMode, Role, Score, Traditional, ValueSource, WaitForm, WaitHeader, WaitStep, parse,
     parse_struct,
 };
 
-/// Lower it only when a rule goes.
-const BAD_FILES: usize = 170;
+/// No fewer files than these: raise it now and then, lower it only when a rule goes.
+const BAD_FILES: usize = 195;
 
 /// Part of every variable's value that must stay hidden.
 const SECRET: &str = "5ecret";
@@ -211,7 +211,7 @@ fn minimal_has_every_default() {
     assert_eq!(config.gray.salt, "");
     assert_eq!(
         config.gray.session,
-        [SessionSource::Header("x-session-id".into())]
+        [ValueSource::Header("x-session-id".into())]
     );
     assert!(config.gray.gray_override.is_none());
     assert_eq!(
@@ -292,9 +292,9 @@ fn full_has_every_value() {
     assert_eq!(config.gray.mode, GrayMode::Shadow);
     assert_eq!(config.gray.salt, "pepper");
     let session = [
-        SessionSource::Header("x-session-id".into()),
-        SessionSource::Cookie("sid".into()),
-        SessionSource::Query("session".into()),
+        ValueSource::Header("x-session-id".into()),
+        ValueSource::Cookie("sid".into()),
+        ValueSource::Query("session".into()),
     ];
     assert_eq!(config.gray.session, session);
     let gray_override = config.gray.gray_override.unwrap();
@@ -330,7 +330,10 @@ fn full_has_every_value() {
     );
     assert_eq!(config.poll_ms, 250);
     assert!(!config.cooldown.probe);
-    assert_eq!(config.cooldown.scope.as_deref(), Some("x-model"));
+    assert_eq!(
+        config.cooldown.scope,
+        Some(ValueSource::Header("x-model".into()))
+    );
     let header = |name: &str, form, when| WaitHeader {
         name: name.into(),
         form,
@@ -362,10 +365,18 @@ fn full_has_every_value() {
         panic!("{:?}", config.pools)
     };
     assert_eq!((claude.name.as_str(), claude.revision), ("claude", 7));
+    let header = |source: &ValueSource| match source {
+        ValueSource::Header(name) => name.clone(),
+        other => panic!("{other:?}"),
+    };
     let rules: Vec<_> = claude
         .rules
         .iter()
-        .map(|rule| (rule.header.as_str(), &rule.value))
+        .map(|rule| (header(&rule.source), &rule.value))
+        .collect();
+    let rules: Vec<_> = rules
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
         .collect();
     assert!(matches!(
         rules.as_slice(),
@@ -593,7 +604,10 @@ fn no_value_anywhere_makes_it_panic() {
 fn no_truncation_or_broken_byte_makes_it_panic() {
     let text = fs::read(directory("good/full.json")).unwrap();
     let end = text.trim_ascii_end().len();
-    for cut in 0..end {
+    let empty = lines(check(b"").unwrap_err());
+    let expected = "configuration: is empty: it needs a role, scheduler, bridge or console";
+    assert_eq!(empty, [expected]);
+    for cut in 1..end {
         let found = lines(check(&text[..cut]).unwrap_err());
         assert!(
             found.len() == 1 && found[0].starts_with("not JSON: "),

@@ -9,8 +9,9 @@
 )]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Component, Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Map, Value, json};
 
@@ -648,6 +649,49 @@ fn plugins<'v>(value: &'v Value, found: &mut Vec<&'v Value>) {
     }
 }
 
+/// What `slotgate init` says of a file that it does not take.
+fn init(pools: &str) -> Result<(), String> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_slotgate"))
+        .args(["init", "-", "--fragment", "--output", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(pools.as_bytes()).unwrap();
+    drop(input);
+    let out = child.wait_with_output().unwrap();
+    match out.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
+    }
+}
+
+#[test]
+fn fields_of_pools_yaml_are_shown() {
+    let source = read("src/bin/slotgate/init/plan.rs");
+    let source: Vec<&str> = source.split_whitespace().collect();
+    let source = source.join(" ").replace("( ", "(");
+    let asked = ["take(\"", "fields, \""]
+        .iter()
+        .flat_map(|before| source.split(before).skip(1));
+    let names: Names = asked
+        .filter_map(|rest| rest.split('"').next())
+        .map(str::to_owned)
+        .collect();
+    let deployment = Document::read("docs/deployment.md".into());
+    let words = |text: &str| -> Names {
+        let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        words.map(str::to_owned).collect()
+    };
+    let blocks = deployment.yaml.iter().map(String::as_str);
+    let spans = deployment.spans().map(|(_, span)| span);
+    let shown: Names = blocks.chain(spans).flat_map(words).collect();
+    assert!(names.len() > 20, "{names:?}");
+    all_shown("field", &names, &shown);
+}
+
 #[test]
 fn configurations_that_are_shown_are_taken() {
     let mut seen = 0;
@@ -657,6 +701,11 @@ fn configurations_that_are_shown_are_taken() {
                 .unwrap_or_else(|e| panic!("{}: {e}:\n{text}", document.name.display()));
             let mut found = vec![];
             plugins(&value, &mut found);
+            // A pools.yaml.
+            if value.get("pools").is_some() && value.get("role").is_none() {
+                seen += 1;
+                init(text).unwrap_or_else(|e| panic!("{}: {e}\n{text}", document.name.display()));
+            }
             let part = value
                 .get("cooldown")
                 .map(|part| self::document("scheduler", "cooldown", part.clone()));

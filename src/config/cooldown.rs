@@ -3,6 +3,7 @@
 use super::error::{Path, quoted};
 use super::fields::{Collector, Cursor, Fields};
 use super::pool::{Match, match_rule};
+use super::value_source::{self, ValueSource};
 use serde::Deserialize;
 
 /// `cooldown`.
@@ -16,8 +17,8 @@ pub struct Cooldown {
     pub max_ms: u64,
     /// Whether an account that has cooled takes one request at a time until one succeeded.
     pub probe: bool,
-    /// The request header, lower case, for whose value alone an account cools; `None`: it cools for all.
-    pub scope: Option<String>,
+    /// Where the value comes from for which alone an account cools; `None`: it cools for all.
+    pub scope: Option<ValueSource>,
     /// What is asked how long, in this order, at least one; the first that says anything wins.
     pub headers: Vec<WaitStep>,
 }
@@ -79,8 +80,7 @@ pub(super) fn read(mut f: Fields<'_, '_>) -> Cooldown {
         .unwrap_or_else(|| vec![429, 503, 529]);
     let probe = f.flag("probe", true);
     let mut scope = f.object("scope");
-    scope.needs(&["header"]);
-    let header = scope.at("header").and_then(|mut at| at.header());
+    let source = value_source::read(&mut scope);
     scope.reject_unknown();
     let headers = wait_steps(&mut f).unwrap_or_else(default_wait_steps);
     f.reject_unknown();
@@ -89,7 +89,7 @@ pub(super) fn read(mut f: Fields<'_, '_>) -> Cooldown {
         default_ms,
         max_ms,
         probe,
-        scope: header,
+        scope: source,
         headers,
     }
 }
@@ -99,6 +99,7 @@ fn default_wait_steps() -> Vec<WaitStep> {
     let document = serde_json::from_slice(include_bytes!("../upstream/cooldown_headers.json"));
     let mut collector = Collector {
         errors: vec![],
+        properties: vec![],
         numbers_as_text: false,
         env: &|_| None,
     };

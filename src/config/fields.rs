@@ -39,6 +39,8 @@ impl de::Error for NotOneOf {
 /// What all readers share.
 pub(super) struct Collector<'d> {
     pub(super) errors: Vec<Error>,
+    /// Paths of the properties named so far.
+    pub(super) properties: Vec<Vec<u8>>,
     /// A number may be its text.
     pub(super) numbers_as_text: bool,
     pub(super) env: &'d dyn Fn(&str) -> Option<String>,
@@ -182,9 +184,11 @@ impl<'a, 'd> Cursor<'a, 'd> {
         None
     }
 
-    /// The text with every `${NAME}` replaced. It is never shown, for it may be a secret as it is.
-    pub(super) fn filled_in(&mut self) -> Option<String> {
+    /// The text with every `${NAME}` replaced, cut wherever that is the name `cut` instead of a variable's. It is never shown,
+    /// for it may be a secret as it is.
+    pub(super) fn filled_in(&mut self, cut: Option<&str>) -> Option<Vec<String>> {
         let mut rest = self.string()?;
+        let mut parts = vec![];
         let mut text = String::new();
         while let Some((before, after)) = rest.split_once("${") {
             let Some((name, after)) = after.split_once('}') else {
@@ -192,14 +196,19 @@ impl<'a, 'd> Cursor<'a, 'd> {
                 break;
             };
             text.push_str(before);
-            text.push_str(&self.variable(name).unwrap_or_default());
+            if cut == Some(name) {
+                parts.push(std::mem::take(&mut text));
+            } else {
+                text.push_str(&self.variable(name).unwrap_or_default());
+            }
             rest = after;
         }
         text.push_str(rest);
-        if has_control_bytes(&text) {
+        parts.push(text);
+        if parts.iter().any(|part| has_control_bytes(part)) {
             self.error("holds a control byte");
         }
-        Some(text)
+        Some(parts)
     }
 
     #[inline(never)]

@@ -1,8 +1,9 @@
 //! `gray`: who is in the gray release.
 
 use super::Secret;
-use super::fields::{Cursor, Fields};
-use super::rules::{ANY, COOKIE, QUERY};
+use super::fields::Fields;
+use super::rules::ANY;
+use super::value_source::{self, ValueSource};
 use serde::Deserialize;
 
 /// `gray`: who is in.
@@ -15,7 +16,7 @@ pub struct Gray {
     /// Keys the bucket's hash.
     pub salt: String,
     /// Where the session comes from; the first non-empty one wins.
-    pub session: Vec<SessionSource>,
+    pub session: Vec<ValueSource>,
     /// The header that forces a request in or out; `None` when no token is set.
     pub gray_override: Option<GrayOverride>,
 }
@@ -28,17 +29,6 @@ pub enum GrayMode {
     Enforce,
     /// Requests in the percentage ask what would happen, take nothing and never wait.
     Shadow,
-}
-
-/// One entry of `gray.session`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SessionSource {
-    /// A request header, lower case.
-    Header(String),
-    /// A cookie by name.
-    Cookie(String),
-    /// A query parameter by name.
-    Query(String),
 }
 
 /// `gray.override` with its token resolved.
@@ -59,25 +49,17 @@ pub(super) fn read(mut f: Fields<'_, '_>) -> Gray {
         mode: f.word("mode", GrayMode::Enforce),
         salt: f.text("salt", "", ANY),
         session: f
-            .list("session", 0..=16, session_source)
-            .unwrap_or_else(|| vec![SessionSource::Header("x-session-id".into())]),
+            .list("session", 0..=16, |at| {
+                let mut f = at.fields();
+                let source = value_source::read(&mut f);
+                f.reject_unknown();
+                source
+            })
+            .unwrap_or_else(|| vec![ValueSource::Header("x-session-id".into())]),
         gray_override: gray_override(f.object("override")),
     };
     f.reject_unknown();
     gray
-}
-
-fn session_source(at: Cursor<'_, '_>) -> Option<SessionSource> {
-    let mut f = at.fields();
-    let source = f
-        .one_of(&["header", "cookie", "query"])
-        .and_then(|(name, mut at)| match name {
-            "header" => at.header().map(SessionSource::Header),
-            "cookie" => at.text(COOKIE).map(SessionSource::Cookie),
-            _ => at.text(QUERY).map(SessionSource::Query),
-        });
-    f.reject_unknown();
-    source
 }
 
 fn gray_override(mut f: Fields<'_, '_>) -> Option<GrayOverride> {

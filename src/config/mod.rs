@@ -15,18 +15,21 @@ mod redis;
 mod rules;
 mod scheduler;
 pub mod structpb;
+mod value_source;
 
 pub use console::Console;
 pub use cooldown::{Cooldown, WaitForm, WaitHeader, WaitStep};
 pub use error::{Error, Errors};
-pub use gray::{Gray, GrayMode, GrayOverride, SessionSource};
-pub use pool::{Account, Match, MatchValue, Pool};
+pub use gray::{Gray, GrayMode, GrayOverride};
+pub use pool::{Account, Match, MatchValue, Pool, PoolMatch, SetHeaders};
 pub use redis::{Breaker, Redis};
 pub(crate) use rules::is_name;
 pub use scheduler::{
     Affinity, Config, Failing, LeaseTimes, Metrics, OnFailure, OnSaturated, PriorityMode, Score,
     Traditional,
 };
+
+pub use value_source::ValueSource;
 
 use error::Path;
 use fields::{Collector, Cursor};
@@ -64,7 +67,14 @@ pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, 
     // A Struct begins with the tag of its first field, a line feed.
     let document = match json.first() {
         Some(b'\n') => structpb::decode(json),
-        Some(_) | None => None,
+        Some(_) => None,
+        // A Struct without fields is no bytes at all, and so is a plugin without a configuration.
+        None => {
+            return Err(Errors(vec![Error {
+                path: Path::Root.to_string(),
+                problem: "is empty: it needs a role, scheduler, bridge or console".into(),
+            }]));
+        }
     };
     match document {
         Some(document) => parse_struct(&document, env),
@@ -101,6 +111,7 @@ fn read(
 ) -> Result<Role, Errors> {
     let mut collector = Collector {
         errors: vec![],
+        properties: vec![],
         numbers_as_text,
         env,
     };

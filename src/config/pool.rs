@@ -1,8 +1,9 @@
-//! `pools`: which requests a pool takes, and its accounts.
+//! `pools`: which requests a pool takes, its accounts, and the headers that are set.
 
 use super::error::{Path, quoted};
 use super::fields::{Cursor, Fields};
 use super::rules::{MATCH_VALUE, header_name};
+use super::value_source::{self, ValueSource};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -12,14 +13,27 @@ pub struct Pool {
     /// Name; `[A-Za-z0-9._-]{1,64}`, unique.
     pub name: String,
     /// Any of these sends a request here; empty: takes what is left.
-    pub rules: Vec<Match>,
+    pub rules: Vec<PoolMatch>,
+    /// Request headers set for every account of the pool; an account's own come first.
+    pub set_headers: SetHeaders,
+    /// Request headers set on those that go the traditional way: the pool's own, and what `traditional` says for all.
+    pub traditional_headers: SetHeaders,
     /// A higher one replaces the accounts in Redis; 1..=2^53-1.
     pub revision: u64,
     /// The accounts, at least one.
     pub accounts: Vec<Account>,
 }
 
-/// One entry of `pools[].match`, or a condition on a response's headers.
+/// One entry of `pools[].match`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PoolMatch {
+    /// Where the value comes from.
+    pub source: ValueSource,
+    /// What it must be.
+    pub value: MatchValue,
+}
+
+/// A condition on a response's headers.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Match {
     /// Header name, lower case.
@@ -28,7 +42,7 @@ pub struct Match {
     pub value: MatchValue,
 }
 
-/// How a header's value is compared, byte by byte.
+/// How a value is compared, byte by byte.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MatchValue {
     /// The whole value.
@@ -37,8 +51,61 @@ pub enum MatchValue {
     Prefix(String),
     /// Its end.
     Suffix(String),
-    /// Whether the header is there (`true`) or not (`false`).
+    /// Whether it is there (`true`) or not (`false`).
     Present(bool),
+}
+
+/// Headers to set: lower-case names in order, and values that the account's id may be part of.
+#[derive(Default, Clone)]
+pub struct SetHeaders(Vec<(String, Vec<String>)>);
+
+/// Header values may come from the environment: only their names are shown.
+impl fmt::Debug for SetHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+impl SetHeaders {
+    /// Names and values, with the account's id filled in.
+    pub fn iter(&self, account: &str) -> impl Iterator<Item = (&str, String)> {
+        let all = self.0.iter();
+        all.map(move |(name, parts)| (name.as_str(), parts.join(account)))
+    }
+
+    /// These, and those of `others` whose names are not among them.
+    fn or(mut self, others: &Self) -> Self {
+        for (name, parts) in &others.0 {
+            if let Err(place) = self.0.binary_search_by(|(own, _)| own.cmp(name)) {
+                self.0.insert(place, (name.clone(), parts.clone()));
+            }
+        }
+        self
+    }
+}
+
+impl Pool {
+    /// The pool's headers for an account, but for those that the account sets itself.
+    pub fn headers_for(&self, account: &Account) -> impl Iterator<Item = (&str, String)> {
+        let own = &account.set_headers;
+        let all = self.set_headers.iter(&account.id);
+        all.filter(move |(name, _)| own.iter().all(|(own, _)| own != name))
+    }
+
+    /// The headers that tell one account from another, sorted by name: its own, and the pool's that hold its id.
+    #[must_use]
+    pub fn headers_by_account(&self, account: &Account) -> Vec<(String, String)> {
+        let mut headers = account.set_headers.clone();
+        let of_pool = self.set_headers.0.iter();
+        for (name, parts) in of_pool.filter(|(_, parts)| parts.len() > 1) {
+            if let Err(place) = headers.binary_search_by(|(own, _)| own.cmp(name)) {
+                headers.insert(place, (name.clone(), parts.join(&account.id)));
+            }
+        }
+        headers
+    }
 }
 
 /// One account.
@@ -69,7 +136,8 @@ impl fmt::Debug for Account {
     }
 }
 
-pub(super) fn read_all(f: &mut Fields<'_, '_>) -> Vec<Pool> {
+/// `all` are the headers of `traditional`.
+pub(super) fn read_all(f: &mut Fields<'_, '_>, all: &SetHeaders) -> Vec<Pool> {
     let mut after = f.count("pools").unwrap_or(0);
     let mut names = BTreeMap::new();
     let pools = f.list("pools", 1..=1_000, |at| {
@@ -85,8 +153,15 @@ pub(super) fn read_all(f: &mut Fields<'_, '_>) -> Vec<Pool> {
         let mut ids = BTreeMap::new();
         let pool = Pool {
             name: f.unique("name", &mut names),
-            rules: f.list("match", 0..=64, match_rule).unwrap_or_default(),
+            rules: f.list("match", 0..=64, pool_match).unwrap_or_default(),
             revision: f.int("revision", 1, 1..=9_007_199_254_740_991),
+            set_headers: set_headers(f.object("set_headers"), true),
+            traditional_headers: {
+                let mut f = f.object("traditional");
+                let own = set_headers(f.object("set_headers"), false);
+                f.reject_unknown();
+                own.or(all)
+            },
             accounts: f
                 .list("accounts", 1..=100_000, |at| Some(account(at, &mut ids)))
                 .unwrap_or_default(),
@@ -97,23 +172,38 @@ pub(super) fn read_all(f: &mut Fields<'_, '_>) -> Vec<Pool> {
     pools.unwrap_or_default()
 }
 
+fn pool_match(at: Cursor<'_, '_>) -> Option<PoolMatch> {
+    let mut f = at.fields();
+    let source = value_source::read(&mut f);
+    let value = match_value(&mut f);
+    f.reject_unknown();
+    Some(PoolMatch {
+        source: source?,
+        value: value?,
+    })
+}
+
 pub(super) fn match_rule(at: Cursor<'_, '_>) -> Option<Match> {
     let mut f = at.fields();
     f.needs(&["header"]);
     let header = f.at("header").and_then(|mut at| at.header());
-    let value = f
-        .one_of(&["exact", "prefix", "suffix", "present"])
-        .and_then(|(name, mut at)| match name {
-            "exact" => at.text(MATCH_VALUE).map(MatchValue::Exact),
-            "prefix" => at.text(MATCH_VALUE).map(MatchValue::Prefix),
-            "suffix" => at.text(MATCH_VALUE).map(MatchValue::Suffix),
-            _ => at.flag().map(MatchValue::Present),
-        });
+    let value = match_value(&mut f);
     f.reject_unknown();
     Some(Match {
         header: header?,
         value: value?,
     })
+}
+
+#[inline(never)]
+fn match_value(f: &mut Fields<'_, '_>) -> Option<MatchValue> {
+    f.one_of(&["exact", "prefix", "suffix", "present"])
+        .and_then(|(name, mut at)| match name {
+            "exact" => at.text(MATCH_VALUE).map(MatchValue::Exact),
+            "prefix" => at.text(MATCH_VALUE).map(MatchValue::Prefix),
+            "suffix" => at.text(MATCH_VALUE).map(MatchValue::Suffix),
+            _ => at.flag().map(MatchValue::Present),
+        })
 }
 
 fn account(at: Cursor<'_, '_>, ids: &mut BTreeMap<String, usize>) -> Account {
@@ -124,13 +214,18 @@ fn account(at: Cursor<'_, '_>, ids: &mut BTreeMap<String, usize>) -> Account {
         max_concurrency: f.int("max_concurrency", 1, 1..=100_000),
         priority: f.int("priority", 1, 0..=1_000_000),
         enabled: f.flag("enabled", true),
-        set_headers: set_headers(f.object("set_headers")),
+        set_headers: {
+            let SetHeaders(headers) = set_headers(f.object("set_headers"), false);
+            let joined = headers.into_iter();
+            joined.map(|(name, parts)| (name, parts.concat())).collect()
+        },
     };
     f.reject_unknown();
     account
 }
 
-fn set_headers(f: Fields<'_, '_>) -> Vec<(String, String)> {
+/// `of_pool`: `${account}` in a value is the account's id.
+pub(super) fn set_headers(f: Fields<'_, '_>, of_pool: bool) -> SetHeaders {
     let mut headers = BTreeMap::new();
     for (name, value) in f.map.into_iter().flatten() {
         let value = Cursor {
@@ -138,7 +233,7 @@ fn set_headers(f: Fields<'_, '_>) -> Vec<(String, String)> {
             value,
             collector: f.collector,
         }
-        .filled_in()
+        .filled_in(of_pool.then_some("account"))
         .unwrap_or_default();
         let rule = match header_name(name) {
             Err(rule) => Some(rule),
@@ -154,5 +249,5 @@ fn set_headers(f: Fields<'_, '_>) -> Vec<(String, String)> {
                 .error(&f.path, format!("{} {rule}", quoted(name)));
         }
     }
-    headers.into_iter().collect()
+    SetHeaders(headers.into_iter().collect())
 }

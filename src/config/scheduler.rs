@@ -2,7 +2,7 @@
 
 use super::cooldown::{self, Cooldown};
 use super::fields::Fields;
-use super::pool::{self, Pool};
+use super::pool::{self, Pool, SetHeaders};
 use super::{Gray, Redis};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -28,6 +28,8 @@ pub struct Config {
     pub failure: OnFailure,
     /// How requests that don't take a slot by the ledger are sent on.
     pub traditional: Traditional,
+    /// Request headers set on those that fit no pool. Each pool has what is set on its own.
+    pub traditional_headers: SetHeaders,
     /// What counts as upstream pushback and how long it lasts.
     pub cooldown: Cooldown,
     /// How often the operator's overrides are looked at, in ms, 100..=60000; 0: never.
@@ -42,9 +44,12 @@ pub struct Config {
     pub metrics: Metrics,
     /// The pools, at least one; at most the last one without match rules.
     pub pools: Vec<Pool>,
+    /// The properties that are read of each request, as paths whose parts are joined by zero bytes.
+    pub properties: Vec<Vec<u8>>,
 }
 
 pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score) -> Config {
+    let mut traditional_headers = SetHeaders::default();
     let config = Config {
         redis,
         gray,
@@ -62,7 +67,7 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
         },
         saturated: action(f.object("saturated"), OnSaturated::Reject),
         failure: action(f.object("failure"), OnFailure::Traditional),
-        traditional: traditional(f.object("traditional")),
+        traditional: traditional(f.object("traditional"), &mut traditional_headers),
         cooldown: cooldown::read(f.object("cooldown")),
         poll_ms: {
             let mut f = f.object("control");
@@ -80,7 +85,9 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
         response_headers: f.flag("response_headers", false),
         access_log: f.flag("access_log", false),
         metrics: metrics(f.object("metrics")),
-        pools: pool::read_all(&mut f),
+        pools: pool::read_all(&mut f, &traditional_headers),
+        traditional_headers,
+        properties: std::mem::take(&mut f.collector.properties),
     };
     f.reject_unknown();
     config
@@ -198,9 +205,10 @@ pub enum Traditional {
     },
 }
 
-fn traditional(mut f: Fields<'_, '_>) -> Traditional {
+fn traditional(mut f: Fields<'_, '_>, headers: &mut SetHeaders) -> Traditional {
     let mode = f.word("mode", TraditionalMode::Passthrough);
     let share = f.int("share", 1, 1..=100_000);
+    *headers = pool::set_headers(f.object("set_headers"), false);
     f.reject_unknown();
     match mode {
         TraditionalMode::Passthrough => Traditional::Passthrough,

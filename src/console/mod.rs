@@ -8,6 +8,7 @@ mod job;
 mod pace;
 mod page;
 
+use crate::VERSION;
 use crate::config::Console as Config;
 use crate::ledger::commands::LedgerCommands;
 use crate::ledger::fault::Fault;
@@ -356,7 +357,8 @@ impl Console {
         let percent = self.config.gray;
         if let Some(look) = self.jobs.iter_mut().find(|job| job.owner == Owner::Look) {
             let json = &mut look.json;
-            json.raw("{").name("writable").flag(writable);
+            json.raw("{").name("version").text(VERSION);
+            json.name("writable").flag(writable);
             json.name("percent_configured").percent(percent);
             json.name("counters").raw(counters);
             json.name("pools").raw("[");

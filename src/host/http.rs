@@ -7,6 +7,7 @@ use super::verdict::{respond, write_filter_state};
 use crate::request::admission::Path;
 use crate::request::classify::is_grpc;
 use crate::request::headers::Headers;
+use crate::request::view::View;
 use crate::upstream::failing::{self, Source};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -59,7 +60,9 @@ impl Http {
                     calls::remove_header(Map::Request, name);
                 }
             }
-            let (slot, verdict) = worker.on_request(now_ms, id, headers);
+            let properties = worker.config().properties.iter();
+            let properties: Vec<_> = properties.map(|path| calls::property(path)).collect();
+            let (slot, verdict) = worker.on_request(now_ms, id, View::new(headers, &properties));
             if let Some(request_id) = request_id {
                 worker.identify(request_id);
             }

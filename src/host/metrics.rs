@@ -2,6 +2,7 @@
 //! the difference to what it added before, so a gauge is the sum of theirs.
 
 use super::calls::{self, Metric};
+use crate::VERSION;
 use crate::worker::Worker;
 use crate::worker::counters::{self, OTHER, name_of};
 use crate::worker::output::Gauges;
@@ -13,6 +14,8 @@ pub struct Metrics {
     gauges: [Series; Gauges::NAMES.len()],
     /// As the worker's counters: the last one is the others'.
     pools: Vec<Pool>,
+    /// 1, with the version as its label. Set by every worker.
+    build: Series,
     sent: (u64, Gauges),
 }
 
@@ -104,10 +107,12 @@ impl Metrics {
         if config.pools.len() > most.max_pools || !takes_the_rest {
             pools.push(Pool::define(OTHER, Vec::new()));
         }
+        let labelled = |kind, name| Series::define(kind, &name_of(&[name, VERSION]));
         let mut metrics = Self {
             counters: Series::counters(&counters::worker_names()),
             gauges: Gauges::NAMES.map(|name| Series::define(Metric::Gauge, &name_of(&[name]))),
             pools,
+            build: labelled(Metric::Gauge, "build_info;version="),
             sent: Default::default(),
         };
         metrics.show(worker);
@@ -145,11 +150,13 @@ impl Metrics {
 
     /// Sets what every worker sees alike.
     fn show(&mut self, worker: &Worker) {
+        let mut again_in_any = false;
         for (index, pool) in self.pools.iter_mut().enumerate() {
             let (accounts, seen) = worker.accounts(index);
             // Another worker may have set something older meanwhile.
             let again = pool.seen != seen;
             pool.seen = seen;
+            again_in_any |= again;
             let asked = worker.basis_points(index).into();
             pool.asked_basis_points.set(asked, again);
             for (account, now) in pool.accounts.iter_mut().zip(accounts) {
@@ -157,6 +164,7 @@ impl Metrics {
                 account.limit.set(now.max_concurrency, again);
             }
         }
+        self.build.set(1, again_in_any);
     }
 
     /// Sends the last of it; a worker that is no more has no part in a gauge. It holds nothing when it ends.
@@ -165,6 +173,7 @@ impl Metrics {
         for gauge in &mut self.gauges {
             gauge.add_up_to(0);
         }
+        self.build.set(0, false);
         for pool in &mut self.pools {
             pool.asked_basis_points.set(0, false);
             for account in &mut pool.accounts {
@@ -176,6 +185,7 @@ impl Metrics {
 
     /// Sets again what a configuration that ended may have set to 0.
     pub fn set_again(&self) {
+        self.build.set_again();
         for pool in &self.pools {
             pool.asked_basis_points.set_again();
             for account in &pool.accounts {

@@ -8,6 +8,7 @@ use super::loop_end::LoopEnd;
 use super::metrics::Metrics;
 use super::stream::grpc_service;
 use super::verdict::{respond, write_filter_state};
+use crate::VERSION;
 use crate::config::{Config, Role, parse};
 use crate::pipe::down::PipeOrder;
 use crate::worker::Worker;
@@ -353,7 +354,7 @@ impl Root {
     pub fn on_configure(&self, size: usize) -> bool {
         logger::start();
         let json = calls::buffer(Buffer::Configuration, size);
-        let told = match parse(&json, &|name| std::env::var(name).ok()) {
+        let role = match parse(&json, &|name| std::env::var(name).ok()) {
             Ok(Role::Bridge) => RootRole::Bridge,
             Ok(Role::Scheduler(config)) => {
                 RootRole::Scheduler(Rc::new(Shared::new(self.id, *config)))
@@ -372,8 +373,15 @@ impl Root {
                 return false;
             }
         };
+        let name = match &role {
+            RootRole::Nothing => "nothing",
+            RootRole::Bridge => "bridge",
+            RootRole::Scheduler(_) => "scheduler",
+            RootRole::Console(_) => "console",
+        };
+        log::info!("slotgate {VERSION}, role {name}");
         let place = self.role.try_borrow_mut();
-        place.map(|mut place| *place = told).is_ok()
+        place.map(|mut place| *place = role).is_ok()
     }
 
     /// The time asked for has passed.

@@ -15,23 +15,31 @@ pub fn respond(config: &Config, stream: u32, verdict: &Verdict) -> bool {
             holds,
         } => {
             calls::set_header(Map::Request, "x-slotgate-path", path.as_str().as_bytes());
+            let pool = config.pools.get(*pool);
             let account = holds.and_then(|(lease, index)| {
-                Some((
-                    lease,
-                    config.pools.get(*pool)?.accounts.get(index as usize)?,
-                ))
+                let pool = pool?;
+                Some((lease, pool, pool.accounts.get(index as usize)?))
             });
-            if let Some((lease, account)) = account {
+            if let Some((lease, pool, account)) = account {
                 calls::set_header(Map::Request, "x-slotgate-account", account.id.as_bytes());
                 calls::set_header(Map::Request, "x-slotgate-lease", lease.as_bytes());
+                for (name, value) in pool.headers_for(account) {
+                    calls::set_header(Map::Request, name, value.as_bytes());
+                }
                 for (name, value) in &account.set_headers {
+                    calls::set_header(Map::Request, name, value.as_bytes());
+                }
+            } else if holds.is_none() {
+                let without_pool = &config.traditional_headers;
+                let headers = pool.map_or(without_pool, |pool| &pool.traditional_headers);
+                for (name, value) in headers.iter("") {
                     calls::set_header(Map::Request, name, value.as_bytes());
                 }
             }
             log::debug!(
                 "stream {stream}: {} account={} reason={}",
                 path.as_str(),
-                account.map_or("-", |(_, account)| &account.id),
+                account.map_or("-", |(.., account)| &account.id),
                 reason.map_or("-", |reason| reason.as_str())
             );
             true

@@ -1,8 +1,11 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
-use crate::config::{Account, Config, Match, MatchValue, Pool, PriorityMode, Score, Traditional};
+use crate::config::{
+    Account, Config, Match, MatchValue, Pool, PoolMatch, PriorityMode, Score, Traditional,
+};
 use crate::request::gray;
 use crate::request::headers::Headers;
+use crate::request::view::View;
 use crate::units::{UNIT, millionths};
 
 /// More than any score, and less than what a double counts exactly: as in `ledger.lua`.
@@ -10,21 +13,36 @@ pub const BEHIND: f64 = 4_503_599_627_370_496.0;
 
 /// The pool that serves a request: the first one with a rule that fits, else the one without rules.
 #[must_use]
-pub fn select(pools: &[Pool], headers: Headers) -> Option<usize> {
-    pools
-        .iter()
-        .position(|pool| pool.rules.is_empty() || pool.rules.iter().any(|rule| fits(rule, headers)))
+pub fn select<'a>(pools: &[Pool], request: impl Into<View<'a>>) -> Option<usize> {
+    let request = request.into();
+    pools.iter().position(|pool| {
+        pool.rules.is_empty() || pool.rules.iter().any(|rule| takes(rule, request))
+    })
+}
+
+/// Whether one of the request's values is what the rule wants.
+fn takes(rule: &PoolMatch, request: View) -> bool {
+    let found = request.find(&rule.source, &mut |value| is(&rule.value, value));
+    wants(&rule.value, found.is_some())
 }
 
 /// Whether one of the header's values is what the rule wants.
 #[must_use]
 pub fn fits(rule: &Match, headers: Headers) -> bool {
     let mut values = headers.all(&rule.header);
-    match &rule.value {
-        MatchValue::Exact(text) => values.any(|value| value == text.as_bytes()),
-        MatchValue::Prefix(text) => values.any(|value| value.starts_with(text.as_bytes())),
-        MatchValue::Suffix(text) => values.any(|value| value.ends_with(text.as_bytes())),
-        MatchValue::Present(wanted) => values.next().is_some() == *wanted,
+    wants(&rule.value, values.any(|value| is(&rule.value, value)))
+}
+
+fn wants(wanted: &MatchValue, found: bool) -> bool {
+    found != matches!(wanted, MatchValue::Present(false))
+}
+
+fn is(wanted: &MatchValue, value: &[u8]) -> bool {
+    match wanted {
+        MatchValue::Exact(text) => value == text.as_bytes(),
+        MatchValue::Prefix(text) => value.starts_with(text.as_bytes()),
+        MatchValue::Suffix(text) => value.ends_with(text.as_bytes()),
+        MatchValue::Present(_) => true,
     }
 }
 
@@ -59,7 +77,7 @@ pub fn bases(accounts: &[Account], score: Score, mode: PriorityMode) -> Vec<u64>
         .collect()
 }
 
-/// Tells which account a request names by itself: the one whose `set_headers` it carries, value for value.
+/// Tells which account a request names by itself: the one whose headers it carries, value for value.
 #[derive(Debug)]
 pub struct RoutedAccounts {
     /// Names of the headers that an account sets, each set of them once.
@@ -75,16 +93,14 @@ impl RoutedAccounts {
     #[must_use]
     pub fn new(pool: &Pool) -> Self {
         let mut groups: Vec<Vec<String>> = Vec::new();
-        for account in &pool.accounts {
-            let headers = &account.set_headers;
-            if !headers.is_empty() && !groups.iter().any(|group| sets(group, headers)) {
-                groups.push(headers.iter().map(|(name, _)| name.clone()).collect());
-            }
-        }
         let mut by_values = Index::new(pool.accounts.len());
         let mut same = Vec::new();
         for (index, account) in (0..).zip(&pool.accounts) {
-            let key = set_by(&groups, account);
+            let headers = pool.headers_by_account(account);
+            if !headers.is_empty() && !groups.iter().any(|group| sets(group, &headers)) {
+                groups.push(headers.iter().map(|(name, _)| name.clone()).collect());
+            }
+            let key = set_by(&groups, &headers);
             same.push(key.map_or(index, |key| by_values.first(key, index)));
         }
         Self {
@@ -188,8 +204,7 @@ impl Index {
 
 /// The key of what an account sets; `None`: nothing.
 #[inline(never)]
-fn set_by(groups: &[Vec<String>], account: &Account) -> Option<Box<[u8]>> {
-    let headers = &account.set_headers;
+fn set_by(groups: &[Vec<String>], headers: &[(String, String)]) -> Option<Box<[u8]>> {
     let mut key = Key::of(groups.iter().position(|group| sets(group, headers))?);
     for (_, value) in headers {
         key.push(value.as_bytes());

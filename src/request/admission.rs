@@ -153,7 +153,7 @@ pub enum Event {
     },
     /// This worker found no room in any account.
     FullLocally,
-    /// The upstream asked for less.
+    /// The upstream itself answered with a status of `cooldown.statuses`.
     Pushback {
         /// For how long the account should rest, in ms.
         cooldown_ms: u64,

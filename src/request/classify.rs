@@ -1,10 +1,10 @@
-//! What a request is, read from its headers: its pool, its session, and whether it is in the gray release.
+//! What a request is, read from its headers and properties: its pool, its session, and whether it is in the gray release.
 
 use super::gray::{Bucketer, Choice, hash128, session};
-use super::headers::Headers;
+use super::view::View;
 use crate::config::{Config, GrayMode, Traditional};
 
-/// What the headers say of a request that has a pool.
+/// What is read of a request that has a pool.
 #[derive(Debug)]
 pub struct Class {
     /// In the gray release or out of it.
@@ -17,18 +17,18 @@ pub struct Class {
     pub scope: Option<Box<[u8; 16]>>,
 }
 
-/// Reads the headers. `share` is the percentage of the pool's sessions that is in, in basis points; `random` decides for a
-/// request with neither session nor id.
+/// Reads the request. `share` is the percentage of the pool's sessions that is in, in basis points; `random` decides for a request
+/// with neither session nor id.
 #[must_use]
 pub fn classify(
     config: &Config,
     bucketer: &Bucketer,
-    headers: Headers,
+    request: View,
     share: u16,
     random: u64,
 ) -> Class {
-    let session = session(&config.gray.session, headers);
-    let (choice, bucket) = bucketer.choose(&config.gray, share, headers, session, random);
+    let session = session(&config.gray.session, request);
+    let (choice, bucket) = bucketer.choose(&config.gray, share, request.headers(), session, random);
     let is_in = choice == Choice::In;
     let local = config.traditional != Traditional::Passthrough;
     Class {
@@ -40,7 +40,7 @@ pub fn classify(
             .map(hash128),
         // A request that gets no account from us cannot start a cooldown.
         scope: if is_in || local {
-            scope(config, headers)
+            scope(config, request)
         } else {
             None
         },
@@ -61,8 +61,8 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
 }
 
 #[inline(never)]
-fn scope(config: &Config, headers: Headers) -> Option<Box<[u8; 16]>> {
-    let value = headers.filled(config.cooldown.scope.as_ref()?)?;
+fn scope(config: &Config, request: View) -> Option<Box<[u8; 16]>> {
+    let value = request.filled(config.cooldown.scope.as_ref()?)?;
     Some(Box::new(hash128(value)))
 }
 

@@ -5,8 +5,9 @@
 //! `bucket = SipHash-2-4-64(key, session) mod 10000`, the hash as an unsigned number.
 //! A request is in when `bucket < percent * 100`, so a session in at 10 % stays in at 20 %.
 
-use crate::config::{Gray, SessionSource};
+use crate::config::{Gray, ValueSource};
 use crate::request::headers::Headers;
+use crate::request::view::View;
 use siphasher::{sip, sip128};
 use std::num::NonZeroU64;
 
@@ -81,47 +82,11 @@ pub fn hash128(bytes: &[u8]) -> [u8; 16] {
     sip128::SipHasher24::new().hash(bytes).as_bytes()
 }
 
-/// The request's session: the first value that isn't empty, of the first configured source that has one. An empty value of
-/// the same name hides none that comes after it.
+/// The request's session: the first value that isn't empty, of the first configured source that has one.
 #[must_use]
-pub fn session<'a>(sources: &[SessionSource], headers: Headers<'a>) -> Option<&'a [u8]> {
-    sources.iter().find_map(|source| match source {
-        SessionSource::Header(name) => headers.filled(name),
-        SessionSource::Cookie(name) => cookie(headers, name.as_bytes()),
-        SessionSource::Query(name) => {
-            query(headers.get(":path").unwrap_or_default(), name.as_bytes())
-        }
-    })
-}
-
-fn cookie<'a>(headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
-    headers
-        .all("cookie")
-        .flat_map(|line| line.split(|byte| *byte == b';'))
-        .filter_map(|pair| split_pair(pair.trim_ascii()))
-        .filter(|(key, _)| *key == name)
-        .map(|(_, value)| value.trim_ascii())
-        .find(|value| !value.is_empty())
-}
-
-fn query<'a>(path: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (_, query) = path.split_at_checked(
-        path.iter()
-            .position(|byte| *byte == b'?')?
-            .saturating_add(1),
-    )?;
-    query
-        .split(|byte| *byte == b'#')
-        .next()?
-        .split(|byte| *byte == b'&')
-        .filter_map(split_pair)
-        .find(|(key, value)| *key == name && !value.is_empty())
-        .map(|(_, value)| value)
-}
-
-fn split_pair(pair: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (key, rest) = pair.split_at_checked(pair.iter().position(|byte| *byte == b'=')?)?;
-    Some((key, rest.get(1..)?))
+pub fn session<'a>(sources: &[ValueSource], request: impl Into<View<'a>>) -> Option<&'a [u8]> {
+    let request = request.into();
+    sources.iter().find_map(|source| request.filled(source))
 }
 
 /// What the first valid `<token>:on` or `<token>:off` asks for.

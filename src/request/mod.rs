@@ -6,3 +6,4 @@ pub mod gray;
 pub mod headers;
 pub mod lease;
 pub mod verdict;
+pub mod view;

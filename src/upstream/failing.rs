@@ -1,5 +1,5 @@
 //! Accounts that fail fast. Such an account is idle all the time, so every choice by load falls on it; it is put behind the
-//! others for a while. Each worker judges by the answers that it saw itself.
+//! others for a while: it takes requests only when no other account can. Each worker judges by the answers that it saw itself.
 
 use crate::config::Failing;
 

@@ -148,14 +148,14 @@ pub(super) struct HeldLease {
     pub(super) epoch: u64,
 }
 
-/// A lease that must end and whose release could not be sent, or may have been too early.
+/// A lease that must end. Its release waits to be sent, or is under way and may have to be sent again.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PendingRelease {
     pub(super) due_ms: u64,
     pub(super) pool: usize,
     pub(super) lease: LeaseId,
-    /// It has ended by itself by then, in ms.
+    /// The lease has expired by then, in ms: nothing is left to release.
     pub(super) over_ms: u64,
-    /// Sent once already; this is the second time.
-    pub(super) sent: bool,
+    /// No copy of it is kept when it is sent: this is its second time, or the second time is planned already.
+    pub(super) second_planned: bool,
 }

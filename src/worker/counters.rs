@@ -17,7 +17,7 @@ pub enum Counter {
     Rejected(Reason),
     /// Requests in the gray release, by bucket or override; whatever became of them.
     In,
-    /// Requests out of it.
+    /// Requests out of the gray release.
     Out,
     /// Leases that a release found alive.
     Released,
@@ -27,13 +27,13 @@ pub enum Counter {
     Readopted,
     /// Leases found expired at their renewal, their slot someone else's.
     Lost,
-    /// Releases sent for acquires whose outcome nobody knows.
+    /// Releases sent for acquires whose outcome nobody knows; each once, however often it is sent.
     InDoubt,
     /// Grants whose request had left.
     LateGrant,
     /// Releases given up because too many waited; those leases end by expiry.
     Dropped,
-    /// Entries of the ledger that a reconcile pass found wrong.
+    /// Entries of the ledger that a recount found wrong.
     Drift,
     /// Cooldowns asked for.
     Cooldown,
@@ -43,7 +43,7 @@ pub enum Counter {
     CooldownMalformed,
     /// Leases granted to probe an account that has cooled.
     Probe,
-    /// Those of them that succeeded.
+    /// Probes that succeeded.
     ProbePassed,
     /// Times an account that fails fast was put behind the others.
     Behind,
@@ -57,7 +57,7 @@ pub enum Counter {
     ShadowFailed,
     /// Shadow: the account it would have been granted is the one that the traditional way takes.
     ShadowAgreed,
-    /// Shadow: it is another one.
+    /// Shadow: the traditional way takes another account than the one it would have been granted.
     ShadowDiffered,
     /// Shadow: nobody knows which account the traditional way takes.
     ShadowUnknown,
@@ -67,47 +67,52 @@ pub enum Counter {
     PipeLost(Down),
     /// Times the breaker opened.
     BreakerOpened,
-    /// Times it closed again.
+    /// Times the breaker closed again.
     BreakerClosed,
     /// Error replies from Redis, by kind.
     RedisError(Fault),
 }
 
-/// A pool's counters without a reason, in the order of [`place`].
-const POOL: [&str; 25] = [
-    "requests;outcome=atomic",
-    "requests;outcome=local",
-    "gray.requests;choice=in",
-    "gray.requests;choice=out",
-    "lease.released",
-    "lease.renewed",
-    "lease.readopted",
-    "lease.lost",
-    "lease.in_doubt",
-    "lease.late_grant",
-    "lease.release_dropped",
-    "drift",
-    "cooldown",
-    "control.ignored",
-    "shadow.granted",
-    "shadow.saturated",
-    "shadow.failed",
-    "shadow.agreed",
-    "shadow.differed",
-    "shadow.unknown",
-    "cooldown_malformed",
-    "probe.sent",
-    "probe.passed",
-    "behind",
-    "garbage",
+/// A pool's counters without a reason, and their names: `lease.lost` is `slotgate_lease_lost` in Prometheus. The
+/// number that [`place`] gives a counter is its line here, from 0.
+const POOL: &[(Counter, &str)] = &[
+    (Counter::Atomic, "requests;outcome=atomic"),
+    (Counter::Local, "requests;outcome=local"),
+    (Counter::In, "gray.requests;choice=in"),
+    (Counter::Out, "gray.requests;choice=out"),
+    (Counter::Released, "lease.released"),
+    (Counter::Renewed, "lease.renewed"),
+    (Counter::Readopted, "lease.readopted"),
+    (Counter::Lost, "lease.lost"),
+    (Counter::InDoubt, "lease.in_doubt"),
+    (Counter::LateGrant, "lease.late_grant"),
+    (Counter::Dropped, "lease.release_dropped"),
+    (Counter::Drift, "drift"),
+    (Counter::Cooldown, "cooldown"),
+    (Counter::ControlIgnored, "control.ignored"),
+    (Counter::ShadowGranted, "shadow.granted"),
+    (Counter::ShadowSaturated, "shadow.saturated"),
+    (Counter::ShadowFailed, "shadow.failed"),
+    (Counter::ShadowAgreed, "shadow.agreed"),
+    (Counter::ShadowDiffered, "shadow.differed"),
+    (Counter::ShadowUnknown, "shadow.unknown"),
+    (Counter::CooldownMalformed, "cooldown_malformed"),
+    (Counter::Probe, "probe.sent"),
+    (Counter::ProbePassed, "probe.passed"),
+    (Counter::Behind, "behind"),
+    (Counter::Garbage, "garbage"),
 ];
 const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
 /// How many counters a pool has.
 pub const IN_POOL: usize = REJECTED + Reason::ALL.len();
 
-/// A worker's own counters without a reason, in the order of [`place`].
-const WORKER: [&str; 3] = ["pipe.ready", "breaker.opened", "breaker.closed"];
+/// The same of a worker's own.
+const WORKER: &[(Counter, &str)] = &[
+    (Counter::PipeReady, "pipe.ready"),
+    (Counter::BreakerOpened, "breaker.opened"),
+    (Counter::BreakerClosed, "breaker.closed"),
+];
 const PIPE_LOST: usize = WORKER.len();
 const REDIS_ERROR: usize = PIPE_LOST + Down::NAMES.len();
 /// How many counters a worker has of its own.
@@ -187,7 +192,7 @@ impl Counters {
 /// The names of a worker's own counters in Envoy's stats, in order. A label is `;name=value`.
 #[must_use]
 pub fn worker_names() -> Vec<String> {
-    let mut names: Vec<_> = WORKER.iter().map(|name| name_of(&[name])).collect();
+    let mut names: Vec<_> = WORKER.iter().map(|(_, name)| name_of(&[name])).collect();
     for why in Down::NAMES {
         names.push(name_of(&["pipe.lost;reason=", why]));
     }
@@ -200,7 +205,9 @@ pub fn worker_names() -> Vec<String> {
 /// The names of a pool's counters, in order.
 #[must_use]
 pub fn pool_names(pool: &str) -> Vec<String> {
-    let names = POOL.iter().map(|name| name_of(&[name, ";pool=", pool]));
+    let names = POOL
+        .iter()
+        .map(|(_, name)| name_of(&[name, ";pool=", pool]));
     let mut names: Vec<_> = names.collect();
     for outcome in ["traditional;reason=", "rejected;reason="] {
         for why in Reason::ALL {
@@ -222,7 +229,7 @@ pub fn name_of(parts: &[&str]) -> String {
     name
 }
 
-/// The array and the index of a counter.
+/// Where a counter's number is kept: its index in [`Counters::worker`] or in a pool's row of [`Counters::pools`].
 enum Place {
     Worker(usize),
     Pool(usize),
@@ -284,11 +291,10 @@ mod tests {
             };
             assert_eq!(name, format!("slotgate.{expected}"));
         };
-        is(Counter::Local, "requests;outcome=local");
-        is(Counter::Out, "gray.requests;choice=out");
+        for (counter, name) in POOL.iter().chain(WORKER) {
+            is(*counter, name);
+        }
         is(Counter::Dropped, "lease.release_dropped");
-        is(Counter::Cooldown, "cooldown");
-        is(Counter::ControlIgnored, "control.ignored");
         is(Counter::ShadowUnknown, "shadow.unknown");
         is(Counter::BreakerClosed, "breaker.closed");
         for reason in Reason::ALL {

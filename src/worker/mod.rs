@@ -36,6 +36,7 @@ use crate::request::classify::{classify, is_shadow};
 use crate::request::gray::Choice;
 use crate::request::headers::Headers;
 use crate::request::verdict::Verdict;
+use crate::request::view::View;
 use crate::upstream::failing::Source;
 use acquires::PORTION;
 use command::{AcquireKind, Command};
@@ -132,22 +133,23 @@ impl Worker {
         .min()
     }
 
-    /// Request headers arrived. The slot number is the request's name in later events; without a verdict it is paused,
+    /// A request arrived. The slot number is the request's name in later events; without a verdict it is paused,
     /// and its verdict comes with [`Worker::next_answer`].
-    pub fn on_request(
+    pub fn on_request<'a>(
         &mut self,
         now_ms: u64,
         stream: u32,
-        headers: Headers,
+        request: impl Into<View<'a>>,
     ) -> (usize, Option<Verdict>) {
+        let request = request.into();
         self.0.cx.now_ms = now_ms;
         if self.0.requests.is_empty() {
             self.0.renewals.begin(&self.0.cx);
         }
-        let pool = pool::select(&self.0.cx.config.pools, headers);
+        let pool = pool::select(&self.0.cx.config.pools, request);
         let slot = self.0.requests.open(&self.0.cx, stream, pool);
         let event = match pool {
-            Some(pool) => self.admit(pool, slot, headers),
+            Some(pool) => self.admit(pool, slot, request),
             None => {
                 self.0.requests.unclassified(&self.0.cx, slot);
                 Event::Out(Reason::NoPool)
@@ -157,7 +159,7 @@ impl Worker {
         if let (Some(pool), Event::Out(Reason::Shadow)) = (pool, event)
             && self.0.shadow.asks_for_all()
         {
-            let routed = self.0.shadow.routed_to(pool, headers);
+            let routed = self.0.shadow.routed_to(pool, request.headers());
             self.0.ask_shadow(pool, slot, routed);
         }
         self.0.cx.output.log = verdict.and_then(|_| self.0.requests.logged(&self.0.cx, slot, None));
@@ -169,13 +171,13 @@ impl Worker {
     }
 
     /// Decides on a request that has a pool; its acquire goes out if one can.
-    fn admit(&mut self, pool: usize, slot: usize, headers: Headers) -> Event {
+    fn admit(&mut self, pool: usize, slot: usize, request: View) -> Event {
         if self.0.overrides.begin(&self.0.cx, pool) {
             self.0.pipe.want(self.0.cx.now_ms);
         }
         let share = self.basis_points(pool);
         let random = self.0.cx.random.u64(..);
-        let class = classify(&self.0.cx.config, &self.0.bucketer, headers, share, random);
+        let class = classify(&self.0.cx.config, &self.0.bucketer, request, share, random);
         let choice = class.choice;
         self.0.requests.classified(&self.0.cx, slot, class, share);
         if choice == Choice::Out {

@@ -1,4 +1,8 @@
 //! Releases on their way: those that wait to be sent together, and those that must be sent once more.
+//!
+//! A release goes out again in three cases: it may have overtaken its acquire ([`Releases::on_tick`]), Redis refused it
+//! ([`Releases::on_failed`]), or the pipe broke before its reply ([`Releases::on_pipe_lost`]). Where only the script or the pool
+//! was missing, `replies` repeats the same command, and this part does not hear of it.
 
 use super::command::{Command, PendingRelease};
 use super::context::Context;
@@ -20,12 +24,13 @@ const PORTION: usize = 1024;
 /// The releases of a worker.
 #[derive(Debug, Default)]
 pub(super) struct Releases {
-    /// Releases that wait for an acquire to be sent with.
+    /// Releases that wait for an acquire to go with.
     batch: Vec<PendingRelease>,
     /// Until when the batch may wait, in ms.
     linger_ms: u64,
+    /// They are sent when they are due and the pipe is ready.
     retries: VecDeque<PendingRelease>,
-    /// How many of them, from the front, are due in any order: they were put there while the pipe was away.
+    /// How many of the retries, from the front, are due in any order: they were put there while the pipe was away.
     unordered: usize,
 }
 
@@ -64,7 +69,7 @@ impl Releases {
             pool,
             lease,
             over_ms: cx.now_ms.saturating_add(cx.config.lease.ttl_ms),
-            sent: false,
+            second_planned: false,
         };
         if cx.is_ready {
             // After the acquire on the same connection nothing is in doubt, but what an older connection still carries is.
@@ -76,12 +81,13 @@ impl Releases {
         }
     }
 
-    /// Sends a release, with others if it can; `again`: it is due once more later.
+    /// Sends a release, with others if it can. `again`: it should go out a second time, [`AGAIN_MS`] later, so a copy is kept unless
+    /// this is the second time.
     fn push(&mut self, cx: &mut Context, release: PendingRelease, again: bool) {
-        let again = again && !release.sent;
+        let again = again && !release.second_planned;
         let sent = PendingRelease {
             due_ms: cx.now_ms.saturating_add(AGAIN_MS),
-            sent: again || release.sent,
+            second_planned: again || release.second_planned,
             ..release
         };
         if self.batch.is_empty() {
@@ -115,12 +121,13 @@ impl Releases {
     fn keep(&mut self, cx: &mut Context, release: PendingRelease) {
         if self.retries.len() < cx.config.redis.max_pending.saturating_mul(4) {
             self.retries.push_back(release);
-        } else if !release.sent {
+        } else if !release.second_planned {
             cx.count_in(release.pool, Counter::Dropped);
         }
     }
 
-    /// Sends a portion of the releases that are due again, and those that have waited long enough.
+    /// Sends a portion of the kept releases that are due, and the batch. A kept one goes out for the first time if its
+    /// lease ended while the pipe was away, else again.
     pub(super) fn on_tick(&mut self, cx: &mut Context) {
         // They are due in order, but for those that were put in front before the pipe broke.
         for _ in 0..self.retries.len().min(PORTION) {
@@ -170,15 +177,12 @@ impl Releases {
     pub(super) fn on_failed(&mut self, cx: &mut Context, releases: Vec<PendingRelease>) {
         let due_ms = cx.now_ms.saturating_add(AGAIN_MS);
         for release in releases {
-            let sent = true;
-            self.keep(
-                cx,
-                PendingRelease {
-                    due_ms,
-                    sent,
-                    ..release
-                },
-            );
+            let again = PendingRelease {
+                due_ms,
+                second_planned: true,
+                ..release
+            };
+            self.keep(cx, again);
         }
     }
 

@@ -476,8 +476,9 @@ impl Requests {
         false
     }
 
-    /// A request with an account has its response. `now_unix_s` is the wall clock; the headers are read only for a status
-    /// that is pushback.
+    /// Does what a response to a request with an account brings about: counts a failure, which may put the account behind the
+    /// others; cools the account on pushback; notes how a probe ended. A status may be a failure and pushback at once.
+    /// `now_unix_s` is the wall clock; the headers are read only for pushback.
     pub(super) fn on_response(
         &mut self,
         cx: &mut Context,
@@ -519,6 +520,7 @@ impl Requests {
         self.set_probe(cx, slot, Probe::No);
     }
 
+    /// Cools an account after pushback: for this worker's own choice, unless it is for a scope alone, and in the ledger.
     fn cool(&self, cx: &mut Context, slot: usize, pool: usize, account: u32, cooldown_ms: u64) {
         cx.count_in(pool, Counter::Cooldown);
         let request = self.slab.get(slot);
@@ -537,8 +539,8 @@ impl Requests {
         self.report(cx, slot, account, report);
     }
 
-    /// Keeps the state of a request's probe. A probe that passed is reported now if the pipe is ready, and again with each
-    /// renewal until the ledger has heard of it.
+    /// Notes how far a request's probe is. One that has passed is reported now if the pipe is ready, and with each of its renewals
+    /// until the ledger has replied.
     #[inline(never)]
     fn set_probe(&mut self, cx: &mut Context, slot: usize, probe: Probe) {
         if let Some(request) = self.slab.get_mut(slot) {
@@ -550,7 +552,7 @@ impl Requests {
         }
     }
 
-    /// Tells the ledger what a response means for its account; not while the pipe is down.
+    /// Tells the ledger what a response says of its account; if the pipe is not ready, nothing is sent, now or later.
     #[inline(never)]
     fn report(&self, cx: &mut Context, slot: usize, account: u32, report: AccountReport) {
         let pool = self.slab.get(slot).and_then(|request| request.pool);
@@ -683,6 +685,7 @@ fn holds(request: &Request, lease: LeaseId) -> bool {
     held.is_some_and(|(held, _)| held == lease)
 }
 
+/// Counts an answer that is no failure.
 fn answered(cx: &mut Context, pool: usize, account: u32) {
     if let Some(view) = cx.pools.get_mut(pool) {
         view.windows.answered(account);

@@ -13,6 +13,8 @@ mod change;
 mod check;
 mod escapes;
 mod faults;
+mod generate;
+mod init;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 mod recall;

@@ -38,3 +38,4 @@ mod storm;
 mod streams;
 mod trap;
 mod upstream_faults;
+mod version;

@@ -13,6 +13,7 @@ mod gray;
 mod pool;
 mod simulator;
 mod sources;
+mod values;
 mod worker;
 
 /// A checked scheduler configuration from what differs from the smallest one.

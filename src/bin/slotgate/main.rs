@@ -7,6 +7,8 @@ mod act;
 mod bucket;
 mod check;
 mod explain;
+mod generate;
+mod init;
 mod problem;
 mod recall;
 mod server;
@@ -14,7 +16,7 @@ mod show;
 mod status;
 mod words;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use problem::{Exit, Problem};
 use recall::Asked;
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     name = "slotgate",
-    version,
+    version = slotgate::VERSION,
     arg_required_else_help = true,
     after_help = "Exit codes: 0 done; 1 no such thing, or errors found; 2 arguments or a file can't be read; 3 Redis can't be asked."
 )]
@@ -96,6 +98,23 @@ enum Command {
         /// A variable that is not set here is an error too
         #[arg(long)]
         require_env: bool,
+    },
+    /// Write an Envoy configuration from a short file of pools and accounts, or from answers
+    Init {
+        /// pools.yaml; - reads standard input [default: ask]
+        file: Option<String>,
+        /// Where to; - prints it [default: envoy.yaml, or fragment.yaml]
+        #[arg(long, value_name = "FILE")]
+        output: Option<String>,
+        /// Only the pieces to merge into a configuration of your own
+        #[arg(long)]
+        fragment: bool,
+        /// Write nothing: an error if the output is not what would be written
+        #[arg(long, conflicts_with = "force")]
+        check: bool,
+        /// Overwrite what is there
+        #[arg(long)]
+        force: bool,
     },
     /// Whether a session is in the gray release, and why
     Bucket {
@@ -184,6 +203,12 @@ enum Command {
         /// Only this pool [default: look in all]
         #[arg(long)]
         pool: Option<String>,
+    },
+    /// Write shell completions and manual pages into a folder, for those who package slotgate
+    #[command(hide = true)]
+    Generate {
+        /// Made where there is none
+        folder: std::path::PathBuf,
     },
 }
 
@@ -298,6 +323,19 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             let text = read(&file)?;
             check::run(&file, &text, require_env)
         }
+        Command::Init {
+            file,
+            output,
+            fragment,
+            check,
+            force,
+        } => init::run(&init::Asked {
+            file,
+            output,
+            fragment,
+            check,
+            force,
+        }),
         Command::Bucket {
             session,
             percent,
@@ -406,6 +444,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             act::unbind(&mut server()?, pool.pool.as_deref(), &session)
         }
         Command::Lease { id, pool } => act::lease(&mut server()?, pool.as_deref(), &id),
+        Command::Generate { folder } => generate::run(Cli::command(), &folder),
     }
 }
 

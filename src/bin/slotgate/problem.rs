@@ -1,7 +1,7 @@
 //! What went wrong, where, and what to try.
 
 use crate::show::Lines;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Problem {
     pub what: String,
     /// What to try.
     pub hint: Option<String>,
+    /// What it is made of: objects with a `text`.
+    pub parts: Vec<Value>,
 }
 
 impl Problem {
@@ -49,6 +51,7 @@ impl Problem {
             kind,
             what: what.into(),
             hint: None,
+            parts: Vec::new(),
         }
     }
 
@@ -60,6 +63,12 @@ impl Problem {
     /// With what to try.
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// With what it is made of.
+    pub fn with(mut self, parts: Vec<Value>) -> Self {
+        self.parts = parts;
         self
     }
 
@@ -82,7 +91,10 @@ impl Problem {
     /// To standard error.
     pub fn report(&self, as_json: bool) {
         let text = if as_json {
-            let error = json!({"kind": self.kind, "message": self.what, "try": self.hint});
+            let mut error = json!({"kind": self.kind, "message": self.what, "try": self.hint});
+            if let (Some(error), false) = (error.as_object_mut(), self.parts.is_empty()) {
+                error.insert("errors".to_owned(), self.parts.clone().into());
+            }
             Lines::json(&json!({ "error": error }), false)
         } else {
             self.text()
@@ -92,7 +104,11 @@ impl Problem {
 
     /// For people.
     pub fn text(&self) -> Lines {
-        let mut text = Lines::of(&format!("error: {}", self.what));
+        let mut text = Lines::default();
+        for part in &self.parts {
+            text.line(part.get("text").and_then(Value::as_str).unwrap_or_default());
+        }
+        text.line(&format!("error: {}", self.what));
         if let Some(hint) = &self.hint {
             text.line(&format!("  try: {hint}"));
         }

@@ -29,6 +29,7 @@ async function refresh() {
 
 function show(status) {
   document.body.className = status.writable ? "" : "readonly";
+  put($("#version"), `slotgate ${status.version}`);
   $("#key").hidden = !status.writable;
   showCounters(status.counters, status.pools.length > 1);
   showPools(status);

@@ -200,6 +200,7 @@ fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
         (&json!(12.5), &json!(12.5))
     );
     assert_eq!((&q["pool"], &q["revision"]), (&json!("q"), &json!(0)));
+    assert_eq!(said["version"], json!(slotgate::VERSION));
     assert_eq!(
         (&said["writable"], &said["counters"]),
         (&json!(true), &json!({"drift": 1}))

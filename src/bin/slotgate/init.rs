@@ -1,0 +1,208 @@
+//! `slotgate init`: an Envoy configuration from a short file, or from answers.
+
+mod marked;
+mod plan;
+mod wizard;
+mod write;
+
+use crate::problem::{Exit, Problem};
+use crate::show::Lines;
+use crate::words::count;
+use crate::{Answer, check, read};
+use plan::Plan;
+use serde_json::json;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+/// What the answers are written to.
+const ANSWERS: &str = "pools.yaml";
+
+/// What `slotgate init` was told.
+#[derive(Debug)]
+pub struct Asked {
+    /// `pools.yaml`, or `-`; `None`: ask.
+    pub file: Option<String>,
+    pub output: Option<String>,
+    pub fragment: bool,
+    pub check: bool,
+    pub force: bool,
+}
+
+pub fn run(asked: &Asked) -> Result<Answer, Problem> {
+    let usual = match asked.fragment {
+        true => "fragment.yaml",
+        false => "envoy.yaml",
+    };
+    let output = asked.output.as_deref().unwrap_or(usual);
+    if asked.check && output == "-" {
+        return Err(Problem::usage(
+            "--check compares a file: --output - is none",
+        ));
+    }
+    let (name, text) = match &asked.file {
+        Some(file) if file == "-" => (ANSWERS.to_owned(), read(file)?),
+        Some(file) => (base_name(file), read(file)?),
+        None if asked.check => return Err(Problem::usage("--check needs pools.yaml")),
+        None => {
+            if !asked.force {
+                free(ANSWERS)?;
+                free(output)?;
+            }
+            let wizard = wizard::Wizard {
+                answers: std::io::stdin().lock(),
+                questions: std::io::stderr(),
+            };
+            (ANSWERS.to_owned(), wizard.ask(asked.fragment)?)
+        }
+    };
+    let shown = asked.file.as_deref().unwrap_or(ANSWERS);
+    let plan = plan::plan(&text, asked.fragment).map_err(|mistakes| {
+        let what = format!(
+            "{shown} has {}; nothing was written",
+            count(mistakes.len() as u64, "error")
+        );
+        let listed = mistakes.iter().map(|mistake| {
+            let plan::Mistake { place, path, problem } = mistake;
+            let text = format!("{shown}:{mistake}");
+            json!({"line": place.line, "column": place.column, "path": path, "problem": problem, "text": text})
+        });
+        Problem::new(Exit::Wrong, "pools", what).with(listed.collect())
+    })?;
+    let written = write::text(&plan, &name, asked.fragment);
+    for document in written.split("\n---\n") {
+        let found = check::run(output, document, false)?;
+        if found.exit != Exit::Done {
+            found.text.report();
+            let what =
+                format!("what {shown} makes is refused by `slotgate check`; nothing was written");
+            return Err(Problem::new(Exit::Wrong, "pools", what));
+        }
+    }
+    if asked.check {
+        return compare(output, shown, &written);
+    }
+    if asked.file.is_none() {
+        put(ANSWERS, &text, asked.force)?;
+    }
+    if output == "-" {
+        let mut lines = Lines::default();
+        written.lines().for_each(|line| lines.line(line));
+        return Ok(Answer {
+            text: lines,
+            json: json!(null),
+            exit: Exit::Done,
+        });
+    }
+    put(output, &written, asked.force)?;
+    Ok(done(&plan, asked, output))
+}
+
+fn done(plan: &Plan, asked: &Asked, output: &str) -> Answer {
+    let mut lines = Lines::default();
+    if asked.file.is_none() {
+        lines.line(&format!(
+            "{ANSWERS}: written; change it and run `slotgate init {ANSWERS} --force`"
+        ));
+    }
+    lines.line(&format!("{output}: written, layout {}", plan.layout.name()));
+    let variables = write::variables(plan);
+    if !variables.is_empty() {
+        lines.line(&format!(
+            "  Envoy's environment must hold: {}",
+            variables.join(", ")
+        ));
+    }
+    match asked.fragment {
+        true => lines.line("  next: merge it into your configuration, then `slotgate check` that"),
+        false => lines.line(&format!("  next: envoy -c {output}")),
+    }
+    Answer {
+        text: lines,
+        json: json!({"file": output, "layout": plan.layout.name(), "fragment": asked.fragment, "variables": variables}),
+        exit: Exit::Done,
+    }
+}
+
+/// Whether the file is what would be written.
+fn compare(output: &str, source: &str, expected: &str) -> Result<Answer, Problem> {
+    let there = read(output)?;
+    let same = there == expected;
+    let mut lines = Lines::default();
+    let mut line = None;
+    if same {
+        lines.line(&format!("{output}: as {source} says"));
+    } else {
+        let equal = there
+            .lines()
+            .zip(expected.lines())
+            .take_while(|(a, b)| a == b);
+        let at = equal.count();
+        line = Some(at.saturating_add(1));
+        lines.line(&format!(
+            "{output}:{}: differs from what {source} gives",
+            at.saturating_add(1)
+        ));
+        let side = |text: &str| {
+            text.lines()
+                .nth(at)
+                .unwrap_or("(the end)")
+                .trim_start()
+                .to_owned()
+        };
+        lines.line(&format!("  there:    {}", side(&there)));
+        lines.line(&format!("  expected: {}", side(expected)));
+    }
+    Ok(Answer {
+        text: lines,
+        json: json!({"file": output, "same": same, "line": line}),
+        exit: if same { Exit::Done } else { Exit::Wrong },
+    })
+}
+
+/// The last part of a path: where the file lies is not part of what is written.
+fn base_name(file: &str) -> String {
+    let name = Path::new(file).file_name().and_then(|name| name.to_str());
+    let safe = |name: &&str| {
+        name.chars()
+            .all(|char| char.is_ascii_alphanumeric() || "._-".contains(char))
+    };
+    name.filter(safe).unwrap_or(ANSWERS).to_owned()
+}
+
+fn exists(file: &str) -> Problem {
+    Problem::new(
+        Exit::Usage,
+        "exists",
+        format!("{file} is there already; nothing was written"),
+    )
+    .hint("--output with another name, or --force")
+}
+
+/// An error if the file is there.
+fn free(file: &str) -> Result<(), Problem> {
+    match file != "-" && std::fs::symlink_metadata(file).is_ok() {
+        true => Err(exists(file)),
+        false => Ok(()),
+    }
+}
+
+fn put(file: &str, text: &str, force: bool) -> Result<(), Problem> {
+    let opened = match force {
+        true => OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(file),
+        false => OpenOptions::new().write(true).create_new(true).open(file),
+    };
+    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => exists(file),
+        _ => Problem::new(
+            Exit::Usage,
+            "file",
+            format!("{file} can't be written: {error}"),
+        ),
+    })
+}
