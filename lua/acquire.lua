@@ -15,9 +15,9 @@
 -- Returns {epoch, answer ..}: for each lease, in order
 --         account id            the lease holds a slot of it; if it held one already, that one's
 --         account id ":probe"   and it probes, for an account that has cooled: `cooldown` wants to know whether it passed
---         integer               saturated: retry after so many ms
+--         integer               saturated: retry after this many ms
 --         nil                   the account is not in this pool (force)
--- Errors  NOPOOL (no accounts: sync first), BADARG; GARBAGE, when what stands in the ledger cannot be there, and after an id
+-- Errors  NOPOOL (no accounts: sync first), BADARG; GARBAGE, when the ledger holds what cannot be there, and after an id
 --         in `free` that is no account's was taken out of it. No lease is taken then.
 -- Sessions  One key holds many, each as `=<tag><mark><account id> <until, ms>`. The mark is `,` for a new session, and `;` for one
 --       that came back in time. The new ones are first, and among equals the one that was written longest ago. When a key is

@@ -1,16 +1,16 @@
 -- control: what an operator changes by hand, kept through restarts of Envoy and new revisions. Accounts follow at once; the
--- percentage, and drains where a worker chooses by itself, as soon as each worker looks (overrides.lua, control.poll_ms).
+-- percentage, and drains where a worker chooses by itself, as soon as each worker polls (overrides.lua, control.poll_ms).
 --
 -- KEYS  the six of ledger.lua
 --       7 control (HASH: drain:<account id> -> 1; percent -> basis points)
 --       8 the key that holds the session (STRING, see acquire.lua), only for unbind
 -- ARGV  1 verb: drain     no new leases of the account, holders finish
 --               undrain   the other way
---               percent   the share of the gray release, instead of the configured one
+--               percent   the percentage of the gray release, instead of the configured one
 --               thaw      end the account's cooldown, its probing, and its being behind
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
--- Returns {old, new}, each empty when nothing is set; old is ? when what stood there is far too long
+-- Returns {old, new}, each empty when nothing is set; old is ? when the old value is far too long
 -- Errors  NOACCOUNT, BADARG, WRONGTYPE, GARBAGE; nothing is written then
 -- Flags  allow-oom: an operator needs it most when things are full
 -- Cost  O(log accounts)

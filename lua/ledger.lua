@@ -1,4 +1,4 @@
--- What every ledger script begins with.
+-- The beginning of every ledger script: its keys, and the functions that several scripts use.
 --
 -- KEYS, all under one hash tag, the same six first in every script:
 --   1 accounts  HASH  account id -> "max load base flags"; #revision, #digest, #epoch of the sync in force; #coming, the

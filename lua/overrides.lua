@@ -6,10 +6,10 @@
 -- ARGV  1 most drained accounts to name, 1..1000
 --       2 most accounts to tell the use of, 0..1000
 -- Returns {percent, drained, used, question}
---         percent  as it stands, whoever wrote it; empty: none; ?: far too long
+--         percent  as Redis holds it, whoever wrote it; empty: none; ?: far too long
 --         drained  ids in order, a space between; nil: more than ARGV 1
 --         used     id, used, max of each account, spaces between; empty: more than ARGV 2
---         question as it stands; empty: none, or more than 512 bytes
+--         question as Redis holds it; empty: none, or more than 512 bytes
 -- Errors  BADARG
 -- Flags  no-writes
 -- Cost  O(ARGV 1 * log ARGV 1 + ARGV 2), however many there are; a hash that Redis keeps as a listpack is read whole

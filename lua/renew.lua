@@ -7,7 +7,7 @@
 --         r  renewed
 --         a  re-adopted: it was gone and is counted again, because Redis lost its data since (the epoch is another)
 --            or because the account still had a slot nobody uses, even when it takes no new leases; or only its owner was
---            lost, and stands there again
+--            lost, and is there again
 --         l  lost: it had expired, and the slot is someone else's by now
 -- Errors  NOPOOL, BADARG; nothing is written then. GARBAGE; what was there is renewed then
 -- Flags  allow-oom: a lease that can't be renewed would be granted twice

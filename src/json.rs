@@ -1,4 +1,4 @@
-//! JSON text, written as it comes: a document for every second's look at thousands of accounts needs no tree.
+//! Writes JSON text piece by piece: a status of thousands of accounts each second needs no tree.
 
 use crate::printable::is_harmful;
 

@@ -31,7 +31,7 @@ pub fn harmless(text: &str) -> Cow<'_, str> {
 /// The longest part of a server's words that is repeated, in bytes.
 pub const MOST_ASCII: usize = 200;
 
-/// Bytes of any kind as printable ASCII with escapes such as `\x1b`, cut with dots behind [`MOST_ASCII`] bytes.
+/// Bytes of any kind as printable ASCII with escapes such as `\x1b`, cut with dots after [`MOST_ASCII`] bytes.
 #[must_use]
 pub fn ascii(bytes: &[u8]) -> String {
     let mut text = String::new();

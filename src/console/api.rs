@@ -218,7 +218,7 @@ fn value<'a>(headers: Headers<'a>, name: &str) -> &'a [u8] {
     headers.get(name).unwrap_or_default()
 }
 
-/// What stands before a byte.
+/// The text before the first such byte, or all of it.
 fn until(text: &[u8], byte: u8) -> &[u8] {
     text.split(|other| *other == byte).next().unwrap_or(text)
 }
@@ -339,7 +339,7 @@ pub struct Recall {
     pub kind: &'static str,
     /// The request's id, or its lease's.
     pub id: String,
-    /// Stands in the answer too: others may ask at the same time.
+    /// A mark that the answer repeats: others may ask at the same time.
     pub nonce: String,
 }
 

@@ -1,4 +1,4 @@
-//! What Redis is asked for on behalf of a console's requests, and what its replies mean to them.
+//! Jobs: what the console asks Redis for its requests, step by step, and what the replies mean to them.
 
 use super::api::{Ask, Recall, Response, changed};
 use crate::json::Json;
@@ -11,17 +11,18 @@ use crate::ledger::view::{Pool, Question, explain, text};
 use crate::printable::ascii;
 use crate::request::gray::hash128;
 
-/// No more accounts of a pool are shown.
+/// How many accounts of a pool are shown at most.
 const MOST_ACCOUNTS: usize = 5_000;
-/// A question about a request is looked after so often, and for so long, in ms: workers look once per `control.poll_ms`.
+/// How often, and for how long, the console checks for the answer to a question, in ms: workers poll once per
+/// `control.poll_ms`.
 const RECALL_MS: (u64, u64) = (150, 2_500);
 
 /// Accounts in one page of `inspect`: Redis does nothing else meanwhile.
 const PAGE: u64 = 100;
-/// The question itself is kept for so long, in ms.
+/// How long the question itself is kept, in ms.
 const QUESTION_MS: u64 = 5_000;
 
-/// Who gets a job's answer.
+/// The streams that get a job's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
     /// All who asked for the look that is under way.
@@ -29,7 +30,7 @@ pub(super) enum Owner {
     Stream(u32),
 }
 
-/// What Redis is asked for.
+/// The work that one request, or all that share a look, needs of Redis.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) owner: Owner,

@@ -1,4 +1,4 @@
-//! Role `console`: the operator's page and the same as JSON. One for each worker, with a pipe of its own.
+//! Role `console`: the operator's page and its API in JSON. One for each worker, with a pipe of its own.
 //!
 //! Pure like [`crate::worker`]: each `on_…` method is an event, `now_ms` the host's monotonic clock, and what must be done
 //! is left in [`Output`].
@@ -31,12 +31,14 @@ use std::mem::discriminant;
 
 /// How long a body may take to arrive, in ms.
 const BODY_MS: u64 = 2_000;
-/// No more bodies are awaited at once of those who may write, and of the others: the oldest gives way to a new one.
+/// How many bodies are awaited at once, of requests that change something and again of all others: the oldest gives way to a
+/// new one.
 const MOST_BODIES: usize = 8;
-/// No more explanations, and no more requests of each other kind, wait for Redis at once.
+/// How many explanations wait for Redis at once.
 const MOST_EXPLAINS: usize = 8;
+/// How many requests of each other kind wait for Redis at once.
 const MOST_JOBS: usize = 16;
-/// No more requests wait for the next look at all pools.
+/// How many requests wait for the next look at all pools.
 const MOST_WAITING: usize = 128;
 
 /// Answers in one callback, and their bytes: Envoy carries all of them out after it, one within the other.
@@ -44,7 +46,7 @@ const PORTION: (usize, usize) = (32, 256_000);
 /// The scripts it runs.
 const SCRIPTS: [Script; 2] = [Script::Inspect, Script::Control];
 
-/// What is wanted done. The host takes it after every event.
+/// The effects of an event. The host carries them out after each one.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Answers to requests that waited: stream and answer. The host takes them by [`Output::portion`].
@@ -70,7 +72,7 @@ impl Output {
     }
 }
 
-/// What becomes of a request when its headers are there.
+/// How a request goes on when its headers or its body are there.
 #[derive(Debug, PartialEq)]
 pub enum NextStep {
     /// It is answered.
@@ -142,12 +144,12 @@ impl Console {
         &self.config
     }
 
-    /// What must be done now.
+    /// The effects that the host must carry out now.
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
     }
 
-    /// What must be done with the pipe.
+    /// What the host must open, drop or send.
     pub fn wire(&mut self) -> &mut Wire {
         self.pipe.wire()
     }
@@ -186,7 +188,7 @@ impl Console {
         self.jobs.iter().find(turn).map(|job| job.owner)
     }
 
-    /// Request headers arrived; `ends`: with nothing behind them.
+    /// Request headers arrived; `ends`: no body follows.
     pub fn on_request(
         &mut self,
         now_ms: u64,
@@ -295,7 +297,7 @@ impl Console {
         NextStep::Wait
     }
 
-    /// The answer that refuses it, while the pipe is known to be gone.
+    /// Opens the pipe if needed. While it is known to be gone, the error is the response that refuses the request.
     fn want_pipe(&mut self, now_ms: u64) -> Result<(), Response> {
         if self.pipe.want(now_ms) {
             Ok(())
@@ -349,7 +351,7 @@ impl Console {
         self.write(now_ms, owner, 0);
     }
 
-    /// What this Envoy has counted, as JSON: a look begins with it.
+    /// Takes the counters of this Envoy, as JSON: a look begins with them.
     pub fn on_counters(&mut self, counters: &str) {
         let writable = self.config.token.is_some();
         let percent = self.config.gray;
@@ -446,15 +448,6 @@ impl Console {
         let Some(keys) = self.keys.get(job.pool) else {
             return;
         };
-        if job.wants == Wants::Explain(Part::Session) && job.question.session.is_none() {
-            job.wants = Wants::Explain(Part::Scope);
-        }
-        if job.wants == Wants::Explain(Part::Scope) && job.question.scope.is_none() {
-            job.wants = Wants::Explain(Part::Accounts);
-        }
-        if let Wants::Recall(Step::Rest { until_ms }) = job.wants {
-            job.wants = Wants::Recall(Step::Read { until_ms });
-        }
         if !job.needs_redis() {
             return;
         }
@@ -479,7 +472,7 @@ impl Console {
         self.take_turn(now_ms);
     }
 
-    /// What a reply to a job brings about.
+    /// Handles the reply to a job: an answer for its clients, or the job's next step.
     fn go_on(&mut self, now_ms: u64, mut job: Job, tries: u8, reply: &[u8]) {
         let pool = self.config.pools.get(job.pool).map_or("", String::as_str);
         let mut next_tries = 0;
@@ -538,7 +531,7 @@ impl Console {
         }
     }
 
-    /// Everyone who waits for Redis is told.
+    /// Gives the pipe up, and tells every request that waits for Redis.
     fn lose_pipe(&mut self, now_ms: u64, why: Down) {
         let loss = self.pipe.lose(now_ms, why, &mut self.random);
         let timeout_ms = self.config.redis.command_timeout_ms;

@@ -1,25 +1,24 @@
-//! What keeps the data path going, however many clients ask as fast as they can: how soon a scan begins, and when an answer is
-//! held back. Measured by `make bench-console`.
+//! Limits the console's load, so that the data path goes on however many clients ask as fast as they can: how soon a scan
+//! begins, and when an answer is held back. Measured by `make bench-console`.
 
 use super::api::Response;
 use std::collections::VecDeque;
 
 /// The shortest time from one look's begin to the next one's, in ms. All who ask meanwhile share the next.
 const LOOK_MS: u64 = 250;
-/// After a scan the next one waits for 1 ms for so many bytes from Redis, which cost Envoy's worker and Redis 0.1 ms
-/// together, and for 1 ms for so many bytes to clients...
+/// How many bytes from Redis make the next scan wait for 1 ms. They cost Envoy's worker and Redis 0.1 ms together.
 const READ_PER_MS: usize = 1_000;
+/// How many bytes to clients make the next scan wait for 1 ms.
 const SENT_PER_MS: usize = 8_000;
-/// ...and for so many ms for each answer...
+/// How long each answer makes the next scan wait, in ms.
 const ANSWER_MS: u64 = 16;
-/// ...of which an explanation counts for so many: to judge each account costs more than to read and to send it...
+/// How many answers an explanation counts for: to judge each account costs more than to read and to send it.
 const EXPLAINED: u64 = 4;
-/// ...but no longer than this, in ms.
+/// The longest that all these together make a scan wait, in ms.
 const MOST_REST_MS: u64 = 5_000;
-/// Answers that need no Redis have a budget of their own. So much of it may be used in advance, in ms; an answer beyond that
-/// is held back.
+/// How much of the budget of answers that need no Redis may be used in advance, in ms. An answer beyond that is held back.
 const BURST_MS: u64 = 250;
-/// No more answers are held back; those beyond are given at once.
+/// How many answers are held back at most; those beyond are given at once.
 const MOST_HELD: usize = 128;
 
 /// The budgets of one console.
@@ -79,7 +78,7 @@ impl Pace {
         Some((held.stream, held.response))
     }
 
-    /// A client left. What its answer would have cost is nobody's: who leaves must not make others wait.
+    /// A client left. The cost of its answer is given back: a client that leaves must not make others wait.
     pub(super) fn forget(&mut self, stream: u32) {
         let mut given_back_ms: u64 = 0;
         self.held.retain(|held| {
@@ -103,12 +102,12 @@ impl Pace {
         self.next_look_ms = now_ms.saturating_add(LOOK_MS);
     }
 
-    /// So many bytes came from Redis.
+    /// Counts bytes that came from Redis.
     pub(super) fn read(&mut self, now_ms: u64, bytes: usize) {
         self.rest(now_ms, ms(bytes, READ_PER_MS).saturating_add(1));
     }
 
-    /// So many clients got an answer that needed Redis.
+    /// Counts an answer that needed Redis, and the clients that got it.
     pub(super) fn answered(&mut self, now_ms: u64, response: &Response, clients: usize) {
         self.rest(now_ms, cost_ms(response).saturating_mul(clients as u64));
     }
@@ -125,7 +124,7 @@ fn cost_ms(response: &Response) -> u64 {
     ms(response.body.len(), SENT_PER_MS).saturating_add(ANSWER_MS)
 }
 
-/// How many ms so many bytes take, rounded down.
+/// How many ms a number of bytes takes, rounded down.
 fn ms(bytes: usize, per_ms: usize) -> u64 {
     bytes.checked_div(per_ms).unwrap_or(0) as u64
 }

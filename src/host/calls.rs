@@ -202,7 +202,7 @@ impl Ticker {
     }
 }
 
-/// Calls `on_tick` of this plugin's root every so many ms; 0: never.
+/// Calls `on_tick` of this plugin's root each time this period has passed, in ms; 0: never.
 fn set_tick_period(period_ms: u32) {
     // SAFETY: numbers only.
     let _ = unsafe { proxy_set_tick_period_milliseconds(period_ms) };
@@ -260,7 +260,8 @@ pub fn property(path: &[u8]) -> Vec<u8> {
     returned(|data, size| unsafe { proxy_get_property(path.as_ptr(), path.len(), data, size) })
 }
 
-/// What any worker of this VM's id has put there last; empty when none has. It outlives configurations.
+/// The value that any worker of this VM's id has shared last under this key; empty when none has. It outlives
+/// configurations.
 pub fn shared(key: &str) -> Vec<u8> {
     let mut version = 0;
     // SAFETY: all pointers live across the call.

@@ -209,7 +209,7 @@ impl Shared {
         }
     }
 
-    /// Hands notices to the log, and looks to the next configuration.
+    /// Hands notices to the log, and overrides to the next configuration.
     fn publish(&self, worker: &mut Worker) {
         let output = worker.output();
         if output.notices.is_empty() && output.overrides.is_empty() {
@@ -292,7 +292,7 @@ fn log_notice(notice: &Notice) {
     }
 }
 
-/// Where workers leave their last look at a pool for each other: one name for one ledger.
+/// The key under which workers share the overrides that they saw last in a pool: one key for one ledger.
 fn look_key(config: &Config, pool: usize) -> Option<String> {
     let pool = &config.pools.get(pool)?.name;
     let redis = &config.redis;
@@ -302,7 +302,7 @@ fn look_key(config: &Config, pool: usize) -> Option<String> {
     ))
 }
 
-/// What a root context was told to be.
+/// The role of a root context.
 #[derive(Clone)]
 pub enum RootRole {
     /// Not configured.
@@ -330,7 +330,7 @@ impl Root {
         }
     }
 
-    /// What it was told to be.
+    /// The role that its configuration gave it.
     pub fn role(&self) -> RootRole {
         let told = self.role.try_borrow();
         told.map_or(RootRole::Nothing, |told| told.clone())

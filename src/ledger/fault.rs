@@ -15,7 +15,7 @@ pub enum Fault {
     ReadOnly,
     /// A replica that may not answer while it has no master.
     MasterDown,
-    /// It still reads its data.
+    /// The server still loads its data.
     Loading,
     /// Another node of the cluster has the pool, or none.
     Moved,
@@ -25,7 +25,7 @@ pub enum Fault {
     OutOfMemory,
     /// A script has been running for too long.
     Busy,
-    /// It can't write its data to disk.
+    /// The server can't write its data to disk.
     Disk,
     /// Too few replicas are in step.
     NoReplicas,
@@ -35,7 +35,7 @@ pub enum Fault {
     BadArgument,
     /// An error from within the script, or one nobody expects.
     Unknown,
-    /// Not the answer to what was asked: replies and commands no longer match.
+    /// The reply does not fit the command: replies and commands no longer match.
     Mismatch,
     /// The pool holds what cannot be there: a value that is none, a key of another type. It is this pool's fault alone.
     Garbage,
@@ -109,7 +109,7 @@ impl Fault {
         }
     }
 
-    /// As it stands in metrics and logs.
+    /// The name of the fault in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -16,15 +16,15 @@ const DRAINED: u64 = 2;
 /// What an account does now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// It takes leases.
+    /// The account takes leases.
     Free,
-    /// It takes them when no other does: it failed too often.
+    /// The account takes leases only when no other does: it failed too often.
     Behind,
     /// All its slots are used.
     Full,
-    /// It has cooled, and takes one.
+    /// The account has cooled, and takes one lease as a probe.
     Probe,
-    /// That one is under way.
+    /// The probe is under way.
     Probing,
     /// Not enabled in the configuration.
     Disabled,
@@ -118,7 +118,7 @@ pub struct Pool {
     pub error: Option<String>,
     /// In no order.
     pub accounts: Vec<Account>,
-    /// Where each stands: a scan may show one twice.
+    /// The place of each account by its id: a scan may show an account twice.
     places: BTreeMap<String, usize>,
 }
 

@@ -14,7 +14,7 @@ pub enum End {
     Unserved,
     /// It served, and the other side closed it.
     Closed,
-    /// It served until something else was wrong; `keeps`: the same is to be expected of the next one.
+    /// It served until something else was wrong.
     Dropped {
         /// Whether the next connection will most likely end the same way.
         keeps: bool,

@@ -103,7 +103,7 @@ enum State {
     Ready,
 }
 
-/// What is under way.
+/// A command of the greeting or of the owner.
 #[derive(Debug)]
 enum Asked<C> {
     Auth,
@@ -115,7 +115,7 @@ enum Asked<C> {
 }
 
 impl<C> Asked<C> {
-    /// As refusals name it.
+    /// The name of the command in a refusal.
     fn name(&self) -> &'static str {
         match self {
             Self::Auth => greeting::AUTH,
@@ -130,9 +130,9 @@ impl<C> Asked<C> {
 /// A connection whose owner sends commands of type `C`.
 #[derive(Debug)]
 pub struct Connection<C> {
-    /// Loaded by the greeting.
+    /// The scripts that the greeting loads.
     scripts: &'static [Script],
-    /// Opened again by itself after a loss, once it was needed.
+    /// Whether a lost connection is opened again even when nobody asks for it.
     stays: bool,
     state: State,
     backoff: Backoff,
@@ -186,7 +186,7 @@ impl<C> Connection<C> {
         self.state == State::Ready
     }
 
-    /// Whether it is needed and does not serve.
+    /// Whether the connection is needed and does not serve.
     #[must_use]
     pub fn is_down(&self) -> bool {
         !matches!(self.state, State::Ready | State::Closed { .. })
@@ -248,7 +248,7 @@ impl<C> Connection<C> {
         })
     }
 
-    /// Sees to it that it is opened. Returns whether that may be waited for: right after a failure it is not.
+    /// Opens the connection soon, if it is not open. Returns whether to wait for it: `false` right after a failure.
     pub fn want(&mut self, now_ms: u64) -> bool {
         match self.state {
             State::Closed { until_ms } if now_ms < until_ms && self.failures() > 0 => false,
@@ -281,10 +281,12 @@ impl<C> Connection<C> {
         }
     }
 
-    /// Orders it when that is due. Returns why it must be given up, if it must.
+    /// Orders the connection when that is due. Returns why it must be given up, if it must.
     pub fn on_tick(&mut self, now_ms: u64, redis: &Redis) -> Option<Down> {
+        // The host may not have dropped the last one so far.
         if let State::Waiting { until_ms } = self.state
             && until_ms <= now_ms
+            && self.wire.order.is_none()
         {
             self.state = State::Ordered;
             self.wire.order = Some(PipeOrder::Open);
@@ -317,7 +319,7 @@ impl<C> Connection<C> {
         self.ask(now_ms, Asked::SetName);
     }
 
-    /// The owner is prepared: from now on it is ready.
+    /// The owner has prepared itself: from now on the connection serves.
     pub fn serve(&mut self, now_ms: u64) {
         self.state = State::Ready;
         self.ready_ms = now_ms;
@@ -354,7 +356,7 @@ impl<C> Connection<C> {
         });
     }
 
-    /// Counts a command as under way again whose reply was not its answer, so that it is lost with the connection.
+    /// Takes back a command whose reply did not fit it: it is lost together with the connection.
     pub fn put_back(&mut self, sent: Sent<C>) {
         self.sent.push_front(Sent {
             command: Asked::Command(sent.command),
@@ -506,7 +508,7 @@ impl<C> Connection<C> {
         }
     }
 
-    /// It is gone, or given up: all that was under way is handed back, and it is opened again after a while.
+    /// The connection is gone, or given up. Returns all that was under way; it is opened again after a while.
     pub fn lose(&mut self, now_ms: u64, why: Down, random: &mut Rng) -> Loss<C> {
         if !matches!(why, Down::Closed | Down::Unopened) {
             self.wire.order = Some(PipeOrder::Reset);
@@ -569,14 +571,14 @@ impl<C> Connection<C> {
         }
     }
 
-    /// Whether the host may say that it was closed: it had been ordered, and was not lost already.
+    /// Whether the host may report the connection as closed: it was ordered, and was not lost already.
     #[must_use]
     pub fn can_close(&self) -> bool {
         self.state == State::Ordered || self.is_open()
     }
 }
 
-/// What a script that was not loaded says of the server.
+/// Why the connection is of no use when a script was not loaded.
 fn wrong_server(value: Option<Value>) -> Down {
     match value {
         Some(Value::Error(error)) if Fault::of(error).is_wrong_server() => {

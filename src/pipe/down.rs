@@ -5,7 +5,7 @@ use crate::ledger::fault::Fault;
 /// What to do with the pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PipeOrder {
-    /// Open it; answered by [`Worker::on_pipe_open`] or [`Worker::on_pipe_closed`].
+    /// Open it, then tell the owner that it is open or closed.
     Open,
     /// Drop it without a word.
     Reset,
@@ -20,7 +20,7 @@ pub enum Down {
     Unopened,
     /// The oldest command waited longer than `command_timeout_ms`.
     Stuck,
-    /// A reply was not the answer to what was asked.
+    /// Redis sent a reply that does not fit the command.
     Mismatch,
     /// Redis refused AUTH.
     Auth,
@@ -35,7 +35,7 @@ pub enum Down {
 }
 
 impl Down {
-    /// As they stand in metrics.
+    /// The reasons as metrics name them.
     pub const NAMES: [&str; 9] = [
         "closed",
         "unopened",
@@ -48,7 +48,7 @@ impl Down {
         "refused",
     ];
 
-    /// Its place among the names.
+    /// The index of this reason in [`Down::NAMES`].
     #[must_use]
     pub fn place(self) -> usize {
         match self {

@@ -1,4 +1,4 @@
-//! What a connection to Redis begins with, whoever opens it, and what a server says against it.
+//! The greeting: the first commands on every connection to Redis, and how a server refuses them.
 
 use crate::config::Redis;
 use crate::ledger::resp::{Value, Values, push_command};
@@ -6,15 +6,15 @@ use crate::ledger::source::Script;
 use crate::printable::ascii;
 use std::fmt;
 
-/// What is asked, as it is said.
+/// How a message names the login.
 pub const AUTH: &str = "AUTH";
-/// The same.
+/// How a message names the choice of a database.
 pub const SELECT: &str = "SELECT";
-/// The same.
+/// How a message names the naming of the connection.
 pub const SET_NAME: &str = "CLIENT SETNAME";
-/// The same.
+/// How a message names the loading of the scripts.
 pub const LOAD: &str = "SCRIPT LOAD";
-/// The same.
+/// How a message names the connection itself, when the server wants none.
 pub const CONNECTION: &str = "the connection";
 
 /// The longest version that is believed to be one, in bytes.
@@ -149,7 +149,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What an operator can look at.
+/// Where an operator finds the cause of a refusal, as the end of a message.
 fn hint(asked: &str, error: &[u8]) -> &'static str {
     const HINTS: [(&str, &str); 8] = [
         ("WRONGPASS", LOGIN),

@@ -154,7 +154,7 @@ struct Index {
 }
 
 impl Index {
-    /// With room for so many.
+    /// An empty table with room for `most` keys.
     fn new(most: usize) -> Self {
         Self {
             entries: Vec::new(),
@@ -166,7 +166,7 @@ impl Index {
         self.find(key).ok()
     }
 
-    /// The index that stands for the key: that of the first one who had it.
+    /// The index of the first account that has this key; without one the key gets `index`.
     fn first(&mut self, key: Box<[u8]>, index: u32) -> u32 {
         match self.find(&key) {
             Ok(first) => first,
@@ -180,7 +180,7 @@ impl Index {
         }
     }
 
-    /// What the key has, else a free place for it.
+    /// The index of the key, else a free place for it.
     fn find(&self, key: &[u8]) -> Result<u32, usize> {
         // FNV-1a: ids are short, and an operator's own.
         let hash = key.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -256,7 +256,7 @@ pub struct AccountTable {
     seen: u64,
 }
 
-/// What is shown of one account, or of several together.
+/// The gauges of one account, or of all beyond the bound together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct AccountGauges {
     /// Requests of this worker that used it so far.
@@ -297,8 +297,8 @@ impl AccountTable {
         }
     }
 
-    /// What is shown of the accounts, in order, and how often they were seen in the ledger. One more than the bound stands
-    /// for all beyond it.
+    /// The gauges of the accounts, in order, and how often they were read from the ledger. The accounts beyond the bound have
+    /// the last place together.
     #[must_use]
     pub fn shown(&self) -> (&[AccountGauges], u64) {
         (&self.shown, self.seen)

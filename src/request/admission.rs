@@ -6,7 +6,7 @@
 use crate::config::{OnFailure, OnSaturated, Traditional};
 use crate::request::lease::LeaseId;
 
-/// Where a request stands.
+/// The state of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Headers not decided on yet.
@@ -22,7 +22,7 @@ pub enum Phase {
         lease: LeaseId,
         /// The account, by its index in the configuration.
         account: u32,
-        /// Who chose it.
+        /// Whether the ledger or this worker chose the account.
         path: Path,
     },
     /// It goes the traditional way and holds nothing.
@@ -45,7 +45,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// As it stands in `x-slotgate-path`.
+    /// The name of the path in `x-slotgate-path`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -99,7 +99,7 @@ impl Reason {
         Self::Saturated,
     ];
 
-    /// As it stands in metrics and logs.
+    /// The name of the reason in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -181,7 +181,7 @@ impl Event {
     }
 }
 
-/// What must be done.
+/// An action that a step asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Let the request go on with this account's headers, or as it is.

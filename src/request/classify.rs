@@ -17,7 +17,7 @@ pub struct Class {
     pub scope: Option<Box<[u8; 16]>>,
 }
 
-/// Reads the request. `share` is the part of the pool's sessions that is in, in basis points; `random` decides for a request
+/// Reads the request. `share` is the percentage of the pool's sessions that is in, in basis points; `random` decides for a request
 /// with neither session nor id.
 #[must_use]
 pub fn classify(

@@ -1,4 +1,4 @@
-//! Who is in the gray release: session → bucket → in or out.
+//! Which requests are in the gray release: session → bucket → in or out.
 //!
 //! The bucket, so that any language can compute it:
 //! `key = SipHash-2-4-128(key: 16 zero bytes, salt)`, its 16 output bytes as they come;
@@ -45,7 +45,8 @@ impl Bucketer {
         of(hash)
     }
 
-    /// In or out, by the share in force, and the bucket, unless an override made that unimportant. `random` is used for a request with neither session nor request id.
+    /// Whether a request is in or out at this percentage, in basis points, and its bucket, unless an override decided. `random`
+    /// is used for a request with neither session nor request id.
     #[must_use]
     pub fn choose(
         &self,

@@ -1,7 +1,7 @@
 //! A view of one header map as the host hands it over, without copying it.
 //!
 //! Layout (proxy-wasm ABI 0.2.1): a little-endian `u32` count, then for each header two `u32` lengths, then for each header
-//! its name, a zero byte, its value, a zero byte. Bytes of any kind may stand in a value.
+//! its name, a zero byte, its value, a zero byte. A value may hold bytes of any kind.
 
 /// A serialized header map. One that is cut short simply ends early.
 #[derive(Clone, Copy)]
@@ -76,7 +76,7 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<usize> {
     usize::try_from(u32::from_le_bytes(*four)).ok()
 }
 
-/// Takes `length` bytes and the zero byte behind them.
+/// Takes `length` bytes and the zero byte after them.
 fn split<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
     let (taken, left) = rest.split_at_checked(length)?;
     *rest = left.get(1..)?;

@@ -1,4 +1,4 @@
-//! What becomes of a request, what its client is told, and what the access log says of it.
+//! The verdict on a request, the rejection that its client gets, and the line of the access log.
 
 use super::admission::{Path, Reason};
 use super::classify::is_grpc;
@@ -10,7 +10,7 @@ const RESOURCE_EXHAUSTED: i32 = 8;
 /// The gRPC status of a request that could not ask for a slot.
 const UNAVAILABLE: i32 = 14;
 
-/// What becomes of a request.
+/// The decision on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It goes on.

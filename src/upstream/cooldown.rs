@@ -112,7 +112,7 @@ fn line_ms(form: WaitForm, line: &[u8], now_unix_s: u64) -> (u64, bool) {
     (longest, is_broken || is_empty)
 }
 
-/// What stands before the first comma, and what stands after it.
+/// The text before the first comma, and the text after it.
 fn split_comma(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     let (part, rest) = split_while(text, |byte| *byte != b',');
     (part, rest.get(1..))
@@ -290,7 +290,7 @@ const DAYS: [&str; 7] = [
     "Sunday",
 ];
 
-/// Reads a date by its form, letter by letter, and answers seconds since 1970 and what is left of the text.
+/// Reads a date by its form, letter by letter. Returns seconds since 1970 and the rest of the text.
 ///
 /// `a`, `A`: the weekday, short or long (which one is not checked); `d`: day, `e` with a space for a 0; `n`: month by name,
 /// `m` by number; `Y`: year, `y`: its last two digits, of the century that puts it at most 50 years ahead of `this_year`;

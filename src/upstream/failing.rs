@@ -94,7 +94,7 @@ impl Source {
     }
 }
 
-/// What one worker saw of one account.
+/// The responses of one account that one worker saw.
 #[derive(Debug, Clone, Copy, Default)]
 struct Window {
     /// When the first failure of this window came, in ms.
@@ -108,12 +108,12 @@ struct Window {
     behind_until_ms: u64,
 }
 
-/// What one worker saw of one pool's accounts, by index.
+/// The responses of one pool's accounts that one worker saw, by the account's index.
 #[derive(Debug)]
 pub struct Windows(Vec<Window>);
 
 impl Windows {
-    /// Of so many accounts; without memory when nobody wants to know.
+    /// Windows for this many accounts; for none when `failing` is off.
     #[must_use]
     pub fn new(accounts: usize, settings: Failing) -> Self {
         let kept = if settings.percent > 0 { accounts } else { 0 };
@@ -128,8 +128,8 @@ impl Windows {
         }
     }
 
-    /// The account failed. Returns whether it is to be put behind the others now. One that fails in a row, and fails again when
-    /// it is back, is put behind at once.
+    /// The account failed. Returns whether it is to be put behind the others now. An account that failed in a row, and fails
+    /// again when it is back, is put behind at once.
     pub fn failed(&mut self, now_ms: u64, account: u32, settings: Failing) -> bool {
         let Some(window) = self.0.get_mut(account as usize) else {
             return false;

@@ -37,7 +37,7 @@ pub(super) struct Acquires {
     queue: Vec<AcquireCommand>,
     /// Oldest first. Entries of requests that moved on are skipped.
     deadlines: VecDeque<Deadline>,
-    /// Until their requests are told.
+    /// Acquires that a lost pipe took along, until their requests are told.
     lost: VecDeque<LostAcquire>,
     /// Leases under way, beyond one for each command.
     extra: usize,
@@ -67,7 +67,7 @@ impl Acquires {
         self.queue.push(acquire);
     }
 
-    /// The same, for a request that waits no longer than it is configured to.
+    /// Sends an acquire at the end of this round; its request waits no longer than `acquire_timeout_ms`.
     pub(super) fn push_with_deadline(&mut self, cx: &Context, acquire: AcquireCommand) {
         let patience_ms = cx.config.redis.acquire_timeout_ms;
         self.deadlines.push_back(Deadline {

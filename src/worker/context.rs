@@ -1,4 +1,4 @@
-//! What every part of a worker may use: the configuration, what is known of the accounts, chance, and where results go.
+//! Shared by all parts of a worker: the configuration, the accounts, the random numbers, and where results go.
 
 use super::command::Command;
 use super::counters::{Counter, Counters};
@@ -20,7 +20,7 @@ pub(super) struct PoolView {
     pub(super) windows: Windows,
 }
 
-/// What a request's step asks of other parts.
+/// A task that a request's step leaves for other parts.
 #[derive(Debug)]
 pub(super) enum Task {
     /// Tell the ledger of a lease that was chosen here.
@@ -48,7 +48,7 @@ pub(super) enum Task {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) config: Config,
-    /// What the ledger knows this worker by when it recounts.
+    /// The name of this worker in recounts.
     pub(super) name: String,
     pub(super) pools: Vec<PoolView>,
     pub(super) random: Rng,
@@ -60,7 +60,7 @@ pub(super) struct Context {
     pub(super) tasks: VecDeque<Task>,
     /// When the event came, in ms.
     pub(super) now_ms: u64,
-    /// The same, finer: only for measuring.
+    /// When the event came, in µs: only for measuring.
     pub(super) now_us: u64,
     /// Whether the pipe serves.
     pub(super) is_ready: bool,

@@ -1,4 +1,4 @@
-//! What a worker counts, for each pool and for itself. Plain numbers here; `host::metrics` carries them to Envoy's stats.
+//! The counters of a worker and of each of its pools. Plain numbers here; `host::metrics` carries them to Envoy's stats.
 
 use crate::ledger::fault::Fault;
 use crate::pipe::down::Down;
@@ -128,7 +128,7 @@ pub const NO_POOL: usize = usize::MAX;
 /// The counters of one worker, since it began.
 #[derive(Debug, Clone)]
 pub struct Counters {
-    /// What is no pool's.
+    /// Counts that belong to no pool.
     pub worker: [u64; IN_WORKER],
     /// By pool; the last one counts for all that have no place.
     pub pools: Vec<[u64; IN_POOL]>,
@@ -137,7 +137,7 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// All at 0, with places for so many pools and one for the others.
+    /// All counters at 0, with a place for each of this many pools and one for all others.
     #[must_use]
     pub fn new(pools: usize) -> Self {
         Self {
@@ -147,12 +147,12 @@ impl Counters {
         }
     }
 
-    /// One more, of the worker.
+    /// Counts one more, for the worker.
     pub fn add(&mut self, counter: Counter) {
         self.add_in(NO_POOL, counter, 1);
     }
 
-    /// So many more, of a pool.
+    /// Counts `more`, for a pool.
     pub fn add_in(&mut self, pool: usize, counter: Counter, more: u64) {
         let count = match place(counter) {
             Place::Worker(index) => self.worker.get_mut(index),

@@ -8,7 +8,7 @@ use std::fmt::Write;
 pub const REMEMBERED: u32 = 1024;
 /// Why a request may be known to nobody.
 pub const FORGETS: &str = "each worker remembers its last 1024 decisions, answers when control.poll_ms is in 100..=2000, and forgets all when Envoy ends or the configuration changes";
-/// So many bytes of a request id are remembered: one that Envoy makes up has 36.
+/// How many bytes of a request id are remembered: an id that Envoy makes up has 36.
 const ID: usize = 36;
 
 /// A request, and what was decided on it.

@@ -5,8 +5,8 @@
 //!
 //! The work is done by parts, each with a state of its own: [`requests`], `acquires`, `releases`, `renewals`, `sync`,
 //! `recount`, `overrides`, `shadow`, [`breaker`]. A part takes an event and leaves commands and tasks in the `Context`; it never
-//! calls another part. What stands here gives each event to its parts; `parts` passes their tasks and commands on, and
-//! `replies` gives them what Redis answered.
+//! calls another part. This file gives each event to its parts; `parts` passes their tasks and commands on, and `replies`
+//! gives them the replies of Redis.
 
 mod acquires;
 pub mod breaker;
@@ -14,6 +14,7 @@ mod command;
 mod context;
 pub mod counters;
 pub mod decisions;
+mod encode;
 pub mod notice;
 pub mod output;
 mod overrides;
@@ -61,27 +62,27 @@ impl Worker {
         &self.0.cx.config
     }
 
-    /// What it counted.
+    /// The counters of this worker.
     #[must_use]
     pub fn counters(&self) -> &Counters {
         &self.0.cx.counters
     }
 
-    /// The share of a pool's sessions that is in, in basis points: by override, else as configured.
+    /// The percentage of a pool's sessions that is in, in basis points: the override, else as configured.
     #[must_use]
     pub fn basis_points(&self, pool: usize) -> u16 {
         let set = self.0.overrides.percent(pool);
         set.unwrap_or(self.0.cx.config.gray.basis_points)
     }
 
-    /// What is shown of a pool's accounts, and how often that was seen in the ledger.
+    /// The gauges of a pool's accounts, and how often they were read from the ledger.
     #[must_use]
     pub fn accounts(&self, pool: usize) -> (&[AccountGauges], u64) {
         let view = self.0.cx.pools.get(pool);
         view.map_or((&[], 0), |view| view.table.shown())
     }
 
-    /// What goes up and down.
+    /// The gauges of this worker.
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         Gauges([
@@ -97,17 +98,17 @@ impl Worker {
         self.0.cx.now_us = now_us;
     }
 
-    /// What must be done now.
+    /// The effects that the host must carry out now.
     pub fn output(&mut self) -> &mut Output {
         &mut self.0.cx.output
     }
 
-    /// What must be done with the pipe.
+    /// What the host must open, drop or send.
     pub fn wire(&mut self) -> &mut Wire {
         self.0.pipe.wire()
     }
 
-    /// Whether nothing is left that must end well: no request acquires or holds a slot, no release waits.
+    /// Whether the worker may end: no request acquires or holds a slot, no release waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let poll = |command: &Command| matches!(command, Command::Poll { .. });
@@ -199,7 +200,7 @@ impl Worker {
         Event::In(lease)
     }
 
-    /// What is remembered of the request that a question is about; see [`decisions::DecisionLog::answer`].
+    /// Answers a question about a request from the decision log; see [`decisions::DecisionLog::answer`].
     #[must_use]
     pub fn recall(&self, now_ms: u64, question: &[u8]) -> Option<String> {
         self.0.requests.recall(&self.0.cx, now_ms, question)
@@ -267,8 +268,8 @@ impl Worker {
         asks || tells || self.0.pipe.has_work()
     }
 
-    /// All events that came at once have been told: what they ask goes out, in as few commands as it can, and more verdicts
-    /// may be handed out.
+    /// All events of this round have come: sends what they ask for, in as few commands as possible, and lets more verdicts be
+    /// handed out.
     pub fn flush(&mut self, now_ms: u64) {
         self.0.cx.now_ms = now_ms;
         self.0.requests.refill();
@@ -276,7 +277,7 @@ impl Worker {
         self.0.send_acquires();
     }
 
-    /// Deadlines: acquires, the pipe, releases in doubt, renewals.
+    /// Does everything that is due: deadlines of acquires, the pipe, releases in doubt, renewals, recounts, polls.
     pub fn on_tick(&mut self, now_ms: u64) {
         self.0.cx.now_ms = now_ms;
         self.0.tell_lost();

@@ -18,7 +18,7 @@ pub enum Notice {
     PipeReady,
     /// The pipe is down, and why.
     PipeDown(Down),
-    /// The same, because the server refused a part of the greeting, or can't serve us now.
+    /// The pipe is down because the server refused a part of the greeting, or can't serve us now.
     PipeRefused(Down, Refusal),
     /// The pipe is down, and never served since this worker began: what leads to Redis may be set up wrongly.
     PipeNeverServed {
@@ -80,7 +80,7 @@ pub enum Notice {
         /// Key, field, and what it is not.
         what: String,
     },
-    /// The share of the gray release in force is another one.
+    /// Another percentage of the gray release is in force.
     Percent {
         /// The pool's name.
         pool: String,
@@ -305,7 +305,7 @@ fn list(f: &mut fmt::Formatter<'_>, ids: &str, others: &str) -> fmt::Result {
     }
 }
 
-/// What was said, so that it is not said again while it goes on; and when each was seen last, in ms.
+/// Notices that were logged, so that none is repeated while its cause goes on; and when each cause was last seen, in ms.
 #[derive(Debug)]
 pub(super) struct Said<T>(Vec<(u64, T)>);
 

@@ -1,9 +1,9 @@
-//! What a worker wants done, and what it shows.
+//! The effects that a worker leaves for the host, and its gauges.
 
 use super::notice::Notice;
 use crate::request::verdict::{Logged, Verdict};
 
-/// What a worker wants done. The host takes it after every event.
+/// The effects of an event. The host carries them out after each one.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Polls that changed something, by pool: for [`super::Worker::restore_overrides`] of the next configuration.
@@ -21,18 +21,18 @@ pub struct Output {
 pub struct Answer {
     /// The request's stream.
     pub stream: u32,
-    /// What becomes of it.
+    /// The verdict on the request.
     pub verdict: Verdict,
     /// What the access log is to say of it, with `access_log` only.
     pub log: Option<Logged>,
 }
 
-/// What goes up and down, in the order of its names.
+/// The gauges of one worker, in the order of their names.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Gauges(pub [u64; Gauges::NAMES.len()]);
 
 impl Gauges {
-    /// As they stand in metrics.
+    /// The names of the gauges in metrics.
     pub const NAMES: [&str; 4] = [
         "breaker.open",
         "pipe.workers_ready",

@@ -1,4 +1,4 @@
-//! The operator's overrides: each pool's key is polled, and what stands there is put in force.
+//! The operator's overrides: each pool's key is polled, and what it holds is put in force.
 
 use super::command::Command;
 use super::context::Context;
@@ -7,7 +7,7 @@ use super::notice::{Ignored, Notice};
 use crate::ledger::commands::{self, Override, Overrides as InLedger};
 use crate::ledger::fault::Fault;
 
-/// Polls on their way at once: those of many pools must not stand before every acquire.
+/// How many polls are on their way at once: with many pools, all of them at once would delay every acquire.
 const MOST_POLLS: usize = 8;
 
 /// When a pool is polled.
@@ -22,7 +22,7 @@ enum Poll {
     Sent,
 }
 
-/// What is in force in a pool; it stays so while Redis is away.
+/// The overrides in force in a pool. They stay so while Redis is away.
 #[derive(Debug, Default)]
 struct Control {
     poll: Poll,
@@ -118,7 +118,7 @@ impl Overrides {
         }
     }
 
-    /// A poll was answered. Returns the question about a request that stands there, if it is a new one.
+    /// A poll was answered. Returns the question about a request that it brought, if it is a new one.
     pub(super) fn on_reply(
         &mut self,
         cx: &mut Context,

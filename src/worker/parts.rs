@@ -1,10 +1,11 @@
-//! The parts of one worker, and what is done with several of them at once.
+//! The parts of one worker, and the work that needs several of them.
 
 use super::acquires::{Acquires, LostAcquire, PORTION};
 use super::breaker::Breaker;
-use super::command::{self, AcquireCommand, AcquireKind, Command};
+use super::command::{AcquireCommand, AcquireKind, Command};
 use super::context::{Context, Task};
 use super::counters::Counter;
+use super::encode;
 use super::notice::{Notice, Said};
 use super::overrides::Overrides;
 use super::recount::Recounts;
@@ -101,20 +102,20 @@ impl Parts {
         Ok(())
     }
 
-    /// Steps one request, and does what that asks of other parts.
+    /// Steps one request, and does the tasks that this leaves for other parts.
     pub(super) fn step(&mut self, slot: usize, event: Event) -> Option<Verdict> {
         let verdict = self.requests.step(&mut self.cx, slot, event);
         self.do_tasks();
         verdict
     }
 
-    /// The same for one that waits for its verdict.
+    /// Steps a request that waits for its verdict, and does the tasks that this leaves for other parts.
     pub(super) fn settle(&mut self, slot: usize, event: Event) {
         self.requests.settle(&mut self.cx, slot, event);
         self.do_tasks();
     }
 
-    /// Does what a step asks of other parts.
+    /// Does the tasks that a step has left for other parts.
     #[inline(always)]
     pub(super) fn do_tasks(&mut self) {
         if !self.cx.tasks.is_empty() {
@@ -163,7 +164,8 @@ impl Parts {
         }
     }
 
-    /// Asks what a request would get that goes the traditional way, by this account if that is known.
+    /// Asks which account the ledger would choose for a request that goes the traditional way; `account`: the one it goes to,
+    /// if that is known.
     pub(super) fn ask_shadow(&mut self, pool: usize, slot: usize, account: Option<u32>) {
         if self.available().is_ok() {
             let lease = self.requests.mint();
@@ -186,7 +188,7 @@ impl Parts {
         }
     }
 
-    /// Sends what the parts have left.
+    /// Sends the commands that the parts have left.
     pub(super) fn send_commands(&mut self) {
         while let Some(command) = self.cx.commands.pop_front() {
             self.send(command, 0, false);
@@ -220,18 +222,18 @@ impl Parts {
         };
         let cx = &mut self.cx;
         self.pipe.send(sent, with_source, |command, out, script| {
-            command::write(cx, command, out, script);
+            encode::write(cx, command, out, script);
         });
     }
 
-    /// Every pool's sync is answered. Those that go in parts go on while the others are served.
+    /// Makes the pipe ready once every pool's sync is answered. A sync in parts may go on meanwhile.
     pub(super) fn serve_once_synced(&mut self) {
         if self.pipe.is_greeted() && self.pipe.commands().all(Command::is_part) {
             self.on_ready();
         }
     }
 
-    /// The pipe is ready: what waited for it is sent.
+    /// The pipe is ready: sends everything that waited for it.
     pub(super) fn on_ready(&mut self) {
         self.pipe.serve(self.cx.now_ms);
         self.cx.is_ready = true;
@@ -249,7 +251,7 @@ impl Parts {
         self.send_acquires();
     }
 
-    /// Redis answered an acquire in time, or a whole greeting.
+    /// Closes the breaker: Redis answered an acquire in time, or a whole greeting.
     pub(super) fn acquires_work(&mut self) {
         if self.breaker.succeeded() {
             self.cx.counters.add(Counter::BreakerClosed);
@@ -268,7 +270,7 @@ impl Parts {
         }
     }
 
-    /// Everything under way is answered or put in doubt; the pipe opens again after a while.
+    /// Gives the pipe up. Everything under way fails or is put in doubt; the pipe opens again after a while.
     pub(super) fn lose_pipe(&mut self, why: Down) {
         // What was to be sent is lost with the rest.
         self.send_commands();
@@ -330,7 +332,7 @@ impl Parts {
         self.send_commands();
     }
 
-    /// An acquire has no answer, and will have none.
+    /// Fails an acquire that will get no reply.
     #[inline(never)]
     pub(super) fn lose_acquire(&mut self, lost: LostAcquire) {
         let LostAcquire {

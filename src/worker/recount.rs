@@ -20,7 +20,7 @@ const MENDED_MS: u64 = 1_000;
 /// What cannot be there is said again when it was not seen for this long, in ms: longer than from one recount to the next.
 const SAID_MS: u64 = 150_000;
 
-/// One pool's.
+/// What is known of one pool's recounts.
 #[derive(Debug)]
 struct State {
     /// What cannot be there, as far as it was said.
@@ -157,7 +157,7 @@ impl Recounts {
         self.plan_next(cx);
     }
 
-    /// The same where nothing is left to be mended.
+    /// Counts and says what cannot be there, where nothing is left to be mended.
     pub(super) fn note_garbage(&mut self, cx: &mut Context, pool: usize, what: &[u8]) {
         cx.count_in(pool, Counter::Garbage);
         let what = printable::ascii(what);

@@ -26,7 +26,7 @@ const PORTION: usize = 1024;
 pub(super) struct Releases {
     /// Releases that wait for an acquire to go with.
     batch: Vec<PendingRelease>,
-    /// No longer than until then, in ms.
+    /// Until when the batch may wait, in ms.
     linger_ms: u64,
     /// They are sent when they are due and the pipe is ready.
     retries: VecDeque<PendingRelease>,
@@ -158,7 +158,7 @@ impl Releases {
         self.on_tick(cx);
     }
 
-    /// Reads the answer to a release of so many leases.
+    /// Reads the reply to a release of this many leases.
     pub(super) fn on_reply(
         &self,
         cx: &mut Context,

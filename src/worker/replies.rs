@@ -1,5 +1,5 @@
-//! What replies from Redis bring about: each goes to the part that its command came from, and a command that failed goes out
-//! again or is given up.
+//! Replies from Redis: each goes to the part that its command came from, and a command that failed goes out again or is given
+//! up.
 
 use super::acquires::{self, LostAcquire};
 use super::command::{AcquireCommand, AcquireKind, Command};
@@ -18,9 +18,9 @@ use crate::request::admission::Reason;
 
 /// How often a command is sent again when Redis lacked the script or the pool.
 const RETRIES: u8 = 2;
-/// What is said of a reply whose number is none.
+/// The notice about an acquire or a renewal whose epoch is no number.
 const EPOCH: &[u8] = b"accounts #epoch: not a whole number";
-/// The same of a sync's.
+/// The notice about a sync whose revision is no number.
 const REVISION: &[u8] = b"accounts #revision: not a whole number";
 
 impl Parts {
@@ -172,7 +172,7 @@ impl Parts {
         self.do_tasks();
     }
 
-    /// What any command's fault asks for: the command goes out again, or its part is told that it failed.
+    /// Handles a command that failed: it goes out again, or its part is told.
     fn on_fault(&mut self, sent: Sent<Command>, fault: Fault, reply: &[u8]) {
         let (pool, tries) = (sent.command.pool(), sent.tries);
         if fault == Fault::Garbage
@@ -226,7 +226,7 @@ impl Parts {
         self.on_failed(failed, sent.sent_ms, fault);
     }
 
-    /// What of a command is still wanted; `Err`: nothing.
+    /// Takes out of a command whatever nobody wants any more; `Err`: nothing is left.
     fn wanted(&self, mut command: Command) -> Result<Command, Command> {
         let left = match &mut command {
             Command::Acquire(leases) => {
@@ -250,7 +250,7 @@ impl Parts {
         if left > 0 { Ok(command) } else { Err(command) }
     }
 
-    /// A command has no answer, and is not sent again now.
+    /// Tells a command's part that the command failed for good.
     fn on_failed(&mut self, command: Command, sent_ms: u64, fault: Fault) {
         let is_open = self.pipe.is_open();
         match command {
@@ -302,7 +302,7 @@ fn repeats(fault: Fault, command: &Command) -> bool {
     }
 }
 
-/// What a reply to this command holds instead of the number that belongs there.
+/// The notice about a reply of this command without the number that belongs there; `None`: it has no such number.
 fn number_of(command: &Command) -> Option<&'static [u8]> {
     match command {
         Command::Acquire(_) | Command::Renew { .. } => Some(EPOCH),
@@ -315,7 +315,7 @@ fn number_of(command: &Command) -> Option<&'static [u8]> {
     }
 }
 
-/// What is said of an account that is in the ledger and in no configuration.
+/// The notice about an account that is in the ledger and in no configuration.
 fn not_configured(account: &[u8]) -> Vec<u8> {
     [b"accounts ", account, b": not configured"].concat()
 }

@@ -66,7 +66,7 @@ struct Request {
     came_us: u64,
 }
 
-/// What an acquire's answer was about.
+/// Whether the account that an acquire was granted is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Known {
     /// An account that is configured here, or none.
@@ -157,7 +157,7 @@ impl Requests {
         }
     }
 
-    /// The same for one that fits no pool.
+    /// Keeps a request that fits no pool.
     pub(super) fn unclassified(&mut self, cx: &Context, slot: usize) {
         let number = self.decisions.open(cx.now_ms, None, 0);
         if let Some(request) = self.slab.get_mut(slot) {
@@ -170,7 +170,7 @@ impl Requests {
         self.slab.try_remove(slot);
     }
 
-    /// What the ledger is asked for a request.
+    /// The acquire that asks the ledger for a request's account.
     pub(super) fn acquire(
         &self,
         pool: usize,
@@ -194,7 +194,7 @@ impl Requests {
         self.decisions.identify(id);
     }
 
-    /// What is remembered of the request that a question is about; see [`DecisionLog::answer`].
+    /// Answers a question about a request from the decision log; see [`DecisionLog::answer`].
     pub(super) fn recall(&self, cx: &Context, now_ms: u64, question: &[u8]) -> Option<String> {
         self.decisions.answer(now_ms, question, &cx.config)
     }
@@ -327,7 +327,7 @@ impl Requests {
         }
     }
 
-    /// What the access log says of a request, if it wants to know.
+    /// What the access log shows of a request; `None` without `access_log`.
     pub(super) fn logged(
         &self,
         cx: &Context,
@@ -700,7 +700,7 @@ fn forwarded(path: Path, reason: Option<Reason>) -> Counter {
     }
 }
 
-/// What an acquire's answer is to the request that waits for it.
+/// The event that an acquire's reply is for the request that waits for it.
 fn outcome(cx: &Context, pool: usize, answer: Acquired) -> Event {
     match answer {
         Acquired::Granted { account, .. } => match cx.account_index(pool, account) {

@@ -26,7 +26,7 @@ struct State {
     answer: Option<Synced>,
 }
 
-/// What comes after a sync's answer.
+/// How a sync goes on after a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// Nothing.
@@ -204,7 +204,7 @@ impl Syncs {
     }
 }
 
-/// What an operator should read of a sync's answer.
+/// The notice about a sync's reply, if an operator should read one.
 fn notice_of(cx: &Context, pool: usize, before: Option<Synced>, answer: Synced) -> Option<Notice> {
     let revision = cx.pool(pool).map_or(0, |pool| pool.revision);
     let pool = cx.pool_name(pool);

@@ -1,18 +1,18 @@
-//! `cooldown.lua`: what an upstream's answers say of an account. It answers a number ([`super::number`]).
+//! `cooldown.lua`: what responses mean for an account. It returns a number ([`super::number`]).
 
 use super::{LedgerCommands, push_hashed};
 use crate::ledger::resp::{push_bulk, push_number};
 use crate::ledger::source::{Script, ScriptRef};
 use crate::request::lease::LeaseId;
 
-/// What `cooldown.lua` is told of an account.
+/// What a response means for an account, as `cooldown.lua` is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountReport {
-    /// It takes no new leases for so long, in ms; with a scope's hash, not in that scope.
+    /// The account takes no new leases for this time, in ms; with a scope's hash, only in that scope.
     Cool(u64, Option<[u8; 16]>),
-    /// The same, and afterwards one lease at a time until one has passed.
+    /// The account takes no new leases for this time, in ms, and afterwards one at a time until one has passed.
     CoolThenProbe(u64),
-    /// It takes leases only when no other account can, for so long, in ms.
+    /// The account takes leases only when no other can, for this time, in ms.
     Behind(u64),
     /// This lease has passed: no more probes, if it was the one.
     Passed(LeaseId),

@@ -5,10 +5,10 @@ use crate::ledger::fault::Fault;
 use crate::ledger::resp::{Value, Values, push_bulk, push_number, whole};
 use crate::ledger::source::{Script, ScriptRef};
 
-/// What `overrides.lua` answers.
+/// The reply of `overrides.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overrides<'a> {
-    /// The share of the gray release by override.
+    /// The percentage of the gray release, by override.
     pub percent: Override,
     /// Ids of the drained accounts, a space between; `None`: too many.
     pub drained: Option<&'a [u8]>,
@@ -51,7 +51,7 @@ impl<'a> Overrides<'a> {
 }
 
 impl LedgerCommands {
-    /// `overrides.lua`; at most so many drained accounts, and the use of so many.
+    /// `overrides.lua`: the overrides with at most `drained` drained accounts, and the use of at most `used` accounts.
     pub fn overrides(&self, out: &mut Vec<u8>, by: ScriptRef, drained: u64, used: u64) {
         self.head(out, Script::Overrides, by, 2, 2);
         push_bulk(out, self.control.as_bytes());

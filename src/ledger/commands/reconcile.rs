@@ -20,7 +20,7 @@ pub struct Step<'a> {
     pub soon: bool,
 }
 
-/// What `reconcile.lua` answers.
+/// The reply of `reconcile.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reconciled {
     /// Another worker runs the passes.

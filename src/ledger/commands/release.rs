@@ -1,4 +1,4 @@
-//! `release.lua`: end leases. It answers how many of them were live ([`super::number`]).
+//! `release.lua`: end leases. It returns how many of them were live ([`super::number`]).
 
 use super::LedgerCommands;
 use crate::ledger::resp::push_bulk;

@@ -9,9 +9,9 @@ use crate::request::lease::LeaseId;
 /// What `renew.lua` says of one lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Renewed {
-    /// It lives on.
+    /// The lease lives on.
     Renewed,
-    /// It was gone and is counted again.
+    /// The lease was gone and is counted again.
     Readopted,
     /// Its slot is someone else's.
     Lost,

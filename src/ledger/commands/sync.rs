@@ -56,7 +56,7 @@ pub enum Part<'a> {
     Stray(&'a [String]),
 }
 
-/// What `sync.lua` answers.
+/// The reply of `sync.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Synced {
     /// The accounts are wanted.

@@ -277,6 +277,21 @@ fn silence_resets_the_pipe() {
     assert_eq!(console.wire().order, None);
 }
 
+/// While Envoy works on what it read, a stream is not dropped; it still must be before another one is opened.
+#[test]
+fn no_pipe_is_opened_before_the_last_one_is_dropped() {
+    let mut console = console();
+    assert_eq!(status(&mut console, 0, 5), NextStep::Wait);
+    open(&mut console, 1);
+    console.on_pipe_bytes(5_000, b"?\r\n");
+    assert_eq!(console.wire().order, Some(PipeOrder::Reset));
+    assert_eq!(drain(&mut console, 5_001, 7), NextStep::Wait);
+    console.on_tick(6_500);
+    assert_eq!(console.wire().order.take(), Some(PipeOrder::Reset));
+    console.on_tick(6_501);
+    assert_eq!(console.wire().order.take(), Some(PipeOrder::Open));
+}
+
 #[test]
 fn whoever_left_gets_no_answer_and_moves_no_other() {
     let mut console = console();
@@ -553,9 +568,10 @@ proptest::proptest! {
         for part in parts {
             console.on_pipe_bytes(1, part.as_bytes());
         }
-        // The first wakes a question that rests, the second finds its look late.
-        console.on_tick(10 * TIMEOUT_MS);
-        console.on_tick(20 * TIMEOUT_MS);
+        // The first wakes a question that rests, the second finds a command late, the third finds that no reply has come since.
+        for late in [10, 20, 30] {
+            console.on_tick(late * TIMEOUT_MS);
+        }
         for (stream, response) in answers(&mut console) {
             assert!(open_streams.remove(&stream), "answered twice");
             let _: Value = serde_json::from_str(&response.body).unwrap();

@@ -165,6 +165,14 @@ impl Rig {
         self.reply(CURRENT);
     }
 
+    /// As the host does ahead of each tick.
+    fn drop_pipe(&mut self) {
+        self.worker
+            .wire()
+            .order
+            .take_if(|order| *order == PipeOrder::Reset);
+    }
+
     /// Ticks whenever the worker wants to, until the condition holds.
     pub fn until(&mut self, mut condition: impl FnMut(&mut Worker) -> bool) {
         for _ in 0..10_000 {
@@ -176,6 +184,7 @@ impl Rig {
                 .next_wake_ms()
                 .expect("it has nothing to wait for")
                 .max(self.now_ms);
+            self.drop_pipe();
             self.worker.on_tick(self.now_ms);
         }
         panic!("never");
