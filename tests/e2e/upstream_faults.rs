@@ -94,8 +94,8 @@ fn an_upstream_that_breaks_off_or_refuses_ends_the_lease() {
 fn an_account_that_pushes_back_rests() {
     let world = World::start(config(&[("a", 2), ("b", 2)]));
     let resting = |id: &str| world.ledger.state().cooldown.contains_key(id);
-    let first = world.get("/status/429?retry-after=2");
     let asked = Instant::now();
+    let first = world.get("/status/429?retry-after=2");
     assert_eq!(way(&first), (429, "atomic"));
     let cold = first.header("x-slotgate-account").to_owned();
     let warm = if cold == "a" { "b" } else { "a" };
@@ -331,7 +331,7 @@ fn share_of_the_failing(
     }));
     let replies = world
         .client()
-        .load(600, 10, |_| Request::get("/delay?ms=30"));
+        .load(600, 10, |_| Request::get("/delay?ms=60"));
     let of_bad = |reply: &Reply| reply.header("x-slotgate-account") == "bad";
     let replies: Vec<Reply> = replies.into_iter().map(|r| r.expect("a reply")).collect();
     for reply in &replies {
