@@ -17,6 +17,7 @@ mod support;
 #[path = "../e2e/world.rs"]
 mod world;
 
+mod envoy_gateway;
 mod examples;
 mod istio;
 mod redis_acl;
