@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+use crate::envoy_gateway::{documents, redis, variables, with_variables};
 use crate::world::{SOON, way};
 use support::*;
 
@@ -13,11 +14,6 @@ const HTTP_WASM: &str = "type.googleapis.com/envoy.extensions.filters.http.wasm.
 
 /// The resources of a file that select a gateway with these labels.
 fn selected(path: &str, labels: &Value) -> Vec<Value> {
-    let text = std::fs::read_to_string(root().join(path)).expect(path);
-    let documents = text.split("\n---\n").map(|document| {
-        let resource: Value = serde_yaml_ng::from_str(document).expect(path);
-        resource
-    });
     let fits = |resource: &Value| {
         let spec = &resource["spec"];
         let wanted = match resource["kind"].as_str() {
@@ -28,7 +24,9 @@ fn selected(path: &str, labels: &Value) -> Vec<Value> {
         let wanted = wanted.as_object().expect("labels");
         wanted.iter().all(|(name, value)| labels[name] == *value)
     };
-    documents.filter(fits).collect()
+    let mut found = documents(path);
+    found.retain(fits);
+    found
 }
 
 /// Puts a resource into a gateway's configuration. The kinds of patches that the examples have, and no others.
@@ -91,9 +89,12 @@ fn insert_filter(document: &mut Value, filter: Value) {
 /// The extension that istiod makes of a plugin: its configuration as JSON in a string, no `vm_id`.
 fn plugin_filter(resource: &Value) -> Value {
     let spec = &resource["spec"];
-    let env: serde_json::Map<String, Value> = spec["vmConfig"]["env"]
-        .as_array()
-        .expect("variables")
+    let variables = spec["vmConfig"]["env"].as_array().expect("variables");
+    let (of_host, own): (Vec<_>, Vec<_>) = variables
+        .iter()
+        .partition(|variable| variable["valueFrom"] == "HOST");
+    let of_host: Vec<_> = of_host.iter().map(|variable| &variable["name"]).collect();
+    let env: serde_json::Map<String, Value> = own
         .iter()
         .map(|one| {
             (
@@ -116,13 +117,98 @@ fn plugin_filter(resource: &Value) -> Value {
         "vm_config": {
             "runtime": "envoy.wasm.runtime.v8",
             "code": {"local": {"filename": spec["url"].as_str().expect("a URL").trim_start_matches("file://")}},
-            "environment_variables": {"key_values": env},
+            "environment_variables": {"key_values": env, "host_env_keys": of_host},
         },
         "configuration": {
             "@type": "type.googleapis.com/google.protobuf.StringValue",
             "value": spec["pluginConfig"].to_string(),
         },
     }}})
+}
+
+/// The resources of a file, by kind.
+fn of_kind(path: &str, kind: &str) -> Vec<Value> {
+    let mut found = documents(path);
+    found.retain(|resource| resource["kind"] == kind);
+    assert!(!found.is_empty(), "{kind} in {path}");
+    found
+}
+
+/// The variables of the gateway with these labels, which mounts the wasm where the filter and the bridge look for it.
+fn variables_of_gateway(labels: &Value) -> BTreeSet<String> {
+    let deployments = of_kind("envoy/istio/gateway.yaml", "Deployment");
+    let deployment = deployments
+        .iter()
+        .find(|one| one["spec"]["selector"]["matchLabels"] == *labels);
+    let template = &deployment.expect("a gateway of these labels")["spec"]["template"];
+    for (name, value) in labels.as_object().expect("labels") {
+        assert_eq!(template["metadata"]["labels"][name], *value);
+    }
+    let container = &template["spec"]["containers"][0];
+    let mount = &container["volumeMounts"][0];
+    assert_eq!(mount["mountPath"], "/var/lib/slotgate");
+    assert_eq!(mount["name"], template["spec"]["volumes"][0]["name"]);
+    variables(container)
+}
+
+/// The routes that istiod makes of the VirtualService, to the clusters that it makes of the ServiceEntries.
+fn apply_routes(document: &mut Value) {
+    let file = "envoy/istio/routes.yaml";
+    let entries = of_kind(file, "ServiceEntry");
+    let hosts: BTreeSet<_> = entries
+        .iter()
+        .map(|entry| &entry["spec"]["hosts"][0])
+        .map(Value::to_string)
+        .collect();
+    let rules = of_kind(file, "DestinationRule");
+    let ruled: BTreeSet<_> = rules
+        .iter()
+        .map(|rule| rule["spec"]["host"].to_string())
+        .collect();
+    assert_eq!(hosts, ruled);
+    let service = &of_kind(file, "VirtualService")[0]["spec"];
+    let gateway = &of_kind(file, "Gateway")[0];
+    assert_eq!(service["gateways"][0], gateway["metadata"]["name"]);
+    let route = |rule: &Value| {
+        let to = &rule["route"][0]["destination"];
+        assert!(hosts.contains(&to["host"].to_string()), "{to}");
+        let matched = rule["match"][0]["headers"]
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        let headers: Vec<_> = matched
+            .iter()
+            .map(|(name, value)| json!({"name": name, "string_match": value}))
+            .collect();
+        assert_eq!(rule["retries"]["attempts"], 0);
+        json!({
+            "match": {"prefix": "/", "headers": headers},
+            "route": {
+                "cluster": format!("outbound|{}||{}", to["port"]["number"], to["host"].as_str().expect("a host")),
+                "timeout": rule["timeout"],
+                "host_rewrite_literal": rule["rewrite"]["authority"],
+            },
+        })
+    };
+    let routes: Vec<_> = service["http"]
+        .as_array()
+        .expect("rules")
+        .iter()
+        .map(route)
+        .collect();
+    let named: BTreeSet<_> = routes
+        .iter()
+        .map(|route| route["route"]["cluster"].clone().to_string())
+        .collect();
+    let clusters = list(document, "clusters");
+    let there: BTreeSet<_> = clusters
+        .iter()
+        .map(|cluster| cluster["name"].to_string())
+        .collect();
+    assert!(named.is_subset(&there), "{named:?} in {there:?}");
+    let manager =
+        &mut list(document, "listeners")[0]["filter_chains"][0]["filters"][0]["typed_config"];
+    manager["route_config"]["virtual_hosts"][0]["routes"] = json!(routes);
 }
 
 pub fn gateway(filter: &str, version: &str) -> EnvoyConfig {
@@ -133,13 +219,15 @@ pub fn gateway(filter: &str, version: &str) -> EnvoyConfig {
     ]
     .concat();
     assert_eq!(resources.len(), 2, "one of each file");
-    EnvoyConfig::from_file("tests/deploy/istio.yaml")
+    let config = EnvoyConfig::from_file("tests/deploy/istio.yaml")
         .edit(|document| {
             for resource in &resources {
                 apply(document, resource);
             }
+            apply_routes(document);
         })
-        .built_wasm()
+        .built_wasm();
+    with_variables(config, &variables_of_gateway(&labels))
         .plugin(|plugin| plugin["redis"]["acquire_timeout_ms"] = json!(20_000))
 }
 
@@ -164,7 +252,7 @@ fn atomic(envoy: &Envoy) -> usize {
 }
 
 fn run(filter: &str, as_istiod: impl Fn(EnvoyConfig) -> EnvoyConfig) {
-    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let (redis, upstream) = (redis(), Upstream::start());
     let [stable, canary] = ["stable", "canary"]
         .map(|version| start(as_istiod(gateway(filter, version)), &redis, &upstream));
     // The percentage is the workload's own: 5 % of the sessions here, all of them there.
@@ -254,7 +342,7 @@ fn the_listed_capabilities_are_the_modules() {
 /// With one less it does not.
 #[test]
 fn the_listed_capabilities_suffice() {
-    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let (redis, upstream) = (redis(), Upstream::start());
     let config = || {
         gateway("envoy/istio/filter.yaml", "canary").plugin(|plugin| {
             plugin["lease"] = json!({"ttl_ms": 2_000, "renew_interval_ms": 300});

@@ -15,6 +15,7 @@ mod load;
 #[path = "../e2e/world.rs"]
 mod world;
 
+mod envoy_gateway;
 mod examples;
 mod istio;
 mod redis_acl;
