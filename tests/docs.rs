@@ -275,6 +275,47 @@ fn links_lead_somewhere() {
     none(&found);
 }
 
+/// What is shown in Chinese is what is shown in English, but for comments; and what is promised is as much.
+#[test]
+fn the_chinese_readme_shows_the_same() {
+    let [english, chinese] =
+        ["README.md", "README.zh-CN.md"].map(|name| Document::read(name.into()));
+    let code = |document: &Document| -> Vec<String> {
+        let lines = document.code.iter();
+        let bare = lines.map(|(_, line)| match line.split_once(" # ") {
+            Some((code, _)) => code.trim_end().to_owned(),
+            None => line.clone(),
+        });
+        bare.collect()
+    };
+    assert_eq!(code(&chinese), code(&english));
+    let sections = |document: &Document| -> Vec<usize> {
+        let mut items = vec![];
+        for (_, line) in &document.prose {
+            if line.starts_with("## ") {
+                items.push(0);
+            } else if line.starts_with("- ") || line.starts_with("| ") {
+                *items.last_mut().unwrap() += 1;
+            }
+        }
+        // The table of documents is not in it.
+        items.pop();
+        items
+    };
+    assert_eq!(sections(&chinese), sections(&english));
+    // Names in backticks are not translated.
+    let names = |document: &Document| -> Names {
+        document.spans().map(|(_, span)| span.to_owned()).collect()
+    };
+    let (chinese, english) = (names(&chinese), names(&english));
+    let unknown = chinese.difference(&english);
+    none(
+        &unknown
+            .map(|name| format!("`{name}` is not in README.md"))
+            .collect::<Vec<_>>(),
+    );
+}
+
 #[test]
 fn files_that_are_named_exist() {
     let mut found = vec![];

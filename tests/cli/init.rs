@@ -217,7 +217,8 @@ fn one_host_with_many_keys() {
     drop(held);
     // Without Redis: the key of the others.
     world.redis.kill();
-    let reply = client.get("/echo", &[]);
+    // A client that says where to does not get there.
+    let reply = client.get("/echo", &[("x-upstream", "redis")]);
     assert_eq!(reply.header("x-slotgate-path"), "traditional");
     let headers = &reply.json()["headers"];
     assert_eq!(headers["authorization"], "Bearer key-of-the-others");
@@ -383,6 +384,7 @@ fn a_fragment_merged_into_an_envoy_that_is_there() {
         let headers = [
             ("x-session-id", session.as_str()),
             ("authorization", "Bearer mine"),
+            ("x-upstream", "redis"),
         ];
         let reply = client.get("/echo", &headers);
         let seen = reply.json()["headers"].clone();
@@ -731,8 +733,16 @@ fn the_readme_shows_what_is_written() {
     let desk = Desk::with(pools);
     desk.init(&["pools.yaml", "--fragment"]).done();
     let written = desk.text("fragment.yaml");
+    // As far in as it is in the file.
+    let first = shown.lines().next().unwrap();
+    let line = written.lines().find(|line| line.trim_start() == first);
+    let margin = " ".repeat(line.expect("its first line").len() - first.len());
+    let shown: String = shown
+        .lines()
+        .map(|line| format!("{margin}{line}\n"))
+        .collect();
     assert!(
-        written.contains(shown),
+        written.contains(&shown),
         "this is not in the fragment:\n{shown}\n{written}"
     );
     // And it runs, in an Envoy with a cluster of that name, at places of this test's own.

@@ -283,6 +283,10 @@ fn key_from_environment(plan: &Plan, variable: &str) -> String {
 
 // --- the whole
 
+/// How far in the manager's fields are, and its routes, in a file indented as Envoy's own examples.
+const AT_MANAGER: usize = 10;
+const AT_ROUTES: usize = 14;
+
 fn complete(plan: &Plan, clusters: &Clusters, source: &str) -> String {
     let mut out = Text::default();
     out.line(
@@ -368,26 +372,21 @@ fn to_merge(plan: &Plan, clusters: &Clusters, source: &str) -> String {
     upstream_clusters(&mut out, plan, clusters);
     out.line(0, "---");
     out.line(
-        0,
-        "# 2. Into the typed_config of your HTTP connection manager.",
+        AT_MANAGER,
+        "# 2. Into the typed_config of your HTTP connection manager, indented as there in most files.",
     );
     out.line(0, "");
-    idle(&mut out, 0);
-    mutation(&mut out, 0);
-    out.line(0, "http_filters:");
+    idle(&mut out, AT_MANAGER);
+    mutation(&mut out, AT_MANAGER);
+    out.line(AT_MANAGER, "http_filters: # before your router");
+    filter(&mut out, AT_MANAGER, plan, clusters);
+    out.line(AT_MANAGER, "route_config:");
+    out.line(AT_MANAGER, "  virtual_hosts:");
     out.line(
-        0,
-        "# Before your router, and before any filter that retries or mirrors.",
+        AT_MANAGER,
+        "  - routes: # the first of them; your own stay, for requests without a slot",
     );
-    filter(&mut out, 0, plan, clusters);
-    out.line(0, "route_config:");
-    out.line(2, "virtual_hosts:");
-    out.line(2, "- routes:");
-    out.line(
-        4,
-        "# First of your routes. Requests without a slot go on to your own.",
-    );
-    routes(&mut out, 4, plan, clusters);
+    routes(&mut out, AT_ROUTES, plan, clusters);
     out.0
 }
 
@@ -690,6 +689,9 @@ fn routes(out: &mut Text, at: usize, plan: &Plan, clusters: &Clusters) {
     );
     out.line(at, &format!("  request_headers_to_remove: [{ROUTED_BY}, x-slotgate-account, x-slotgate-lease, x-slotgate-path]"));
     match (&plan.traditional, &clusters.traditional) {
+        (Traditional::Own, _) => {
+            out.line(at, "  # Whatever else your own route does (rewrites, retries, headers) belongs here as well.");
+        }
         (Traditional::To { key_env, .. }, Some(name)) => {
             match key_env {
                 Some(_) => out.line(at, "# Without one (not in the percentage, or Redis is away): with a key of its own."),
@@ -722,7 +724,7 @@ fn routes(out: &mut Text, at: usize, plan: &Plan, clusters: &Clusters) {
                 "  direct_response: {status: 503, body: {inline_string: \"no account\\n\"}}",
             );
         }
-        (Traditional::To { .. } | Traditional::Own, _) => {}
+        (Traditional::To { .. }, None) => {}
     }
 }
 
