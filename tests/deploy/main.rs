@@ -19,6 +19,7 @@ mod world;
 
 mod examples;
 mod istio;
+mod llm;
 mod redis_acl;
 mod redis_cluster;
 mod redis_sentinel;
