@@ -235,7 +235,8 @@ fn the_model_picks_the_provider_and_a_slot_its_key(stage: &Stage) {
 
     // A refused key rests, and the client's own second try gets the other one.
     let refused = key("openai", "1");
-    std::fs::write(stage.dir.join(&format!("refuse-{refused}")), "").expect("a file");
+    let refuses = stage.dir.join(&format!("refuse-{refused}"));
+    std::fs::write(&refuses, "").expect("a file");
     for number in 0..20 {
         let more = json!({"retries": 1, "user": format!("again-{number}")});
         assert_eq!(
@@ -248,6 +249,7 @@ fn the_model_picks_the_provider_and_a_slot_its_key(stage: &Stage) {
         }
         assert!(number < 19, "the key was never used");
     }
+    std::fs::remove_file(refuses).expect("the file");
     assert!(stage.ledger("openai").state().cooldown.len() <= 1);
 
     // A body of 5 MB with an image.
