@@ -743,14 +743,18 @@ fn configurations_that_are_shown_are_taken() {
             let mut found = vec![];
             plugins(&value, &mut found);
             // A pools.yaml.
-            if value.get("pools").is_some() && value.get("role").is_none() {
+            let is_pools_file = text.contains("limit:");
+            let pools = value.get("pools").filter(|_| value.get("role").is_none());
+            let pools = pools.filter(|_| !is_pools_file);
+            let pools = pools.map(|pools| self::document("scheduler", "pools", pools.clone()));
+            if value.get("pools").is_some() && is_pools_file {
                 seen += 1;
                 init(text).unwrap_or_else(|e| panic!("{}: {e}\n{text}", document.name.display()));
             }
             let part = value
                 .get("cooldown")
                 .map(|part| self::document("scheduler", "cooldown", part.clone()));
-            found.extend(&part);
+            found.extend(part.iter().chain(&pools));
             for plugin in found {
                 seen += 1;
                 assert_eq!(

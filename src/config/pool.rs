@@ -77,11 +77,11 @@ impl SetHeaders {
 
     /// These, and those of `others` whose names are not among them.
     fn or(mut self, others: &Self) -> Self {
-        for (name, parts) in &others.0 {
-            if let Err(place) = self.0.binary_search_by(|(own, _)| own.cmp(name)) {
-                self.0.insert(place, (name.clone(), parts.clone()));
-            }
-        }
+        let own = |name: &String| self.0.iter().any(|(own, _)| own == name);
+        let others = others.0.iter().filter(|(name, _)| !own(name));
+        let others: Vec<_> = others.cloned().collect();
+        self.0.extend(others);
+        self.0.sort();
         self
     }
 }
@@ -97,13 +97,13 @@ impl Pool {
     /// The headers that tell one account from another, sorted by name: its own, and the pool's that hold its id.
     #[must_use]
     pub fn headers_by_account(&self, account: &Account) -> Vec<(String, String)> {
-        let mut headers = account.set_headers.clone();
+        let own = |name: &String| account.set_headers.iter().any(|(own, _)| own == name);
         let of_pool = self.set_headers.0.iter();
-        for (name, parts) in of_pool.filter(|(_, parts)| parts.len() > 1) {
-            if let Err(place) = headers.binary_search_by(|(own, _)| own.cmp(name)) {
-                headers.insert(place, (name.clone(), parts.join(&account.id)));
-            }
-        }
+        let of_pool = of_pool.filter(|(name, parts)| parts.len() > 1 && !own(name));
+        let of_pool = of_pool.map(|(name, parts)| (name.clone(), parts.join(&account.id)));
+        let mut headers = account.set_headers.clone();
+        headers.extend(of_pool);
+        headers.sort();
         headers
     }
 }

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use support::*;
 use crate::world::{SOON, way};
+use support::*;
 
 const FOLDER: &str = "envoy/kubernetes/envoy-gateway";
 const MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";

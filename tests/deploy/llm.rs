@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::SOON;
+use support::*;
 
 const HOSTS: [(&str, &str); 2] = [
     ("openai", "api.openai.com"),
