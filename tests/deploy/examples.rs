@@ -9,8 +9,11 @@ use serde_json::json;
 use crate::support::*;
 use crate::world::{SOON, config, way};
 
-/// For the variable that the examples take the password from.
-const ENV: [(&str, &str); 1] = [("SLOTGATE_REDIS_PASSWORD", "of-the-test")];
+/// For the variables that the examples take the password and the token from.
+const ENV: [(&str, &str); 2] = [
+    ("SLOTGATE_REDIS_PASSWORD", "of-the-test"),
+    ("SLOTGATE_CONSOLE_TOKEN", "a token of enough bytes"),
+];
 /// With files of the test's own where the example names some below `/etc/envoy`.
 fn with_files(config: EnvoyConfig, replace: &[(&str, &Path)]) -> EnvoyConfig {
     config.edit(|document| {

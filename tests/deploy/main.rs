@@ -19,6 +19,7 @@ mod world;
 
 mod envoy_gateway;
 mod examples;
+mod folders;
 mod istio;
 mod redis_acl;
 mod redis_cluster;
