@@ -11,7 +11,7 @@ running() {
 }
 
 up() {
-    running && echo "already up, pid $pid" && return
+    running && echo "already up, pid $pid" && { cat .run/ready 2>/dev/null || true; } && return
     "$CARGO" build --example demo
     mkdir -p .run
     rm -f .run/ready
@@ -20,7 +20,12 @@ up() {
     echo $! >.run/pid
     local tries
     for ((tries = 0; tries < 600; tries++)); do
-        [ -f .run/ready ] && echo "up, pid $(cat .run/pid); logs in .run/, make down stops it" && return
+        # Whole when it has its last line.
+        if grep -q '^console' .run/ready 2>/dev/null; then
+            cat .run/ready
+            echo "up, pid $(cat .run/pid); what to try is in .run/demo.log, make down stops it"
+            return
+        fi
         kill -0 $! 2>/dev/null || break
         sleep 0.1
     done

@@ -66,7 +66,7 @@ archive=slotgate-$number-$target
 PREFIX=/$archive DESTDIR=$work scripts/install.sh "$out/slotgate" "$out/slotgate.wasm" >/dev/null
 mkdir -p "$work/$archive/share/doc/slotgate"
 install -m 644 LICENSE README.md CHANGELOG.md "$work/$archive/share/doc/slotgate/"
-tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" --format=ustar \
+tar -C "$work" --sort=name --mode=u=rwX,go=rX --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" --format=ustar \
     -c "$archive" | gzip -n -9 >"$out/$archive.tar.gz"
 
 (cd "$out" && sha256sum slotgate slotgate.wasm ./*.cdx.json ./*.tar.gz | sed 's,\./,,' >SHA256SUMS)

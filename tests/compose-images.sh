@@ -11,6 +11,8 @@ as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
 
 die() { echo "compose-images: $*" >&2; exit 1; }
+# What is being done, after how many seconds.
+say() { echo "compose-images: ${SECONDS} s: $*"; }
 there() { docker image inspect "$1" >/dev/null 2>&1; }
 names() { sed -n 's/^ *image: *//p' envoy/docker-compose.yaml | grep -v '^grafana/' | sort -u; }
 missing() { local name; for name in $(names); do there "$name" || echo "$name"; done; }
@@ -21,8 +23,14 @@ debian() {
     there "$base" && return
     work=$(mktemp -d)
     trap '"${as_root[@]}" rm -rf "$work"' EXIT
-    "${as_root[@]}" debootstrap --variant=minbase --include=redis-tools,python3,prometheus bookworm "$work/root" \
-        >"$work/log" 2>&1 || { tail -n 20 "$work/log" >&2; die "debootstrap failed"; }
+    say "image 0 of $count: $base, a Debian with Redis, Python and Prometheus from its packages (two to four minutes)"
+    # Each package is named when it is retrieved, unpacked and configured: the first of each, and every 25th.
+    "${as_root[@]}" debootstrap --variant=minbase --include=redis-tools,python3,prometheus bookworm "$work/root" 2>&1 |
+        tee "$work/log" | awk '
+            $1 == "I:" && $2 ~ /^(Retrieving|Extracting|Unpacking|Configuring)$/ && $3 != "the" {
+                if (seen[$2]++ % 25 == 0) { print "    " $2 " package " seen[$2] ": " $3; fflush() }
+            }' || { tail -n 20 "$work/log" >&2; die "debootstrap failed"; }
+    say "image 0 of $count: into the engine"
     "${as_root[@]}" tar -C "$work/root" --exclude=./var/cache/apt/* --exclude=./var/lib/apt/lists/* \
         --exclude=./usr/share/doc/* --exclude=./usr/share/locale/* -c . | docker import - "$base" >/dev/null
 }
@@ -37,13 +45,17 @@ image() {
     DOCKER_BUILDKIT=0 docker build --quiet --tag "$name" "$context" >/dev/null 2>"$context.log" ||
         { cat "$context.log" >&2; die "$name can't be built"; }
     rm -rf "$context" "$context.log"
-    echo "made $name"
+    say "made $name"
 }
 
 todo=$(missing)
 [ -n "$todo" ] || { echo "every image is there"; exit; }
+count=$(wc -w <<<"$todo")
 debian
+number=0
 for name in $todo; do
+    number=$((number + 1))
+    say "image $number of $count: $name"
     # A version in a name is the version inside, or the build fails.
     version=${name##*:}
     version=${version#v}

@@ -18,6 +18,7 @@ use support::*;
 
 const FILE: &str = "envoy/docker-compose.yaml";
 const PASSWORD: &str = "of-the-test";
+const TOKEN: &str = "a token of enough bytes";
 /// The example's `lease.ttl_ms`.
 const TTL: Duration = Duration::from_secs(15);
 /// From the network's return to the first answer from the ledger: the name is asked for every 5 s, the pipe then opened
@@ -41,6 +42,7 @@ impl Compose {
             "ENVOY_2",
             "ADMIN_2",
             "REDIS",
+            "CONSOLE",
             "PROMETHEUS",
         ];
         Compose {
@@ -72,6 +74,7 @@ impl Compose {
             command.env(format!("SLOTGATE_{name}_PORT"), port.number().to_string());
         }
         command.env("SLOTGATE_REDIS_PASSWORD", PASSWORD);
+        command.env("SLOTGATE_CONSOLE_TOKEN", TOKEN);
         command
     }
 
@@ -182,6 +185,7 @@ fn the_tester_and_a_partition() {
         Client::new(compose.port("ENVOY_2")),
     );
     let ledger = compose.ledger();
+    what_is_pasted(&compose);
     for (client, admin) in [(one, "ADMIN"), (two, "ADMIN_2")] {
         eventually(PATIENCE, || {
             let ready = Client::new(compose.port(admin)).send(Request::get("/ready"));
@@ -250,6 +254,71 @@ fn the_tester_and_a_partition() {
     println!(
         "cut off: slowest request {slowest:?}, leases gone after {expired:?}; back {recovered:?} after the network"
     );
+}
+
+/// When all are healthy, which is what `up --wait` waits for, the first request has its answer; and the console is there.
+#[track_caller]
+fn what_is_pasted(compose: &Compose) {
+    let healthy = |service: &str| {
+        let container = compose.run(&["ps", "--quiet", service]);
+        let format = ["inspect", "--format", "{{.State.Health.Status}}"];
+        checked(Command::new("docker").args(format).arg(container.trim())).trim() == "healthy"
+    };
+    for service in ["redis", "upstream", "envoy", "envoy-2"] {
+        eventually(PATIENCE, || healthy(service));
+    }
+    for envoy in ["ENVOY", "ENVOY_2"] {
+        let echo = Client::new(compose.port(envoy)).get("/echo", &[("x-session-id", "alice")]);
+        assert_eq!(echo.status, 200, "{}", echo.text());
+        assert!(echo.json().is_object());
+    }
+    let console = Client::new(compose.port("CONSOLE"));
+    let host = format!("localhost:{}", compose.port("CONSOLE").port());
+    let ask = |request: Request| {
+        console
+            .send(request.header("host", &host))
+            .expect("a reply")
+    };
+    assert!(
+        ask(Request::get("/"))
+            .text()
+            .contains("<title>slotgate</title>")
+    );
+    eventually(PATIENCE, || ask(Request::get("/api/status")).status == 200);
+    let status = ask(Request::get("/api/status")).json();
+    assert_eq!(
+        status["pools"][0]["accounts"].as_array().map(Vec::len),
+        Some(3)
+    );
+    let unbind = |token: &str| {
+        let body = r#"{"pool": "demo", "session": "nobody's"}"#;
+        ask(Request::post("/api/unbind", body)
+            .header("content-type", "application/json")
+            .header("authorization", format!("Bearer {token}")))
+        .status
+    };
+    assert_eq!(
+        (unbind(TOKEN), unbind("another token of that length")),
+        (200, 401)
+    );
+}
+
+/// No port that it publishes by itself is one that `make up` takes.
+#[test]
+fn its_ports_are_not_the_demos() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).expect("it is there");
+    let compose = read(FILE);
+    let ports = compose
+        .split(":-")
+        .skip(1)
+        .filter_map(|rest| rest.split('}').next()?.parse::<u16>().ok());
+    let ports: Vec<_> = ports.collect();
+    assert!(ports.len() >= 8, "{ports:?}");
+    let demo = read("tests/demo/up.rs").replace('_', "");
+    let free = |port: &&u16| !demo.contains(&format!(", {port}, "));
+    assert_eq!(ports.iter().filter(free).count(), ports.len(), "{ports:?}");
+    let once: std::collections::BTreeSet<_> = ports.iter().collect();
+    assert_eq!(once.len(), ports.len(), "{ports:?}");
 }
 
 /// Prometheus finds both Envoys and reads the filter's counters.

@@ -81,7 +81,12 @@ pub fn up() -> ExitCode {
         "  curl -s http://{}/stats | grep wasmcustom",
         envoy.admin_addr()
     );
-    std::fs::write(&ready, format!("{url}\n")).expect(".run/ready can be written");
+    // `make up` prints it.
+    let addresses = format!(
+        "Envoy    {url}\nconsole  http://{}/  token {token}\n",
+        envoy.addrs()[1]
+    );
+    std::fs::write(&ready, addresses).expect(".run/ready can be written");
 
     let mut code = ExitCode::SUCCESS;
     while !stop.load(Ordering::Relaxed) {

@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::world::{SOON, config, way};
 use support::*;
 
-/// For the variables that the examples take the password and keys from.
-const ENV: [(&str, &str); 7] = [
+/// For the variables that the examples take the password, the token and keys from.
+const ENV: [(&str, &str); 8] = [
     ("SLOTGATE_REDIS_PASSWORD", "of-the-test"),
     ("OPENAI_KEY_1", "of-the-test"),
     ("OPENAI_KEY_2", "of-the-test"),
@@ -18,6 +18,7 @@ const ENV: [(&str, &str); 7] = [
     ("ANTHROPIC_KEY_1", "of-the-test"),
     ("ANTHROPIC_KEY_2", "of-the-test"),
     ("ANTHROPIC_KEY_TRADITIONAL", "of-the-test"),
+    ("SLOTGATE_CONSOLE_TOKEN", "a token of enough bytes"),
 ];
 /// With files of the test's own where the example names some below `/etc/envoy`.
 fn with_files(config: EnvoyConfig, replace: &[(&str, &Path)]) -> EnvoyConfig {

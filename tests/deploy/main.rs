@@ -17,6 +17,7 @@ mod world;
 
 mod envoy_gateway;
 mod examples;
+mod folders;
 mod istio;
 mod llm;
 mod redis_acl;
