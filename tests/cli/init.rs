@@ -510,6 +510,18 @@ fn the_same_file_gives_the_same_text_and_nothing_is_overwritten() {
 }
 
 #[test]
+fn a_full_disk_is_said() {
+    let desk = Desk::with(SMALL);
+    let told = desk
+        .init(&["pools.yaml", "--output", "/dev/full", "--force"])
+        .failed(2);
+    assert!(
+        told.starts_with("error: /dev/full can't be written: "),
+        "{told}"
+    );
+}
+
+#[test]
 fn check_says_where_the_file_differs() {
     let desk = Desk::with(SMALL);
     let told = desk.init(&["pools.yaml", "--check"]).failed(2);

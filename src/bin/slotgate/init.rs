@@ -235,7 +235,14 @@ fn put(file: &str, text: &str, force: bool) -> Result<(), Problem> {
             .open(file),
         false => OpenOptions::new().write(true).create_new(true).open(file),
     };
-    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+    let written = opened.and_then(|mut open| {
+        let written = open.write_all(text.as_bytes());
+        if written.is_err() && !force {
+            // Half of it would be in the way of the next try.
+            let _ = std::fs::remove_file(file);
+        }
+        written
+    });
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => exists(file),
         _ => Problem::new(
