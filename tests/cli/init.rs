@@ -446,6 +446,37 @@ fn whatever_is_written_is_valid() {
     }
 }
 
+/// What the filter itself would refuse, in whichever way it was not foreseen.
+#[test]
+fn what_the_filter_refuses_is_not_written() {
+    let mut text = "layout: cluster-per-account\nupstream: http://a\npools:\n".to_owned();
+    for n in 0..1_001 {
+        text.push_str(&format!(
+            "- name: p{n}\n  match: {{header: h, exact: a}}\n  accounts: [{{id: a, limit: 1}}]\n"
+        ));
+    }
+    for fragment in [&[][..], &["--fragment"]] {
+        let desk = Desk::with(&text);
+        let told = desk.init(&[&["pools.yaml"], fragment].concat()).failed(1);
+        assert!(told.starts_with("pools: has 1001 entries"), "{told}");
+        let end = "error: what pools.yaml makes is refused; nothing was written\n";
+        assert!(told.ends_with(end), "{told}");
+        assert_eq!(desk.names(), ["pools.yaml"]);
+    }
+}
+
+#[test]
+fn ten_thousand_accounts() {
+    let mut text = "layout: cluster-per-account\nupstream: https://a.example.com\npools:\n- name: p\n  accounts:\n".to_owned();
+    for n in 0..10_000 {
+        text.push_str(&format!("  - {{id: a{n}, limit: 1, key_env: K{n}}}\n"));
+    }
+    let desk = Desk::with(&text);
+    desk.init(&["pools.yaml"]).done();
+    let written = desk.text("envoy.yaml");
+    assert_eq!(written.matches("max_concurrency: 1,").count(), 10_000);
+}
+
 const SMALL: &str = "upstream: https://api.example.com\npools:\n- name: main\n  accounts:\n  - {id: one, limit: 5}\n";
 
 #[test]
@@ -474,6 +505,18 @@ fn the_same_file_gives_the_same_text_and_nothing_is_overwritten() {
         .failed(2);
     assert!(
         told.starts_with("error: no/such/folder can't be written: "),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_full_disk_is_said() {
+    let desk = Desk::with(SMALL);
+    let told = desk
+        .init(&["pools.yaml", "--output", "/dev/full", "--force"])
+        .failed(2);
+    assert!(
+        told.starts_with("error: /dev/full can't be written: "),
         "{told}"
     );
 }
@@ -622,6 +665,10 @@ fn mistakes_that_only_the_whole_shows() {
         (
             "layout: sidecar\nupstream: http://a\napp: {address: 127.0.0.1:1, limit: 1}\npools:\n- name: app\n  accounts: [{id: a, limit: 1}]\n",
             "5:9: pools[0].name: is the name of the application's own pool",
+        ),
+        (
+            "upstream: http://a\nkey: {header: content-length}\npools:\n- name: p\n  accounts: [{id: a, limit: 1}]\n",
+            "2:15: key.header: \"content-length\" is not for a key",
         ),
     ] {
         let desk = Desk::with(text);

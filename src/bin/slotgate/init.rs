@@ -10,7 +10,9 @@ use crate::show::Lines;
 use crate::words::count;
 use crate::{Answer, check, read};
 use plan::Plan;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use slotgate::config::parse_struct;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -70,14 +72,10 @@ pub fn run(asked: &Asked) -> Result<Answer, Problem> {
         Problem::new(Exit::Wrong, "pools", what).with(listed.collect())
     })?;
     let written = write::text(&plan, &name, asked.fragment);
-    for document in written.split("\n---\n") {
-        let found = check::run(output, document, false)?;
-        if found.exit != Exit::Done {
-            found.text.report();
-            let what =
-                format!("what {shown} makes is refused by `slotgate check`; nothing was written");
-            return Err(Problem::new(Exit::Wrong, "pools", what));
-        }
+    let refused = refused(output, &written, asked.fragment)?;
+    if !refused.is_empty() {
+        let what = format!("what {shown} makes is refused; nothing was written");
+        return Err(Problem::new(Exit::Wrong, "pools", what).with(refused));
     }
     if asked.check {
         return compare(output, shown, &written);
@@ -96,6 +94,47 @@ pub fn run(asked: &Asked) -> Result<Answer, Problem> {
     }
     put(output, &written, asked.force)?;
     Ok(done(&plan, asked, output))
+}
+
+/// What the filter's own parser, and for a whole configuration `slotgate check`, say against it.
+fn refused(output: &str, written: &str, fragment: bool) -> Result<Vec<Value>, Problem> {
+    let mut errors = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(written) {
+        match Value::deserialize(document) {
+            Ok(document) => configurations(&document, &mut errors),
+            Err(error) => errors.push(json!({"text": error.to_string()})),
+        }
+    }
+    if errors.is_empty() && !fragment {
+        let found = check::run(output, written, false)?;
+        if found.exit != Exit::Done {
+            errors.push(json!({"text": format!("slotgate check {output}"), "found": found.json}));
+        }
+    }
+    Ok(errors)
+}
+
+/// The errors of all configurations of slotgate in a document.
+fn configurations(value: &Value, errors: &mut Vec<Value>) {
+    match value {
+        Value::Object(map) if map.contains_key("role") => {
+            // Stands in for what only Envoy's environment knows.
+            let env = |_: &str| Some("unknown-before-it-runs".to_owned());
+            if let Err(found) = parse_struct(value, &env) {
+                errors.extend(
+                    found
+                        .0
+                        .iter()
+                        .map(|error| json!({"text": error.to_string()})),
+                );
+            }
+        }
+        Value::Object(map) => map.values().for_each(|value| configurations(value, errors)),
+        Value::Array(values) => values
+            .iter()
+            .for_each(|value| configurations(value, errors)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn done(plan: &Plan, asked: &Asked, output: &str) -> Answer {
@@ -196,7 +235,14 @@ fn put(file: &str, text: &str, force: bool) -> Result<(), Problem> {
             .open(file),
         false => OpenOptions::new().write(true).create_new(true).open(file),
     };
-    let written = opened.and_then(|mut file| file.write_all(text.as_bytes()));
+    let written = opened.and_then(|mut open| {
+        let written = open.write_all(text.as_bytes());
+        if written.is_err() && !force {
+            // Half of it would be in the way of the next try.
+            let _ = std::fs::remove_file(file);
+        }
+        written
+    });
     written.map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => exists(file),
         _ => Problem::new(

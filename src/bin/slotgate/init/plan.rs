@@ -3,7 +3,7 @@
 use super::marked::{Name, Node, Place, Value, read};
 use crate::words::{basis_points, near, percent, quoted};
 use slotgate::printable::ascii;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -668,6 +668,7 @@ impl Reader {
         pool: Option<&str>,
     ) -> Vec<Account> {
         let mut accounts: Vec<Account> = Vec::new();
+        let mut ids: BTreeSet<String> = BTreeSet::new();
         let items = self.list(field);
         for item in &items {
             let Some(mut fields) = self.fields(item.node, &item.path) else {
@@ -676,7 +677,7 @@ impl Reader {
             let id_field = self.required(&mut fields, "id");
             let id = id_field.as_ref().and_then(|field| self.value(field, name));
             if let (Some(id), Some(field)) = (&id, &id_field)
-                && accounts.iter().any(|account| account.id == *id)
+                && !ids.insert(id.clone())
             {
                 let problem = format!("{} is there twice", quoted(id));
                 self.mistake(field.node.place, &field.path, problem);
@@ -815,8 +816,19 @@ fn header(text: &str) -> Result<String, String> {
 }
 
 fn key_header(text: &str) -> Result<String, String> {
+    /// What Envoy or HTTP itself goes by.
+    const OTHERS: [&str; 8] = [
+        "connection",
+        "content-length",
+        "host",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+        "x-request-id",
+        super::write::ROUTED_BY,
+    ];
     let name = header(text)?;
-    match name == "host" || name == super::write::ROUTED_BY || name.starts_with("x-slotgate-") {
+    match OTHERS.contains(&text) || name.starts_with("x-slotgate-") {
         true => Err(format!("{} is not for a key", quoted(text))),
         false => Ok(name),
     }

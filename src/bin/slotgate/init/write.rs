@@ -1,7 +1,7 @@
 //! The configuration as text: the fragments of `envoy/fragments/`, with what the plan sets.
 
 use super::plan::{Account, App, Endpoint, Layout, Plan, Pool, Traditional, Upstream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The header that says which cluster; only slotgate may set it.
 pub const ROUTED_BY: &str = "x-upstream";
@@ -51,12 +51,8 @@ pub fn variables(plan: &Plan) -> Vec<String> {
     if let Traditional::To { key_env, .. } = &plan.traditional {
         all.extend(key_env.clone());
     }
-    let mut seen = Vec::new();
-    all.retain(|name| {
-        let fresh = !seen.contains(name);
-        seen.push(name.clone());
-        fresh
-    });
+    let mut seen = BTreeSet::new();
+    all.retain(|name| seen.insert(name.clone()));
     all
 }
 
@@ -658,7 +654,8 @@ fn filter_with(plan: &Plan, variables: &[String], value: &str) -> String {
 }
 
 fn routes(out: &mut Text, at: usize, plan: &Plan, clusters: &Clusters) {
-    let made = |name: &String| clusters.made.iter().any(|cluster| cluster.name == *name);
+    let names: BTreeSet<&String> = clusters.made.iter().map(|made| &made.name).collect();
+    let made = |name: &String| names.contains(name);
     // A cluster that the operator has may know no host's name.
     let all_made = clusters.of_account.values().all(made);
     let rewrite = |rewrite: bool| {
