@@ -27,7 +27,7 @@ debian() {
     # Each package is named when it is retrieved, unpacked and configured: the first of each, and every 25th.
     "${as_root[@]}" debootstrap --variant=minbase --include=redis-tools,python3,prometheus bookworm "$work/root" 2>&1 |
         tee "$work/log" | awk '
-            $1 == "I:" && $2 ~ /^(Retrieving|Extracting|Unpacking|Configuring)$/ && $3 != "the" {
+            $1 == "I:" && $2 ~ /^(Retrieving|Extracting|Unpacking|Configuring)$/ && $3 != "the" && $3 !~ /Release|Packages/ {
                 if (seen[$2]++ % 25 == 0) { print "    " $2 " package " seen[$2] ": " $3; fflush() }
             }' || { tail -n 20 "$work/log" >&2; die "debootstrap failed"; }
     say "image 0 of $count: into the engine"

@@ -246,7 +246,14 @@ fn atomic(envoy: &Envoy) -> usize {
         .filter(|session| {
             let reply = envoy.client().get("/echo", &[("x-session-id", session)]);
             assert_eq!(reply.status, 200);
-            reply.json()["headers"]["x-slotgate-path"] == "atomic"
+            let told = &reply.json()["headers"];
+            // Each account has its own host, and so have the requests without one.
+            let host = match told["x-slotgate-account"].as_str() {
+                Some(account) => format!("{account}.api.example.com"),
+                None => "api.example.com".to_owned(),
+            };
+            assert_eq!(told["host"], host);
+            told["x-slotgate-path"] == "atomic"
         })
         .count()
 }
