@@ -77,12 +77,20 @@ impl SetHeaders {
 
     /// These, and those of `others` whose names are not among them.
     fn or(mut self, others: &Self) -> Self {
-        let own = |name: &String| self.0.iter().any(|(own, _)| own == name);
-        let others = others.0.iter().filter(|(name, _)| !own(name));
-        let others: Vec<_> = others.cloned().collect();
-        self.0.extend(others);
-        self.0.sort();
+        for (name, parts) in &others.0 {
+            if let Err(place) = self.0.binary_search_by(|(own, _)| own.cmp(name)) {
+                self.0.push((name.clone(), parts.clone()));
+                last_to(place, &mut self.0);
+            }
+        }
         self
+    }
+}
+
+/// Moves the last item to its place.
+fn last_to<T>(place: usize, items: &mut [T]) {
+    if let Some(tail) = items.get_mut(place..) {
+        tail.rotate_right(1);
     }
 }
 
@@ -97,13 +105,14 @@ impl Pool {
     /// The headers that tell one account from another, sorted by name: its own, and the pool's that hold its id.
     #[must_use]
     pub fn headers_by_account(&self, account: &Account) -> Vec<(String, String)> {
-        let own = |name: &String| account.set_headers.iter().any(|(own, _)| own == name);
-        let of_pool = self.set_headers.0.iter();
-        let of_pool = of_pool.filter(|(name, parts)| parts.len() > 1 && !own(name));
-        let of_pool = of_pool.map(|(name, parts)| (name.clone(), parts.join(&account.id)));
         let mut headers = account.set_headers.clone();
-        headers.extend(of_pool);
-        headers.sort();
+        let of_pool = self.set_headers.0.iter();
+        for (name, parts) in of_pool.filter(|(_, parts)| parts.len() > 1) {
+            if let Err(place) = headers.binary_search_by(|(own, _)| own.cmp(name)) {
+                headers.push((name.clone(), parts.join(&account.id)));
+                last_to(place, &mut headers);
+            }
+        }
         headers
     }
 }
