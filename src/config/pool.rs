@@ -76,6 +76,7 @@ impl SetHeaders {
     }
 
     /// These, and those of `others` whose names are not among them.
+    #[inline(never)]
     fn or(mut self, others: &Self) -> Self {
         for (name, parts) in &others.0 {
             if let Err(place) = self.0.binary_search_by(|(own, _)| own.cmp(name)) {
@@ -96,6 +97,7 @@ impl Pool {
 
     /// The headers that tell one account from another, sorted by name: its own, and the pool's that hold its id.
     #[must_use]
+    #[inline(never)]
     pub fn headers_by_account(&self, account: &Account) -> Vec<(String, String)> {
         let mut headers = account.set_headers.clone();
         let of_pool = self.set_headers.0.iter();
@@ -225,6 +227,7 @@ fn account(at: Cursor<'_, '_>, ids: &mut BTreeMap<String, usize>) -> Account {
 }
 
 /// `of_pool`: `${account}` in a value is the account's id.
+#[inline(never)]
 pub(super) fn set_headers(f: Fields<'_, '_>, of_pool: bool) -> SetHeaders {
     let mut headers = BTreeMap::new();
     for (name, value) in f.map.into_iter().flatten() {
