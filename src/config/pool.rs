@@ -77,13 +77,10 @@ impl SetHeaders {
 
     /// These, and those of `others` whose names are not among them.
     #[inline(never)]
-    fn or(mut self, others: &Self) -> Self {
-        for (name, parts) in &others.0 {
-            if let Err(place) = self.0.binary_search_by(|(own, _)| own.cmp(name)) {
-                self.0.insert(place, (name.clone(), parts.clone()));
-            }
-        }
-        self
+    fn or(self, others: &Self) -> Self {
+        let mut all: BTreeMap<_, _> = others.0.iter().cloned().collect();
+        all.extend(self.0);
+        Self(all.into_iter().collect())
     }
 }
 
@@ -100,12 +97,17 @@ impl Pool {
     #[inline(never)]
     pub fn headers_by_account(&self, account: &Account) -> Vec<(String, String)> {
         let mut headers = account.set_headers.clone();
-        let of_pool = self.set_headers.0.iter();
-        for (name, parts) in of_pool.filter(|(_, parts)| parts.len() > 1) {
-            if let Err(place) = headers.binary_search_by(|(own, _)| own.cmp(name)) {
-                headers.insert(place, (name.clone(), parts.join(&account.id)));
+        for (name, parts) in self
+            .set_headers
+            .0
+            .iter()
+            .filter(|(_, parts)| parts.len() > 1)
+        {
+            if headers.iter().all(|(own, _)| own != name) {
+                headers.push((name.clone(), parts.join(&account.id)));
             }
         }
+        headers.sort_unstable();
         headers
     }
 }
