@@ -78,8 +78,10 @@ impl SetHeaders {
     /// These, and those of `others` whose names are not among them.
     #[inline(never)]
     fn or(self, others: &Self) -> Self {
-        let mut all: BTreeMap<_, _> = others.0.iter().cloned().collect();
-        all.extend(self.0);
+        let mut all = BTreeMap::new();
+        for (name, parts) in others.0.iter().cloned().chain(self.0) {
+            all.insert(name, parts);
+        }
         Self(all.into_iter().collect())
     }
 }
@@ -96,19 +98,17 @@ impl Pool {
     #[must_use]
     #[inline(never)]
     pub fn headers_by_account(&self, account: &Account) -> Vec<(String, String)> {
-        let mut headers = account.set_headers.clone();
-        for (name, parts) in self
-            .set_headers
-            .0
-            .iter()
-            .filter(|(_, parts)| parts.len() > 1)
-        {
-            if headers.iter().all(|(own, _)| own != name) {
-                headers.push((name.clone(), parts.join(&account.id)));
+        let mut all = BTreeMap::new();
+        for (name, parts) in &self.set_headers.0 {
+            if parts.len() > 1 {
+                all.insert(name.clone(), vec![parts.join(&account.id)]);
             }
         }
-        headers.sort_unstable();
-        headers
+        for (name, value) in &account.set_headers {
+            all.insert(name.clone(), vec![value.clone()]);
+        }
+        let all = all.into_iter();
+        all.map(|(name, parts)| (name, parts.concat())).collect()
     }
 }
 
