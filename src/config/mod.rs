@@ -68,13 +68,8 @@ pub fn parse(json: &[u8], env: &dyn Fn(&str) -> Option<String>) -> Result<Role, 
     let document = match json.first() {
         Some(b'\n') => structpb::decode(json),
         Some(_) => None,
-        // A Struct without fields is no bytes at all, and so is a plugin without a configuration.
-        None => {
-            return Err(Errors(vec![Error {
-                path: Path::Root.to_string(),
-                problem: "is empty: it needs a role, scheduler, bridge or console".into(),
-            }]));
-        }
+        // A Struct without fields is no bytes at all, and so is a configuration that is not there.
+        None => Some(Value::Object(Map::new())),
     };
     match document {
         Some(document) => parse_struct(&document, env),
@@ -129,6 +124,11 @@ fn read(
 
 fn role(at: Cursor<'_, '_>) -> Role {
     let mut f = at.fields();
+    if f.map.is_some_and(Map::is_empty) {
+        let rule = "is empty: it needs a role, scheduler, bridge or console";
+        f.collector.error(&f.path, rule);
+        return Role::Bridge;
+    }
     f.needs(&["role"]);
     let kind = f.word("role", Kind::Scheduler);
     if kind == Kind::Bridge {

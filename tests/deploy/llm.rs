@@ -306,6 +306,22 @@ fn what_names_no_model(stage: &Stage) {
         assert_eq!(post(kind, body), (400, json!("model_not_found")), "{body}");
     }
     stage.nothing_was_sent_on();
+    // Nearly the most that is taken, by HTTP/1.1 and HTTP/2, and more than that.
+    let sized = |length: usize| {
+        let body = json!({"model": "gpt-5", "user": "x".repeat(length)}).to_string();
+        Request::post("/v1/chat/completions", body).header("content-type", "application/json")
+    };
+    for protocol in [Protocol::Http1, Protocol::Http2 { streams: 1 }] {
+        let replies = stage
+            .envoy
+            .client()
+            .burst(protocol, 1, move |_| sized(30_000_000));
+        assert_eq!(replies[0].as_ref().expect("a reply").status, 200);
+        assert!(stage.seen()["length"].as_u64() > Some(30_000_000));
+    }
+    let refused = stage.envoy.client().send(sized(40_000_000));
+    assert!(refused.is_err() || refused.is_ok_and(|reply| reply.status == 413));
+    stage.nothing_was_sent_on();
     // Words behind the type don't matter.
     let request = Request::post("/v1/chat/completions", "{\"model\": \"gpt-5\"}");
     let request = request.header("content-type", "application/json; charset=utf-8");

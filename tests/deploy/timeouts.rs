@@ -37,6 +37,7 @@ fn no_shipped_connection_manager_cuts_a_silent_stream() {
             1,
         ),
         ("compose/envoy.yaml", file("envoy/compose/envoy.yaml"), 1),
+        ("llm.yaml", file("envoy/llm.yaml"), 1),
         ("sidecar.yaml", file("envoy/sidecar.yaml"), 2),
         (
             "istio/filter.yaml",

@@ -34,6 +34,7 @@ mod metrics;
 mod no_answer;
 mod redis_faults;
 mod restarts;
+mod set_headers;
 mod storm;
 mod streams;
 mod trap;
