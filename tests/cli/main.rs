@@ -11,6 +11,7 @@
 mod beside;
 mod change;
 mod check;
+mod corpus;
 mod escapes;
 mod faults;
 #[path = "../ledger/pipe.rs"]
