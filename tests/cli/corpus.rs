@@ -309,7 +309,8 @@ fn envoys(setup: &Setup, redis: &Redis) -> String {
     // Long enough for a pipe to open, or to be given up.
     let _ = way(&client);
     std::thread::sleep(Duration::from_millis(1_300));
-    (accounts.forget(), traditional.forget());
+    accounts.forget();
+    traditional.forget();
     let ways: BTreeSet<String> = (0..REQUESTS).map(|_| way(&client)).collect();
     let ways: Vec<String> = ways.into_iter().collect();
     let mut text = ways.join(" or ");
@@ -446,5 +447,130 @@ fn short(line: &str) -> String {
             format!("{severity}: …{}: {problem}", names[from..].join("."))
         }
         _ => format!("{severity}: {rest}"),
+    }
+}
+
+/// A configuration of Envoy in a ConfigMap, and a second document beside it.
+#[test]
+fn a_text_in_a_config_map_is_read() {
+    let dir = Dir::temporary();
+    let path = dir.join("map.yaml");
+    let file = path.to_str().unwrap();
+    let example = std::fs::read_to_string(root().join("envoy/slotgate.yaml")).unwrap();
+    let map = |text: &str| {
+        let indented: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+        let map = format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: x}}\n---\napiVersion: v1\nkind: ConfigMap\n\
+             metadata: {{name: envoy}}\ndata:\n  envoy.yaml: |\n{}\n",
+            indented.join("\n")
+        );
+        std::fs::write(&path, map).unwrap();
+        run(&["check", "--strict", file])
+    };
+    assert_eq!(
+        map(&example).done(),
+        format!(
+            "{file}: http filter \"slotgate\", role scheduler: OK\n{file}: network filter \"slotgate_bridge\", role bridge: OK\n"
+        )
+    );
+    let broken = example.replace("      - name: slotgate_bridge\n", "      - name: bridge\n");
+    map(&broken).done();
+    let broken = example.replace("cluster: redis\n", "cluster: reddis\n");
+    let ran = map(&broken);
+    assert_eq!(ran.code, 1);
+    let at = "[1].data.envoy.yaml.static_resources.listeners[1].filter_chains[0].filters[1].typed_config.cluster";
+    assert!(
+        ran.out
+            .contains(&format!("{file}: error: {at}: there is no cluster reddis")),
+        "{}",
+        ran.out
+    );
+}
+
+/// Several files are one answer; what is missing in one is looked for in the others.
+#[test]
+fn several_files_together() {
+    let file = |name: &str| root().join(name).to_str().unwrap().to_owned();
+    let (filter, pipe) = (
+        file("envoy/istio/filter.yaml"),
+        file("envoy/istio/pipe.yaml"),
+    );
+    let alone = run(&["check", &filter]).done();
+    assert!(
+        alone.contains("not here, so not checked: cluster slotgate_pipe"),
+        "{alone}"
+    );
+    let both = run(&["check", &filter, &pipe]).done();
+    assert!(!both.contains("cluster slotgate_pipe"), "{both}");
+    let answer = run(&["check", &filter, &pipe, "--json"]).done();
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(answer["ok"], true);
+    assert_eq!(answer["files"][1]["file"], Value::from(pipe));
+    let stray = run(&["check", &filter, &file("envoy/alerts.yaml")]).failed(1);
+    assert!(
+        stray.contains("alerts.yaml has nothing of slotgate in it"),
+        "{stray}"
+    );
+}
+
+/// A warning is an error for those who ask for it.
+#[test]
+fn strict() {
+    let dir = Dir::temporary();
+    let path = dir.join("envoy.yaml");
+    let file = path.to_str().unwrap();
+    let example = std::fs::read_to_string(root().join("envoy/slotgate.yaml")).unwrap();
+    let without = example.replace("          stream_idle_timeout: 0s\n", "");
+    assert_ne!(without, example);
+    std::fs::write(&path, without).unwrap();
+    run(&["check", file]).done();
+    let ran = run(&["check", "--strict", file, "--json"]);
+    let answer: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &answer["ok"]), (1, &Value::from(false)));
+}
+
+/// What is missing is shown as lines that can be pasted: with them the set-up is whole.
+#[test]
+fn the_lines_to_add_mend_it() {
+    for (name, under) in [
+        ("pipe-cluster-forgotten", "/static_resources/clusters"),
+        ("redis-cluster-forgotten", "/static_resources/clusters"),
+        ("listener-forgotten", "/static_resources/listeners"),
+        ("extension-forgotten", "/bootstrap_extensions"),
+        (
+            "bridge-forgotten",
+            "/static_resources/listeners/1/filter_chains/0/filters",
+        ),
+    ] {
+        let setup = setups()
+            .into_iter()
+            .find(|setup| setup.name == name)
+            .unwrap();
+        let mut documents = documents(&setup.of);
+        apply(&setup, &mut documents);
+        let dir = Dir::temporary();
+        let path = dir.join("envoy.yaml");
+        let file = path.to_str().unwrap();
+        let write = |document: &Value| {
+            std::fs::write(&path, serde_yaml_ng::to_string(document).unwrap()).unwrap();
+        };
+        write(&documents[0]);
+        let ran = run(&["check", file, "--json"]);
+        let answer: Value = serde_json::from_str(&ran.out).unwrap();
+        let lines = answer["errors"][0]["add"]["lines"].as_str().unwrap();
+        let added: Value = serde_yaml_ng::from_str(lines).unwrap();
+        if documents[0].pointer(under).is_none() {
+            documents[0]["bootstrap_extensions"] = Value::Array(Vec::new());
+        }
+        let place = documents[0]
+            .pointer_mut(under)
+            .unwrap()
+            .as_array_mut()
+            .unwrap();
+        for (at, element) in added.as_array().unwrap().iter().enumerate() {
+            place.insert(at, element.clone());
+        }
+        write(&documents[0]);
+        run(&["check", "--strict", file]).done();
     }
 }

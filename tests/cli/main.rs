@@ -14,6 +14,8 @@ mod check;
 mod corpus;
 mod escapes;
 mod faults;
+mod help;
+mod ledger;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 mod recall;

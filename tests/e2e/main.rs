@@ -40,4 +40,5 @@ mod restarts;
 mod storm;
 mod streams;
 mod trap;
+mod tutorial;
 mod upstream_faults;

@@ -140,7 +140,7 @@ impl Lines {
         }
         let kept = height.saturating_sub(1);
         let mut out: String = self.0.split_inclusive('\n').take(kept).collect();
-        out.push_str(&format!("… {} more lines\n", all.saturating_sub(kept)));
+        out.push_str(&format!("… {} more\n", all.saturating_sub(kept)));
         Self(out)
     }
 
@@ -154,7 +154,8 @@ const MOST_INDENT: usize = 2;
 
 /// One line in as many as it takes. Colours take no room, and are not cut.
 fn wrap(out: &mut String, line: &str, width: usize) {
-    let (mut column, mut start) = (0_usize, out.len());
+    let begin = out.len();
+    let (mut column, mut start) = (0_usize, begin);
     // Where the line may end: before this byte of `out` goes a line feed.
     let mut gap = None;
     let mut in_colour = false;
@@ -173,6 +174,10 @@ fn wrap(out: &mut String, line: &str, width: usize) {
                 out.push_str("  ");
                 out.push_str(rest);
                 column = MOST_INDENT.saturating_add(visible(rest));
+            }
+            // Not the spaces where it was cut.
+            if char == ' ' && start > begin && out.len() == start.saturating_add(MOST_INDENT) {
+                continue;
             }
             column = column.saturating_add(1);
         }
@@ -238,6 +243,7 @@ mod tests {
             ),
             "pool demo  19/35 slots\n  3 leases live\n  gray as configured\n"
         );
+        assert_eq!(fitted("ab cd  ef", 5), "ab cd\n  ef\n");
         // Without a gap anywhere.
         assert_eq!(fitted("abcdefgh", 5), "abcde\n  fgh\n");
         let painted = Lines("ab\x1b[32mcdef\x1b[0mgh\n".to_owned()).of_width(5).0;
@@ -254,7 +260,7 @@ mod tests {
             lines.line(&number.to_string());
         }
         assert_eq!(lines.of_height(5).0, "0\n1\n2\n3\n4\n");
-        assert_eq!(lines.of_height(3).0, "0\n1\n… 3 more lines\n");
+        assert_eq!(lines.of_height(3).0, "0\n1\n… 3 more\n");
         assert_eq!(lines.of_height(3).count(), 3);
     }
 

@@ -56,7 +56,10 @@ pub fn with(mut text: Lines, differences: &[Difference]) -> Lines {
 pub fn json_with(pools: &[Pool], differences: &[Difference]) -> Value {
     let mut document = json(pools);
     if !differences.is_empty() {
-        document["configured"] = differences.iter().map(Difference::json).collect();
+        let configured = differences.iter().map(Difference::json).collect();
+        if let Some(document) = document.as_object_mut() {
+            document.insert("configured".to_owned(), configured);
+        }
     }
     document
 }
