@@ -9,8 +9,8 @@ use crate::json::Json;
 use crate::pool::BEHIND;
 use std::collections::BTreeMap;
 
-/// The flags of an account's record in `ledger.lua`.
-const DISABLED: u64 = 1;
+/// A flag of an account's record in `ledger.lua`: the configuration disables it.
+pub const DISABLED: u64 = 1;
 const DRAINED: u64 = 2;
 
 /// What an account does now.

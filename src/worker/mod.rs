@@ -44,6 +44,7 @@ use counters::{Counter, Counters};
 use output::{Answer, Gauges, Output};
 use parts::Parts;
 use renewals::Renewals;
+pub use sync::digest;
 
 /// One worker.
 #[derive(Debug)]

@@ -261,7 +261,8 @@ fn next_part(cx: &Context, pool: usize, step: &SyncStep, reply: &[u8]) -> Option
 }
 
 /// Tells apart two sets of accounts, as the ledger sees them, under one revision.
-fn digest(pool: &Pool, config: &Config) -> u64 {
+#[must_use]
+pub fn digest(pool: &Pool, config: &Config) -> u64 {
     let mut text = millionths(config.score.load).to_string();
     let bases = pool::bases(&pool.accounts, config.score, config.priority_mode);
     for (account, base) in pool.accounts.iter().zip(bases) {

@@ -11,10 +11,13 @@
 mod beside;
 mod change;
 mod check;
+mod corpus;
 mod escapes;
 mod faults;
 mod generate;
+mod help;
 mod init;
+mod ledger;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 mod recall;

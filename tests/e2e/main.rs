@@ -38,5 +38,6 @@ mod set_headers;
 mod storm;
 mod streams;
 mod trap;
+mod tutorial;
 mod upstream_faults;
 mod version;

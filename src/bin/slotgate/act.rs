@@ -114,6 +114,51 @@ pub fn percent(
     })
 }
 
+/// The percentage that an operator has set, of these pools or of all.
+pub fn percent_set(server: &mut Server, named: &[String]) -> Result<Answer, Problem> {
+    let mut text = Lines::default();
+    let mut pools = Vec::new();
+    let mut problem = None;
+    for pool in server.some_pools(named)? {
+        let control = keys::key(&server.prefix, &pool, "control");
+        let asked = server.ask_of(&pool, redis::cmd("HGET").arg(control).arg("percent"));
+        let set: Option<Vec<u8>> = match asked {
+            Ok(set) => set,
+            Err(failed) if failed.is_of_one_pool() => {
+                let error = failed.named(&pool);
+                text.line(&error);
+                pools.push(json!({"pool": pool, "error": error}));
+                problem.get_or_insert(failed);
+                continue;
+            }
+            Err(failed) => return Err(failed),
+        };
+        let mut seen = slotgate::ledger::view::Pool::default();
+        seen.set_percent(&set.unwrap_or_default());
+        let percent = seen.percent.map(as_percent);
+        text.line(&format!(
+            "pool {pool}: gray {}",
+            match percent {
+                Some(percent) => format!("{percent} % by override"),
+                None if seen.ignored =>
+                    "by no override: Redis holds one that is no percentage".to_owned(),
+                None => "as configured".to_owned(),
+            }
+        ));
+        pools.push(json!({"pool": pool, "percent": percent}));
+    }
+    let exit = match problem {
+        Some(problem) if pools.iter().all(|pool| pool["error"].is_string()) => return Err(problem),
+        Some(_) => Exit::Wrong,
+        None => Exit::Done,
+    };
+    Ok(Answer {
+        text,
+        json: json!({"action": "percent_get", "pools": pools}),
+        exit,
+    })
+}
+
 pub fn unbind(server: &mut Server, pool: Option<&str>, session: &str) -> Result<Answer, Problem> {
     let pool = server.one_pool(pool)?;
     let hash = hash128(session.as_bytes());

@@ -106,7 +106,12 @@ fn refused(output: &str, written: &str, fragment: bool) -> Result<Vec<Value>, Pr
         }
     }
     if errors.is_empty() && !fragment {
-        let found = check::run(output, written, false)?;
+        let file = (output.to_owned(), written.to_owned());
+        let options = check::Options {
+            require_env: false,
+            strict: false,
+        };
+        let found = check::run(&[file], options, None)?;
         if found.exit != Exit::Done {
             errors.push(json!({"text": format!("slotgate check {output}"), "found": found.json}));
         }

@@ -14,6 +14,8 @@ mod recall;
 mod server;
 mod show;
 mod status;
+mod terminal;
+mod watch;
 mod words;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -33,44 +35,72 @@ use std::process::ExitCode;
 )]
 struct Cli {
     #[command(flatten)]
-    common: Common,
+    before: Before,
+    /// Print JSON
+    #[arg(long, global = true, display_order = 900)]
+    json: bool,
     #[command(subcommand)]
     command: Command,
 }
 
-/// What all subcommands take.
-#[derive(Debug, Args)]
-struct Common {
-    /// Redis: redis://[user@]host:port/database, or host:port [default: 127.0.0.1:6379]
+/// How to reach Redis, where a command asks it.
+#[derive(Debug, Clone, Default, Args)]
+struct Connection {
+    /// Redis: redis://[user@]host:port/database, or host:port [env: SLOTGATE_REDIS] [default: 127.0.0.1:6379]
     // The value may hold a password: never shown, not even as the variable's value.
-    #[arg(
-        long,
-        global = true,
-        env = "SLOTGATE_REDIS",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
+    #[arg(long, value_name = "URL", display_order = 800)]
     redis: Option<String>,
-    /// Variable that holds Redis' password, if the URL has none
-    #[arg(
-        long,
-        global = true,
-        default_value = "SLOTGATE_REDIS_PASSWORD",
-        value_name = "NAME"
-    )]
-    password_env: String,
-    /// First part of every key: redis.key_prefix of the configuration
-    #[arg(
-        long,
-        global = true,
-        env = "SLOTGATE_PREFIX",
-        default_value = "slotgate"
-    )]
-    prefix: String,
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
+    /// Variable that holds Redis' password, if the URL has none [default: SLOTGATE_REDIS_PASSWORD]
+    #[arg(long, value_name = "NAME", display_order = 801)]
+    password_env: Option<String>,
+    /// First part of every key: redis.key_prefix of the configuration [env: SLOTGATE_PREFIX] [default: slotgate]
+    #[arg(long, display_order = 802)]
+    prefix: Option<String>,
 }
+
+/// The same before the command: it holds for those that ask Redis.
+#[derive(Debug, Clone, Default, Args)]
+struct Before {
+    #[arg(id = "redis_before", long = "redis", hide = true)]
+    redis: Option<String>,
+    #[arg(id = "password_env_before", long = "password-env", hide = true)]
+    password_env: Option<String>,
+    #[arg(id = "prefix_before", long = "prefix", hide = true)]
+    prefix: Option<String>,
+}
+
+impl Before {
+    /// What holds: what was said behind the command, else before it, else by the environment.
+    fn and(&self, own: Connection) -> Connection {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Connection {
+            redis: own
+                .redis
+                .or_else(|| self.redis.clone())
+                .or_else(|| variable("SLOTGATE_REDIS")),
+            password_env: own.password_env.or_else(|| self.password_env.clone()),
+            prefix: own
+                .prefix
+                .or_else(|| self.prefix.clone())
+                .or_else(|| variable("SLOTGATE_PREFIX")),
+        }
+    }
+}
+
+impl Connection {
+    fn open(&self) -> Result<server::Server, Problem> {
+        server::Server::open(
+            self.redis.as_deref(),
+            self.password_env.as_deref().unwrap_or(PASSWORD_ENV),
+            self.prefix.as_deref().unwrap_or(PREFIX),
+        )
+    }
+}
+
+/// Where Redis' password is, unless told.
+pub const PASSWORD_ENV: &str = "SLOTGATE_REDIS_PASSWORD";
+/// The first part of every key, unless told.
+const PREFIX: &str = "slotgate";
 
 /// The pool, where there is more than one.
 #[derive(Debug, Args)]
@@ -87,17 +117,29 @@ struct OneAccount {
     account: String,
     #[command(flatten)]
     pool: OnePool,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Find every error in an Envoy configuration, or in a plugin's own configuration
     Check {
-        /// YAML or JSON; - reads standard input
-        file: String,
+        /// YAML or JSON; - reads standard input. Parts in several files (Istio's patches, say) are checked together
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<String>,
         /// A variable that is not set here is an error too
         #[arg(long)]
         require_env: bool,
+        /// A warning is an error too
+        #[arg(long)]
+        strict: bool,
+        /// Compare the pools with what is in force in Redis: there, or at SLOTGATE_REDIS or 127.0.0.1:6379
+        #[arg(long, value_name = "URL", num_args = 0..=1, default_missing_value = "")]
+        redis: Option<String>,
+        /// Variable that holds Redis' password [default: SLOTGATE_REDIS_PASSWORD, or the configuration's]
+        #[arg(long, value_name = "NAME", requires = "redis")]
+        password_env: Option<String>,
     },
     /// Write an Envoy configuration from a short file of pools and accounts, or from answers
     Init {
@@ -139,8 +181,13 @@ enum Command {
         /// At most so many accounts of each pool, the busiest first
         #[arg(long)]
         rows: Option<usize>,
+        /// Say too where Redis keeps other accounts than this configuration has
+        #[arg(long, value_name = "FILE")]
+        config: Option<String>,
+        #[command(flatten)]
+        connection: Connection,
     },
-    /// Show pools again and again
+    /// Show pools again and again; q ends it
     Watch {
         /// Only these pools
         #[arg(long)]
@@ -154,6 +201,8 @@ enum Command {
         /// End after so many looks
         #[arg(long)]
         count: Option<u64>,
+        #[command(flatten)]
+        connection: Connection,
     },
     /// Why each account would or would not be taken now, or which way a request went
     Explain {
@@ -177,12 +226,14 @@ enum Command {
         /// Take score.random from this file
         #[arg(long, value_name = "FILE")]
         config: Option<String>,
+        #[command(flatten)]
+        connection: Connection,
     },
     /// No new leases of an account; those that live finish
     Drain(OneAccount),
     /// Let a drained account take leases again
     Undrain(OneAccount),
-    /// Override the share of the gray release; filters follow within their control.poll_ms
+    /// Show or override the share of the gray release; filters follow within their control.poll_ms
     #[command(subcommand)]
     Percent(Percent),
     /// End an account's cooldown
@@ -195,6 +246,8 @@ enum Command {
         session: String,
         #[command(flatten)]
         pool: OnePool,
+        #[command(flatten)]
+        connection: Connection,
     },
     /// Which account a lease holds, and until when
     Lease {
@@ -203,6 +256,8 @@ enum Command {
         /// Only this pool [default: look in all]
         #[arg(long)]
         pool: Option<String>,
+        #[command(flatten)]
+        connection: Connection,
     },
     /// Write shell completions and manual pages into a folder, for those who package slotgate
     #[command(hide = true)]
@@ -214,6 +269,14 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Percent {
+    /// The percentage that an operator has set, of each pool
+    Get {
+        /// Only these pools
+        #[arg(long)]
+        pool: Vec<String>,
+        #[command(flatten)]
+        connection: Connection,
+    },
     /// Use this percentage instead of the configured one
     Set {
         /// 0..=100 with at most two decimals
@@ -237,6 +300,8 @@ struct SomePools {
     /// Every pool
     #[arg(long, conflicts_with = "pool")]
     all_pools: bool,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Subcommand)]
@@ -260,7 +325,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return shown(&error),
     };
-    let json = cli.common.json;
+    let json = cli.json;
     let result = run(cli).and_then(|answer| {
         if json && !answer.json.is_null() {
             say(&show::Lines::json(&answer.json, true))?;
@@ -310,18 +375,32 @@ pub fn say(text: &show::Lines) -> Result<(), Problem> {
 }
 
 fn run(cli: Cli) -> Result<Answer, Problem> {
-    let common = &cli.common;
-    let server = || {
-        server::Server::open(
-            common.redis.as_deref(),
-            &common.password_env,
-            &common.prefix,
-        )
-    };
+    let before = cli.before;
+    let server = |connection: Connection| before.and(connection).open();
     match cli.command {
-        Command::Check { file, require_env } => {
-            let text = read(&file)?;
-            check::run(&file, &text, require_env)
+        Command::Check {
+            files,
+            require_env,
+            strict,
+            redis,
+            password_env,
+        } => {
+            let redis = redis.map(|redis| {
+                before.and(Connection {
+                    redis: Some(redis).filter(|redis| !redis.is_empty()),
+                    password_env,
+                    prefix: None,
+                })
+            });
+            let asked = redis.as_ref().map(|redis| check::Ledger {
+                url: redis.redis.as_deref(),
+                password_env: redis.password_env.as_deref(),
+            });
+            let options = check::Options {
+                require_env,
+                strict,
+            };
+            check::run(&texts(files)?, options, asked)
         }
         Command::Init {
             file,
@@ -349,12 +428,25 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             };
             Ok(bucket::run(&session, percent, salt, configured))
         }
-        Command::Status { pool, rows } => {
-            let mut server = server()?;
+        Command::Status {
+            pool,
+            rows,
+            config,
+            connection,
+        } => {
+            let configured = match config {
+                Some(file) => check::schedulers(&file, &read(&file)?)?,
+                None => Vec::new(),
+            };
+            let mut server = server(connection)?;
             let pools = status::read(&mut server, &pool)?;
+            let differences = check::differences(&mut server, &configured, &pools)?;
             Ok(Answer {
-                text: status::text(&pools, rows, show::Colours::for_stdout()),
-                json: status::json(&pools),
+                text: status::with(
+                    status::text(&pools, rows, show::Colours::for_stdout()),
+                    &differences,
+                ),
+                json: status::json_with(&pools, &differences),
                 exit: status::exit(&pools),
             })
         }
@@ -363,42 +455,39 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             rows,
             interval,
             count,
+            connection,
         } => {
             if !(0.1..=3_600.0).contains(&interval) {
                 return Err(Problem::usage(format!(
                     "--interval {interval} is not in 0.1..=3600 seconds"
                 )));
             }
-            status::watch(
-                &server,
-                &status::Watch {
+            let connection = before.and(connection);
+            watch::run(
+                &|| connection.open(),
+                &watch::Watch {
                     pools: pool,
                     rows,
                     interval,
                     count,
-                    json: common.json,
+                    json: cli.json,
                 },
             )
         }
         Command::Explain {
             pool,
-            request: Some(id),
-            ..
-        } => recall::run(&mut server()?, pool.pool.as_deref(), Asked::Request(&id)),
-        Command::Explain {
-            pool,
-            lease: Some(id),
-            ..
-        } => recall::run(&mut server()?, pool.pool.as_deref(), Asked::Lease(&id)),
-        Command::Explain {
-            pool,
-            request: None,
-            lease: None,
+            request,
+            lease,
             session,
             scope,
             random,
             config,
+            connection,
         } => {
+            let asked = request.as_deref().map(Asked::Request);
+            if let Some(asked) = asked.or_else(|| lease.as_deref().map(Asked::Lease)) {
+                return recall::run(&mut server(connection)?, pool.pool.as_deref(), asked);
+            }
             let random = match config {
                 Some(file) => check::random_weight(&file, &read(&file)?)?,
                 None => random.unwrap_or(0.2),
@@ -408,7 +497,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                     "--random {random} is not in 0..=1000"
                 )));
             }
-            let mut server = server()?;
+            let mut server = server(connection)?;
             let pool = server.one_pool(pool.pool.as_deref())?;
             explain::run(
                 &mut server,
@@ -418,34 +507,54 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                 random,
             )
         }
-        Command::Drain(one) => act::account(&mut server()?, &one.pool.pool, "drain", &one.account),
-        Command::Undrain(one) => {
-            act::account(&mut server()?, &one.pool.pool, "undrain", &one.account)
-        }
-        Command::Cooldown(Cooldown::Clear(one)) => {
-            act::account(&mut server()?, &one.pool.pool, "thaw", &one.account)
+        Command::Drain(one) => account(&before, one, "drain"),
+        Command::Undrain(one) => account(&before, one, "undrain"),
+        Command::Cooldown(Cooldown::Clear(one)) => account(&before, one, "thaw"),
+        Command::Percent(Percent::Get { pool, connection }) => {
+            act::percent_set(&mut server(connection)?, &pool)
         }
         Command::Percent(Percent::Set { percent, pools }) => {
             let percent = words::basis_points(&percent)?;
             act::percent(
-                &mut server()?,
+                &mut server(pools.connection)?,
                 pools.one.pool.as_deref(),
                 pools.all_pools,
                 Some(percent),
             )
         }
         Command::Percent(Percent::Clear { pools }) => act::percent(
-            &mut server()?,
+            &mut server(pools.connection)?,
             pools.one.pool.as_deref(),
             pools.all_pools,
             None,
         ),
-        Command::Unbind { session, pool } => {
-            act::unbind(&mut server()?, pool.pool.as_deref(), &session)
-        }
-        Command::Lease { id, pool } => act::lease(&mut server()?, pool.as_deref(), &id),
+        Command::Unbind {
+            session,
+            pool,
+            connection,
+        } => act::unbind(&mut server(connection)?, pool.pool.as_deref(), &session),
+        Command::Lease {
+            id,
+            pool,
+            connection,
+        } => act::lease(&mut server(connection)?, pool.as_deref(), &id),
         Command::Generate { folder } => generate::run(Cli::command(), &folder),
     }
+}
+
+/// One of the verbs on an account.
+fn account(before: &Before, one: OneAccount, verb: &'static str) -> Result<Answer, Problem> {
+    let mut server = before.and(one.connection).open()?;
+    act::account(&mut server, &one.pool.pool, verb, &one.account)
+}
+
+/// Files with their texts.
+fn texts(files: Vec<String>) -> Result<Vec<check::File>, Problem> {
+    let texts = files.into_iter().map(|file| {
+        let text = read(&file)?;
+        Ok((file, text))
+    });
+    texts.collect()
 }
 
 /// A file's text, or standard input's for `-`.

@@ -16,6 +16,8 @@ pub enum Exit {
     Redis,
     /// Nobody reads the output any more: the end, but no failure.
     ReaderGone,
+    /// Ended by Ctrl-C.
+    Interrupted,
 }
 
 impl Exit {
@@ -26,6 +28,7 @@ impl Exit {
             Exit::Wrong => 1,
             Exit::Usage => 2,
             Exit::Redis => 3,
+            Exit::Interrupted => 130,
         }
     }
 }

@@ -44,8 +44,27 @@ type Inspected = (
     Vec<Value>,
 );
 
+/// Who a configuration is to Redis, where the URL does not say it.
+#[derive(Debug, Default)]
+pub struct Login {
+    pub username: Option<String>,
+    /// The variable with the password; empty: none.
+    pub password_env: String,
+    pub database: i64,
+}
+
 impl Server {
     pub fn open(url: Option<&str>, password_env: &str, prefix: &str) -> Result<Self, Problem> {
+        Self::open_as(url, password_env, prefix, &Login::default())
+    }
+
+    /// With a login to fall back on.
+    pub fn open_as(
+        url: Option<&str>,
+        password_env: &str,
+        prefix: &str,
+        otherwise: &Login,
+    ) -> Result<Self, Problem> {
         words::name("prefix", prefix)?;
         let url = url
             .filter(|url| !url.is_empty())
@@ -68,10 +87,15 @@ impl Server {
                 .hint("redis://host:6379, redis://user@host:6379/1 or host:6379")
         })?;
         let login = info.redis_settings();
-        let username = login.username().map(str::to_owned);
+        let own = login.username().map(str::to_owned);
+        let username = own.or_else(|| otherwise.username.clone());
+        let variables = [password_env, &otherwise.password_env];
+        let mut variables = variables.into_iter().filter(|name| !name.is_empty());
         let password = match login.password() {
             Some(password) => password.to_owned(),
-            None => std::env::var(password_env).unwrap_or_default(),
+            None => variables
+                .find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+                .unwrap_or_default(),
         };
         if username.is_some() && password.is_empty() {
             return Err(
@@ -79,7 +103,10 @@ impl Server {
                     .hint(format!("put it into the variable {password_env}")),
             );
         }
-        let database = login.db();
+        let database = match login.db() {
+            0 => otherwise.database,
+            own => own,
+        };
         let name = info.addr().to_string();
         // The library would keep what Redis says against a login to itself: AUTH and SELECT are sent below.
         let settings = RedisConnectionInfo::default()
@@ -328,6 +355,14 @@ impl Server {
 
     fn keys(&self, pool: &str) -> LedgerCommands {
         LedgerCommands::new(&self.prefix, pool)
+    }
+
+    /// What the accounts in force came from; `None`: it isn't there.
+    pub fn digest(&mut self, pool: &str) -> Result<Option<u64>, Problem> {
+        let accounts = keys::key(&self.prefix, pool, "accounts");
+        let digest = self.ask_of(pool, redis::cmd("HGET").arg(accounts).arg("#digest"));
+        let digest: Option<Vec<u8>> = digest?;
+        Ok(digest.and_then(|digest| words::text(&digest).parse().ok()))
     }
 
     /// Everything about a pool.

@@ -4,8 +4,6 @@ use serde_json::Value;
 use slotgate::printable::{harmless, is_harmful};
 use std::io::{IsTerminal, Write};
 
-const BAR: u64 = 20;
-
 /// Whether states are coloured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Colours {
@@ -34,11 +32,12 @@ impl Colours {
     }
 }
 
-/// How full something is.
-pub fn bar(used: u64, of: u64) -> String {
-    let full = used.saturating_mul(BAR).div_ceil(of.max(1)).min(BAR);
+/// How full something is, in so many cells.
+pub fn bar(used: u64, of: u64, cells: usize) -> String {
+    let cells = cells as u64;
+    let full = used.saturating_mul(cells).div_ceil(of.max(1)).min(cells);
     let repeat = |part: &str, times: u64| part.repeat(usize::try_from(times).unwrap_or(0));
-    repeat("█", full) + &repeat("·", BAR.saturating_sub(full))
+    repeat("█", full) + &repeat("·", cells.saturating_sub(full))
 }
 
 /// What is printed: nothing else can be. It is written line by line, so that no text from elsewhere commands the terminal,
@@ -118,9 +117,93 @@ impl Lines {
         Self(format!("\x1b[H{}\x1b[J", self.0.replace('\n', "\x1b[K\n")))
     }
 
+    /// How many lines there are.
+    pub fn count(&self) -> usize {
+        self.0.matches('\n').count()
+    }
+
+    /// The same in so many columns: a longer line goes on in the next, behind its last gap of two spaces if it has one. A
+    /// terminal would break it anywhere, and the lines would be more than were counted.
+    pub fn of_width(&self, width: usize) -> Self {
+        let mut out = String::new();
+        for line in self.0.lines() {
+            wrap(&mut out, line, width.max(MOST_INDENT.saturating_add(1)));
+        }
+        Self(out)
+    }
+
+    /// The first so many lines; the last of them says how many are left out.
+    pub fn of_height(&self, height: usize) -> Self {
+        let all = self.count();
+        if all <= height {
+            return Self(self.0.clone());
+        }
+        let kept = height.saturating_sub(1);
+        let mut out: String = self.0.split_inclusive('\n').take(kept).collect();
+        out.push_str(&format!("… {} more\n", all.saturating_sub(kept)));
+        Self(out)
+    }
+
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
+}
+
+/// How far the rest of a line is put in.
+const MOST_INDENT: usize = 2;
+
+/// One line in as many as it takes. Colours take no room, and are not cut.
+fn wrap(out: &mut String, line: &str, width: usize) {
+    let begin = out.len();
+    let (mut column, mut start) = (0_usize, begin);
+    // Where the line may end: before this byte of `out` goes a line feed.
+    let mut gap = None;
+    let mut in_colour = false;
+    for char in line.chars() {
+        in_colour |= char == '\x1b';
+        if !in_colour {
+            if column == width {
+                let rest = match gap.take() {
+                    Some(at) => out.split_off(at),
+                    None => String::new(),
+                };
+                let rest = rest.trim_start();
+                out.truncate(out.trim_end_matches(' ').len().max(start));
+                out.push('\n');
+                start = out.len();
+                out.push_str("  ");
+                out.push_str(rest);
+                column = MOST_INDENT.saturating_add(visible(rest));
+            }
+            // Not the spaces where it was cut.
+            if char == ' ' && start > begin && out.len() == start.saturating_add(MOST_INDENT) {
+                continue;
+            }
+            column = column.saturating_add(1);
+        }
+        out.push(char);
+        in_colour &= char != 'm';
+        if !in_colour
+            && out
+                .get(start..)
+                .is_some_and(|line| line.ends_with("  ") && line.trim() != "")
+        {
+            gap = Some(out.len());
+        }
+    }
+    out.push('\n');
+}
+
+/// How many columns a text takes.
+fn visible(text: &str) -> usize {
+    let mut in_colour = false;
+    let mut columns = 0_usize;
+    for char in text.chars() {
+        in_colour |= char == '\x1b';
+        columns = columns.saturating_add(usize::from(!in_colour));
+        in_colour &= char != 'm';
+    }
+    columns
 }
 
 /// A table's cell.
@@ -135,5 +218,57 @@ impl<T: AsRef<str>> From<T> for Cell {
     fn from(text: T) -> Self {
         let text = harmless(text.as_ref()).into_owned();
         Self { text, code: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lines_go_on_in_the_next() {
+        let fitted = |text: &str, width| {
+            let mut lines = Lines::default();
+            lines.line(text);
+            lines.of_width(width).0
+        };
+        assert_eq!(
+            fitted("pool demo  19/35 slots", 40),
+            "pool demo  19/35 slots\n"
+        );
+        assert_eq!(
+            fitted(
+                "pool demo  19/35 slots  3 leases live  gray as configured",
+                24
+            ),
+            "pool demo  19/35 slots\n  3 leases live\n  gray as configured\n"
+        );
+        assert_eq!(fitted("ab cd  ef", 5), "ab cd\n  ef\n");
+        // Without a gap anywhere.
+        assert_eq!(fitted("abcdefgh", 5), "abcde\n  fgh\n");
+        let painted = Lines("ab\x1b[32mcdef\x1b[0mgh\n".to_owned()).of_width(5).0;
+        assert_eq!(painted, "ab\x1b[32mcde\n  f\x1b[0mgh\n");
+        for line in painted.lines() {
+            assert!(visible(line) <= 5, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn no_more_lines_than_fit() {
+        let mut lines = Lines::default();
+        for number in 0..5 {
+            lines.line(&number.to_string());
+        }
+        assert_eq!(lines.of_height(5).0, "0\n1\n2\n3\n4\n");
+        assert_eq!(lines.of_height(3).0, "0\n1\n… 3 more\n");
+        assert_eq!(lines.of_height(3).count(), 3);
+    }
+
+    #[test]
+    fn bars() {
+        assert_eq!(bar(1, 2, 4), "██··");
+        assert_eq!(bar(1, 100, 4), "█···");
+        assert_eq!(bar(9, 2, 4), "████");
+        assert_eq!(bar(0, 0, 0), "");
     }
 }

@@ -1,15 +1,13 @@
 //! `slotgate status` and `slotgate watch`.
 
-use crate::Answer;
+use crate::check::Difference;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::{Cell, Colours, Lines, bar};
-use crate::words::{clock, count, document, percent};
+use crate::words::{count, document, percent};
 use serde_json::{Value, json};
 use slotgate::ledger::view::{Account, Pool, State, duration};
 use std::cmp::Reverse;
-use std::io::IsTerminal;
-use std::time::Duration;
 
 pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem> {
     let mut problem = None;
@@ -43,6 +41,29 @@ pub fn exit(pools: &[Pool]) -> Exit {
     }
 }
 
+/// The text with what is configured and not in force, where that is known.
+pub fn with(mut text: Lines, differences: &[Difference]) -> Lines {
+    if !differences.is_empty() {
+        text.line("");
+    }
+    for difference in differences {
+        text.line(&difference.text());
+    }
+    text
+}
+
+/// The same for programs.
+pub fn json_with(pools: &[Pool], differences: &[Difference]) -> Value {
+    let mut document = json(pools);
+    if !differences.is_empty() {
+        let configured = differences.iter().map(Difference::json).collect();
+        if let Some(document) = document.as_object_mut() {
+            document.insert("configured".to_owned(), configured);
+        }
+    }
+    document
+}
+
 pub fn json(pools: &[Pool]) -> Value {
     let pools: Vec<Value> = pools
         .iter()
@@ -53,18 +74,34 @@ pub fn json(pools: &[Pool]) -> Value {
 
 /// All pools; at most `rows` accounts of each.
 pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> Lines {
+    text_of_width(pools, rows, colours, None)
+}
+
+/// The same for a terminal that shows so many columns.
+pub fn text_of_width(
+    pools: &[Pool],
+    rows: Option<usize>,
+    colours: Colours,
+    width: Option<usize>,
+) -> Lines {
     let mut text = Lines::default();
     for (place, pool) in pools.iter().enumerate() {
         if place > 0 {
             text.line("");
         }
-        table(&mut text, pool, rows, colours);
+        table(&mut text, pool, rows, colours, width);
     }
     text
 }
 
 /// One pool: a line about it, then a line for each account.
-fn table(text: &mut Lines, pool: &Pool, rows: Option<usize>, colours: Colours) {
+fn table(
+    text: &mut Lines,
+    pool: &Pool,
+    rows: Option<usize>,
+    colours: Colours,
+    width: Option<usize>,
+) {
     if let Some(error) = &pool.error {
         return text.line(error);
     }
@@ -98,14 +135,37 @@ fn table(text: &mut Lines, pool: &Pool, rows: Option<usize>, colours: Colours) {
         shown.sort_by_cached_key(|account| (account.state == State::Free, Reverse(load(account))));
         shown.truncate(most);
     }
-    let mut lines = vec![["account", "used", "", "state"].map(Cell::from).to_vec()];
+    let used = |account: &Account| format!("{}/{}", account.used, account.max);
+    // What is beside the bar.
+    let widest = |of: &dyn Fn(&Account) -> usize, heading: usize| {
+        let widths = shown.iter().map(|account| of(account));
+        widths.max().unwrap_or(0).max(heading).saturating_add(2)
+    };
+    let beside = widest(&|account| account.id.len(), 7)
+        .saturating_add(widest(&|account| used(account).len(), 4))
+        .saturating_add(widest(&|account| state(account).len(), 5));
+    let room = width.map_or(BAR, |width| width.saturating_sub(beside).min(BAR));
+    let with_bar = room >= LEAST_BAR;
+    let row = |id: Cell, used: String, bar: String, state: Cell| {
+        let bar = with_bar.then(|| Cell::from(bar));
+        [Some(id), Some(used.into()), bar, Some(state)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+    };
+    let mut lines = vec![row(
+        "account".into(),
+        "used".to_owned(),
+        String::new(),
+        "state".into(),
+    )];
     for account in &shown {
-        lines.push(vec![
+        lines.push(row(
             Cell::from(&account.id),
-            format!("{}/{}", account.used, account.max).into(),
-            bar(account.used, account.max).into(),
+            used(account),
+            bar(account.used, account.max, room),
             colours.paint(colour(account.state), &state(account)),
-        ]);
+        ));
     }
     text.table(&lines);
     if cut {
@@ -113,6 +173,10 @@ fn table(text: &mut Lines, pool: &Pool, rows: Option<usize>, colours: Colours) {
         text.line(&format!("… and {rest} more"));
     }
 }
+
+/// A bar's cells, and how few still say something.
+const BAR: usize = 20;
+const LEAST_BAR: usize = 4;
 
 /// In thousandths.
 fn load(account: &Account) -> u64 {
@@ -142,82 +206,4 @@ fn colour(state: State) -> &'static str {
         State::Cooling | State::Probing => "31",
         State::Disabled | State::Drained | State::Removed => "2",
     }
-}
-
-/// The arguments of `watch`.
-#[derive(Debug)]
-pub struct Watch {
-    pub pools: Vec<String>,
-    pub rows: Option<usize>,
-    pub interval: f64,
-    pub count: Option<u64>,
-    pub json: bool,
-}
-
-/// Looks again and again, also past failures: Redis comes back. On a terminal each look replaces the one before.
-pub fn watch(open: &dyn Fn() -> Result<Server, Problem>, watch: &Watch) -> Result<Answer, Problem> {
-    let in_place = std::io::stdout().is_terminal() && !watch.json;
-    let mut server = None;
-    let mut looks: u64 = 0;
-    loop {
-        let look = look(&mut server, open, watch, in_place);
-        looks = looks.saturating_add(1);
-        let last = watch.count.is_some_and(|count| looks >= count);
-        match look {
-            Ok(text) if in_place => {
-                crate::say(&text.in_place())?;
-            }
-            Ok(text) => crate::say(&text)?,
-            Err(problem) if last || problem.exit == Exit::Usage => return Err(problem),
-            Err(problem) => {
-                server = None;
-                if in_place {
-                    crate::say(&problem.text().in_place())?;
-                } else {
-                    problem.report(watch.json);
-                }
-            }
-        }
-        if last {
-            return Ok(Answer {
-                text: Lines::default(),
-                json: Value::Null,
-                exit: Exit::Done,
-            });
-        }
-        std::thread::sleep(Duration::from_secs_f64(watch.interval));
-    }
-}
-
-fn look(
-    server: &mut Option<Server>,
-    open: &dyn Fn() -> Result<Server, Problem>,
-    watch: &Watch,
-    in_place: bool,
-) -> Result<Lines, Problem> {
-    let server = match server {
-        Some(server) => server,
-        None => server.insert(open()?),
-    };
-    let pools = read(server, &watch.pools)?;
-    if watch.json {
-        return Ok(Lines::json(&json(&pools), false));
-    }
-    let rows = watch
-        .rows
-        .or_else(|| in_place.then(|| rows_each(pools.len())).flatten());
-    let time = pools.first().map_or(0, |pool| pool.now_ms);
-    let mut lines = Lines::of(&format!("{} UTC  {}", clock(time), server.name));
-    lines.append(&text(&pools, rows, Colours::for_stdout()));
-    if !in_place {
-        lines.line("");
-    }
-    Ok(lines)
-}
-
-/// How many accounts of each pool the terminal can show: beside a line for all there are four for each pool.
-fn rows_each(pools: usize) -> Option<usize> {
-    let (_, height) = terminal_size::terminal_size()?;
-    let each = usize::from(height.0).saturating_sub(2).checked_div(pools)?;
-    Some(each.saturating_sub(4).max(1))
 }

@@ -1,0 +1,88 @@
+//! What is shown of the metrics, beside the table of metrics: lists of reasons, and the dashboard's choice of pool.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+use slotgate::ledger::fault::Fault;
+
+fn read(file: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(root.join(file)).unwrap()
+}
+
+/// The table of metrics: name, labels, and the last cell.
+fn metrics() -> BTreeMap<String, (String, String)> {
+    let text = read("docs/observability.md");
+    let rows = text.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let name = cells.first()?.strip_prefix("| `slotgate_")?;
+        let name = format!("slotgate_{}", name.trim_end_matches('`'));
+        let last = cells.last()?.trim_end_matches(" |");
+        Some((name, (cells.get(2)?.to_string(), last.to_owned())))
+    });
+    let rows: BTreeMap<String, (String, String)> = rows.collect();
+    assert!(rows.len() > 30, "{rows:?}");
+    rows
+}
+
+fn quoted(text: &str) -> BTreeSet<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+#[test]
+fn every_error_of_redis_is_listed() {
+    let all = metrics();
+    let (_, cell) = &all["slotgate_redis_error"];
+    let wanted: BTreeSet<&str> = Fault::ALL.iter().map(|fault| fault.as_str()).collect();
+    assert_eq!(quoted(cell), wanted);
+}
+
+fn expressions(panel: &Value, found: &mut Vec<(String, String)>) {
+    let title = panel["title"].as_str().unwrap_or_default();
+    for target in panel["targets"].as_array().into_iter().flatten() {
+        let text = target["expr"].as_str().unwrap().to_owned();
+        found.push((title.to_owned(), text));
+    }
+    for inner in panel["panels"].as_array().into_iter().flatten() {
+        expressions(inner, found);
+    }
+}
+
+/// Whoever chooses a pool sees that pool's alone, in every panel whose metric knows pools.
+#[test]
+fn every_panel_that_can_obeys_the_choice_of_pool() {
+    let all = metrics();
+    let text = read("envoy/grafana/dashboards/slotgate.json");
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let mut found = Vec::new();
+    expressions(&dashboard, &mut found);
+    let mut asked = 0;
+    for (title, expression) in found {
+        for (at, _) in expression.match_indices("slotgate_") {
+            let rest = &expression[at..];
+            let end = rest.find(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
+            let end = end.unwrap_or(rest.len());
+            let (name, rest) = rest.split_at(end);
+            let base = name.strip_suffix("_bucket").unwrap_or(name);
+            let (labels, _) = all.get(base).unwrap_or_else(|| panic!("{title}: {base}"));
+            if labels.split(", ").any(|label| label == "pool") {
+                let inside = rest
+                    .strip_prefix('{')
+                    .and_then(|rest| rest.split('}').next());
+                let obeys = inside.is_some_and(|labels| labels.contains("pool=~\"$pool\""));
+                assert!(obeys, "{title}: {name} of all pools: {expression}");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked > 20, "{asked}");
+}
