@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::support::{Client, Dir, Envoy, EnvoyConfig, Redis, Request, Upstream, root};
 use crate::{Ran, run};
+use support::{Client, Dir, Envoy, EnvoyConfig, Redis, Request, Upstream, root};
 
 /// How many set-ups there are.
 const SETUPS: usize = 57;

@@ -5,8 +5,8 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Redis, eventually};
 use crate::{Rig, finish, program, run};
+use support::{Redis, eventually};
 
 /// The options that a command's help lists, in order.
 fn options(command: &[&str]) -> Vec<String> {

@@ -2,11 +2,11 @@
 
 use crate::Rig;
 use crate::pipe::account;
-use crate::support::Dir;
 use serde_json::{Value, json};
 use slotgate::config::{Config, Role, parse};
 use slotgate::ledger::commands::Synced;
 use slotgate::worker::digest;
+use support::Dir;
 
 /// A scheduler with pool `p` as the rig has it, of this revision.
 fn configuration(revision: u64) -> Value {

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::*;
 use crate::world::{SOON, World, config};
+use support::*;
 
 /// One account with one slot; every header says who set it.
 fn labelled(change: impl Fn(&mut Value)) -> World {

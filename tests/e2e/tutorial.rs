@@ -1,7 +1,7 @@
 //! What the tutorial shows, on a real Envoy.
 
-use crate::support::root;
 use crate::world::{World, config};
+use support::root;
 
 /// The filter of its last command prints what the filter counts, and nothing of Envoy's own.
 #[test]
