@@ -146,7 +146,11 @@ extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
             true => STOP,
             false => STOP_ALL,
         },
-        Some(Context::Root(_) | Context::Bridge(_)) | None => CONTINUE,
+        Some(Context::Bridge(bridge)) => {
+            bridge.on_request();
+            CONTINUE
+        }
+        Some(Context::Root(_)) | None => CONTINUE,
     }
 }
 

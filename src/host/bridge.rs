@@ -14,8 +14,6 @@ thread_local! {
 #[derive(Debug, Default)]
 pub struct Bridge {
     deframer: RefCell<Deframer>,
-    /// Something was sent to Redis.
-    sent: Cell<bool>,
     /// Something came from Redis.
     heard: Cell<bool>,
 }
@@ -26,7 +24,6 @@ impl Bridge {
         if size == 0 {
             return true;
         }
-        self.sent.set(true);
         let framed = calls::buffer(Buffer::Downstream, size);
         let mut bytes = Vec::with_capacity(framed.len());
         let stripped = self
@@ -65,11 +62,13 @@ impl Bridge {
         }
         true
     }
+    /// It stands for a request, in the wrong filter: there is no Redis behind it.
+    pub fn on_request(&self) {
+        self.heard.set(true);
+    }
+
     /// The connection is over. Names who did not answer, once: the scheduler cannot know what is behind the bridge.
     pub fn on_done(&self) {
-        if !self.sent.get() {
-            return;
-        }
         let heard = self.heard.get();
         let said = SAID.try_with(|said| said.replace(!heard));
         if heard || said != Ok(false) {

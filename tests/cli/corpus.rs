@@ -309,9 +309,17 @@ fn envoys(setup: &Setup, redis: &Redis) -> String {
     // Long enough for a pipe to open, or to be given up.
     let _ = way(&client);
     std::thread::sleep(Duration::from_millis(1_300));
-    accounts.forget();
-    traditional.forget();
-    let ways: BTreeSet<String> = (0..REQUESTS).map(|_| way(&client)).collect();
+    let mut ways = BTreeSet::new();
+    // A machine that is busy with other things may be late for one of them.
+    for _ in 0..3 {
+        accounts.forget();
+        traditional.forget();
+        ways = (0..REQUESTS).map(|_| way(&client)).collect();
+        let both = ["200 with a slot", "200 without a slot"];
+        if !both.iter().all(|way| ways.contains(*way)) {
+            break;
+        }
+    }
     let ways: Vec<String> = ways.into_iter().collect();
     let mut text = ways.join(" or ");
     let count = |upstream: &Upstream| upstream.snapshot().requests;
@@ -322,7 +330,7 @@ fn envoys(setup: &Setup, redis: &Redis) -> String {
         text.push_str(", to the cluster for those without");
     }
     for line in warnings(&envoy.log()) {
-        write!(text, "; `{line}`").unwrap();
+        write!(text, "; \"{line}\"").unwrap();
     }
     text
 }
@@ -573,4 +581,37 @@ fn the_lines_to_add_mend_it() {
         write(&documents[0]);
         run(&["check", "--strict", file]).done();
     }
+}
+
+/// What is read of the body must be read before slotgate asks for it.
+#[test]
+fn metadata_that_comes_too_late() {
+    let dir = Dir::temporary();
+    let path = dir.join("envoy.json");
+    let file = path.to_str().unwrap();
+    let warned = |place: usize| {
+        let config = EnvoyConfig::from_example()
+            .plugin(|plugin| {
+                plugin["gray"]["session"] = serde_json::json!([{"property": "metadata.filter_metadata.llm.user"}]);
+            })
+            .manager(|manager| {
+                let filter = serde_json::json!({
+                    "name": "envoy.filters.http.json_to_metadata",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.json_to_metadata.v3.JsonToMetadata"},
+                });
+                manager["http_filters"].as_array_mut().unwrap().insert(place, filter);
+            });
+        std::fs::write(&path, config.document.to_string()).unwrap();
+        let answer: Value = serde_json::from_str(&run(&["check", file, "--json"]).out).unwrap();
+        answer["warnings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|warning| warning["problem"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warned(0), [""; 0]);
+    let late = warned(1);
+    assert!(late[0].contains("move it before slotgate"), "{late:?}");
+    assert_eq!(late.len(), 1);
 }

@@ -22,6 +22,7 @@ mod answers;
 mod configuration;
 mod console;
 mod control;
+mod culprits;
 mod edges;
 mod exports;
 mod garbage;

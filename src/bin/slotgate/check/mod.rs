@@ -1,5 +1,6 @@
 //! `slotgate check`: every slotgate configuration in files, through the filter's own parser, and the Envoy around it.
 
+mod bridge;
 mod documents;
 mod finding;
 mod ledger;
@@ -7,20 +8,22 @@ mod order;
 mod pipe;
 mod plugin;
 mod pools;
+mod report;
 mod routes;
 mod setup;
 
 use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::show::Lines;
-use crate::words::{count, quoted};
+use crate::words::count;
 use documents::Document;
 use finding::{Finding, Severity};
 pub use ledger::{Difference, Ledger, Scheduler, differences};
-use plugin::{Plugin, Verdict, look_at};
+use plugin::{Plugin, look_at};
+use report::{Report, describe, document};
 use serde_json::{Value, json};
 use setup::{Setup, is_bootstrap};
-use slotgate::config::{Config, Error, GrayMode, Role};
+use slotgate::config::{Config, GrayMode, Role};
 
 /// What `slotgate bucket` wants of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,29 +44,6 @@ pub struct Options {
 
 /// A file's name and text.
 pub type File = (String, String);
-
-/// What was found in one file.
-#[derive(Debug, Default)]
-struct Report {
-    plugins: Vec<(Plugin, Verdict)>,
-    findings: Vec<Finding>,
-    /// Pools beside what is in force.
-    pools: Vec<Difference>,
-}
-
-impl Report {
-    fn of(&self, severity: Severity) -> impl Iterator<Item = &Finding> {
-        let all = self.findings.iter();
-        all.filter(move |finding| finding.severity == severity)
-    }
-
-    /// Errors of the plugins and of what is around them.
-    fn errors(&self) -> usize {
-        let plugins = self.plugins.iter().map(|(_, verdict)| verdict.errors.len());
-        let own = self.of(Severity::Error).count();
-        plugins.sum::<usize>().saturating_add(own)
-    }
-}
 
 pub fn run(files: &[File], options: Options, ledger: Option<Ledger>) -> Result<Answer, Problem> {
     let mut reports = reports(files, options.require_env)?;
@@ -302,102 +282,4 @@ fn one<T: PartialEq>(
         )
         .hint("the file with the HTTP filter's configuration")
     })
-}
-
-/// For people: each plugin, then what is wrong around them.
-fn describe(text: &mut Lines, file: &str, report: &Report) {
-    for (plugin, verdict) in &report.plugins {
-        describe_plugin(text, file, plugin, verdict);
-    }
-    if report.plugins.is_empty() && report.findings.is_empty() {
-        text.line(&format!("{file}: no slotgate filter of its own: OK"));
-    }
-    for (severity, word) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
-        for finding in report.of(severity) {
-            text.line(&format!("{file}: {word}: {finding}"));
-            if let Some(add) = &finding.add {
-                text.line(&format!("  add to {}:", add.under));
-                for line in add.lines.lines() {
-                    text.line(&format!("    {line}"));
-                }
-            }
-        }
-    }
-    for pool in report.pools.iter().filter(|pool| !pool.is_kept_out()) {
-        text.line(&format!("{file}: {}", pool.text()));
-    }
-    for finding in report.of(Severity::Elsewhere) {
-        text.line(&format!(
-            "{file}: not here, so not checked: {}",
-            finding.problem
-        ));
-    }
-}
-
-fn describe_plugin(text: &mut Lines, file: &str, plugin: &Plugin, verdict: &Verdict) {
-    let name = match plugin.filter {
-        Some(filter) => format!("{file}: {filter} filter {}", quoted(&plugin.name)),
-        None => file.to_owned(),
-    };
-    let role = verdict
-        .role
-        .map(|role| format!(", role {role}"))
-        .unwrap_or_default();
-    let outcome = if verdict.errors.is_empty() {
-        "OK".to_owned()
-    } else {
-        count(verdict.errors.len() as u64, "error")
-    };
-    text.line(&format!("{name}{role}: {outcome}"));
-    if !verdict.errors.is_empty() && !plugin.at.is_empty() {
-        text.line(&format!("  at {}", plugin.at));
-    }
-    for error in &verdict.errors {
-        text.line(&format!("  {error}"));
-    }
-    for hint in &verdict.hints {
-        text.line(&format!("  try: {hint}"));
-    }
-    if !verdict.unset.is_empty() {
-        let names: Vec<&str> = verdict.unset.iter().map(String::as_str).collect();
-        text.line(&format!(
-            "  not set here, so not checked: {}",
-            names.join(", ")
-        ));
-    }
-}
-
-/// For programs.
-fn document(file: &str, report: &Report, ok: bool) -> Value {
-    let plugins: Vec<Value> = report
-        .plugins
-        .iter()
-        .map(|(plugin, verdict)| {
-            let errors: Vec<Value> = verdict.errors.iter().map(listed).collect();
-            json!({
-                "filter": plugin.filter,
-                "name": plugin.name,
-                "at": plugin.at,
-                "role": verdict.role,
-                "errors": errors,
-                "hints": verdict.hints,
-                "unset_variables": verdict.unset,
-            })
-        })
-        .collect();
-    let pools: Vec<Value> = report.pools.iter().map(Difference::json).collect();
-    let all = |severity| -> Vec<Value> { report.of(severity).map(Finding::listed).collect() };
-    json!({
-        "file": file,
-        "ok": ok,
-        "plugins": plugins,
-        "errors": all(Severity::Error),
-        "warnings": all(Severity::Warning),
-        "not_checked": all(Severity::Elsewhere),
-        "pools": pools,
-    })
-}
-
-fn listed(error: &Error) -> Value {
-    json!({"path": error.path, "problem": error.problem, "text": error.to_string()})
 }

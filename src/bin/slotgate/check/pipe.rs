@@ -1,17 +1,15 @@
-//! The way to Redis: extension, cluster of the pipe, internal listener, bridge, cluster behind it.
+//! The way to Redis: the extension, the cluster of the pipe and its name; roles and VMs.
 
-use super::documents::{dig, field, kind, list, step, text};
+use super::bridge;
+use super::documents::{dig, field, kind, list, text};
 use super::finding::{self, Finding, Severity};
-use super::plugin::{Plugin, wasm_filter};
+use super::plugin::Plugin;
 use super::setup::{Piece, Setup};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 const EXTENSION: &str = "envoy.extensions.bootstrap.internal_listener.v3.InternalListener";
 const TCP_POOL: &str = "envoy.extensions.upstreams.http.tcp.v3.TcpConnectionPoolProto";
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-const REDIS_PROXY: &str = "envoy.extensions.filters.network.redis_proxy.v3.RedisProxy";
 
 /// All that is wrong on the way to Redis.
 pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
@@ -30,7 +28,7 @@ pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
     same_vm(setup, found);
 }
 
-fn error(piece: &Piece, inner: &str, problem: impl Into<String>) -> Finding {
+pub fn error(piece: &Piece, inner: &str, problem: impl Into<String>) -> Finding {
     Finding::new(Severity::Error, piece.file, piece.path(inner), problem)
 }
 
@@ -153,7 +151,7 @@ fn way(setup: &Setup, plugin: &Plugin, name: &str, found: &mut Vec<Finding>) {
         return;
     }
     for listener in listeners {
-        through(setup, cluster, listener, found);
+        bridge::through(setup, cluster, listener, found);
     }
 }
 
@@ -183,237 +181,8 @@ fn tcp_pool(cluster: &Piece, name: &str, found: &mut Vec<Finding>) {
     found.push(error(cluster, "upstream_config", problem).add(format!("cluster {name}"), lines));
 }
 
-/// The internal listener of this name, with the bridge and what is behind it.
-fn through(setup: &Setup, cluster: &Piece, name: &str, found: &mut Vec<Finding>) {
-    let at = "load_assignment";
-    let listener = setup
-        .listeners
-        .iter()
-        .find(|listener| listener.name() == name);
-    let Some(listener) = listener else {
-        let internal = |listener: &&Piece| field(listener.value, "internal_listener").is_some();
-        let other = setup.listeners.iter().find(internal);
-        found.push(match (other, setup.has_all_listeners()) {
-            (Some(other), _) => error(
-                cluster,
-                at,
-                format!(
-                    "there is no listener {name}; the internal one is {} ({})",
-                    other.name(),
-                    other.at
-                ),
-            ),
-            (None, true) => error(
-                cluster,
-                at,
-                format!("there is no internal listener {name} with the bridge"),
-            )
-            .add("static_resources.listeners", finding::bridge_listener(name)),
-            (None, false) => Finding::new(
-                Severity::Elsewhere,
-                cluster.file,
-                cluster.path(at),
-                format!("listener {name} with the bridge"),
-            ),
-        });
-        return;
-    };
-    if field(listener.value, "internal_listener").is_none() {
-        found.push(
-            error(
-                listener,
-                "internal_listener",
-                "is not set: the pipe can't reach a listener with an address",
-            )
-            .add(format!("listener {name}"), "internal_listener: {}\n"),
-        );
-    }
-    let chains = list(listener.value, "filter_chains", &listener.at);
-    if chains.is_empty() {
-        found.push(
-            error(
-                listener,
-                "filter_chains",
-                "has no filter: the bridge is missing",
-            )
-            .add(
-                format!("listener {name}"),
-                "filter_chains: [{filters: []}]\n",
-            ),
-        );
-    }
-    for (chain, at) in chains {
-        let chain = Piece {
-            value: chain,
-            file: listener.file,
-            at,
-        };
-        filters(setup, &chain, found);
-    }
-}
-
-/// The filters of the pipe's listener.
-fn filters(setup: &Setup, chain: &Piece, found: &mut Vec<Finding>) {
-    let all = list(chain.value, "filters", &chain.at);
-    let of =
-        |value: &Value| field(value, "typed_config").map(|(config, _)| kind(config).to_owned());
-    let is_bridge = |value: &Value, at: &str| {
-        let ours = setup.plugins.iter().any(|plugin| {
-            // Another role is said elsewhere.
-            plugin.file == chain.file && plugin.at.starts_with(&format!("{at}."))
-        });
-        let (wasm, _) = field(value, "typed_config").unwrap_or((&Value::Null, String::new()));
-        ours || (wasm_filter(wasm).is_some() && discovered(value))
-    };
-    let bridge = all.iter().position(|(value, at)| is_bridge(value, at));
-    let proxy = all
-        .iter()
-        .position(|(value, _)| matches!(of(value).as_deref(), Some(TCP_PROXY | REDIS_PROXY)));
-    let under = format!("{}.filters", chain.at);
-    match (bridge, proxy) {
-        (None, _) if all.iter().any(|(value, _)| discovered(value)) => {}
-        (None, _) => found.push(
-            error(
-                chain,
-                "filters",
-                "the bridge is missing: Redis gets gRPC frames, and no request ever gets a slot",
-            )
-            .add(format!("{under}, before the others"), finding::bridge()),
-        ),
-        (Some(bridge), Some(proxy)) if bridge > proxy => found.push(error(
-            chain,
-            "filters",
-            "the bridge must stand before the proxy: Envoy wants that one last",
-        )),
-        (Some(_), _) => {}
-    }
-    let Some((proxy, at)) = proxy.and_then(|place| all.get(place)) else {
-        found.push(
-            error(
-                chain,
-                "filters",
-                "nothing leads on to Redis: tcp_proxy is missing",
-            )
-            .add(format!("{under}, last"), finding::tcp_proxy()),
-        );
-        return;
-    };
-    let Some((config, name)) = field(proxy, "typed_config") else {
-        return;
-    };
-    let mut at = at.clone();
-    step(&mut at, &name);
-    let proxy = Piece {
-        value: config,
-        file: chain.file,
-        at,
-    };
-    behind(setup, &proxy, found);
-}
-
-/// Whether a filter comes by discovery.
-fn discovered(value: &Value) -> bool {
-    field(value, "config_discovery").is_some()
-}
-
-/// What is behind the bridge.
-fn behind(setup: &Setup, proxy: &Piece, found: &mut Vec<Finding>) {
-    let is_tcp = kind(proxy.value) == TCP_PROXY;
-    let (path, name) = match is_tcp {
-        true => ("cluster", text(proxy.value, "cluster")),
-        false => {
-            let path = "prefix_routes.catch_all_route.cluster";
-            (path, text(proxy.value, path))
-        }
-    };
-    if is_tcp && dig(proxy.value, "idle_timeout").is_none() {
-        let problem =
-            "not set, so Envoy closes the pipe when it was silent for an hour; 0s turns that off";
-        found.push(Finding::new(
-            Severity::Warning,
-            proxy.file,
-            proxy.path("idle_timeout"),
-            problem,
-        ));
-    }
-    // Several clusters, or one by a rule.
-    if name.is_empty() {
-        return;
-    }
-    let Some(redis) = setup.cluster(name) else {
-        if setup.has_all_clusters() {
-            let problem = format!("there is no cluster {name}: the bridge leads nowhere");
-            found.push(
-                error(proxy, path, problem).add("static_resources.clusters", finding::redis(name)),
-            );
-        } else {
-            let problem = format!("cluster {name}, where Redis is");
-            found.push(Finding::new(
-                Severity::Elsewhere,
-                proxy.file,
-                proxy.path(path),
-                problem,
-            ));
-        }
-        return;
-    };
-    if !listener_names(redis.value).is_empty() {
-        let problem = format!("cluster {name} leads back into an internal listener, not to Redis");
-        found.push(error(proxy, path, problem));
-        return;
-    }
-    let addresses = addresses(redis.value);
-    let discovers = matches!(text(redis.value, "type"), "EDS" | "ORIGINAL_DST")
-        || field(redis.value, "cluster_type").is_some();
-    if addresses.is_empty() && !discovers {
-        let problem = "has no endpoint: it must hold Redis' address";
-        found.push(
-            error(redis, "load_assignment", problem)
-                .add("static_resources.clusters", finding::redis(name)),
-        );
-    }
-    let own = own_addresses(setup);
-    for address in addresses {
-        let host = address.rsplit_once(':').map_or("", |(host, _)| host);
-        let is_static = matches!(text(redis.value, "type"), "" | "STATIC") && !discovers;
-        if is_static && host.parse::<IpAddr>().is_err() {
-            let problem = format!(
-                "{address} is a name, which a cluster of type STATIC does not look up: type: STRICT_DNS"
-            );
-            found.push(
-                error(redis, "load_assignment", problem)
-                    .add(format!("cluster {name}"), "type: STRICT_DNS\n"),
-            );
-        }
-        if own.contains(&address) {
-            let problem = format!("{address} is this Envoy's own listener, not Redis");
-            found.push(error(redis, "load_assignment", problem));
-        }
-    }
-}
-
-/// Where this Envoy itself listens, on the loopback interface or on all.
-fn own_addresses(setup: &Setup) -> BTreeSet<String> {
-    let mut own = BTreeSet::new();
-    let bootstrap = setup.bootstrap.as_ref();
-    let admin = bootstrap.and_then(|bootstrap| dig(bootstrap.value, "admin.address"));
-    let listeners = setup
-        .listeners
-        .iter()
-        .filter_map(|listener| dig(listener.value, "address"));
-    for address in listeners.chain(admin) {
-        let Some(port) = dig(address, "socket_address.port_value") else {
-            continue;
-        };
-        let host = text(address, "socket_address.address");
-        let host = if host == "0.0.0.0" { "127.0.0.1" } else { host };
-        own.insert(format!("{host}:{port}"));
-    }
-    own
-}
-
 /// The internal listeners that a cluster leads to.
-fn listener_names(cluster: &Value) -> Vec<&str> {
+pub fn listener_names(cluster: &Value) -> Vec<&str> {
     endpoints(cluster)
         .into_iter()
         .map(|endpoint| {
@@ -427,7 +196,7 @@ fn listener_names(cluster: &Value) -> Vec<&str> {
 }
 
 /// Hosts with their ports that a cluster leads to.
-fn addresses(cluster: &Value) -> Vec<String> {
+pub fn addresses(cluster: &Value) -> Vec<String> {
     endpoints(cluster)
         .into_iter()
         .filter_map(|endpoint| {
