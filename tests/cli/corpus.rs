@@ -615,3 +615,69 @@ fn metadata_that_comes_too_late() {
     assert!(late[0].contains("move it before slotgate"), "{late:?}");
     assert_eq!(late.len(), 1);
 }
+
+/// What is not plain: no error where there is none.
+#[test]
+fn other_ways_that_are_right() {
+    let dir = Dir::temporary();
+    let path = dir.join("envoy.json");
+    let file = path.to_str().unwrap();
+    let strict = |config: EnvoyConfig| {
+        std::fs::write(&path, config.document.to_string()).unwrap();
+        run(&["check", "--strict", file]).done()
+    };
+    // Redis by a socket of the file system.
+    strict(
+        EnvoyConfig::from_example().edit_cluster("redis", |cluster| {
+            cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] =
+                serde_json::json!({"pipe": {"path": "/run/redis.sock"}});
+        }),
+    );
+    // The other chain of a listener, and names in the other case.
+    strict(EnvoyConfig::from_example().edit(|document| {
+        let listener = document["static_resources"]["listeners"][1]
+            .as_object_mut()
+            .unwrap();
+        let mut chains = listener.remove("filter_chains").unwrap();
+        listener.insert("default_filter_chain".to_owned(), chains[0].take());
+        let internal = listener.remove("internal_listener").unwrap();
+        listener.insert("internalListener".to_owned(), internal);
+    }));
+    // Somebody else's routes beside the accounts'.
+    strict(EnvoyConfig::from_example().manager(|manager| {
+        let routes = manager["route_config"]["virtual_hosts"][0]["routes"].as_array_mut().unwrap();
+        routes.insert(0, serde_json::json!({"match": {"prefix": "/theirs"}, "route": {"cluster_header": "x-theirs", "timeout": "0s"}}));
+    }));
+    // Clusters that come by discovery are not missing; that they were not looked at is said.
+    let text = strict(EnvoyConfig::from_example().edit(|document| {
+        document["dynamic_resources"] = serde_json::json!({"cds_config": {"ads": {}}});
+        document["static_resources"]
+            .as_object_mut()
+            .unwrap()
+            .remove("clusters");
+    }));
+    assert!(
+        text.contains("not here, so not checked: cluster slotgate_pipe"),
+        "{text}"
+    );
+    // Envoy Gateway's way to the same filter.
+    let policy = serde_json::json!({
+        "apiVersion": "gateway.envoyproxy.io/v1alpha1",
+        "kind": "EnvoyExtensionPolicy",
+        "metadata": {"name": "x"},
+        "spec": {"wasm": [{"name": "slotgate", "env": {"hostKeys": ["K"]}, "config": {
+            "role": "scheduler",
+            "pools": [{"name": "p", "accounts": [{"id": "a", "max_concurrency": 0, "set_headers": {"x-key": "${K}"}}]}],
+        }}]},
+    });
+    std::fs::write(&path, policy.to_string()).unwrap();
+    let ran = run(&["check", file]);
+    assert_eq!(ran.code, 1);
+    assert!(
+        ran.out.contains(
+            "at spec.wasm[0].config\n  pools[0].accounts[0].max_concurrency: 0 is not in"
+        ),
+        "{}",
+        ran.out
+    );
+}

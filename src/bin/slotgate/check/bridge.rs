@@ -2,7 +2,7 @@
 
 use super::documents::{dig, field, kind, list, step, text};
 use super::finding::{self, Finding, Severity};
-use super::pipe::{addresses, error, listener_names};
+use super::pipe::{addresses, endpoints, error, listener_names};
 use super::plugin::wasm_filter;
 use super::setup::{Piece, Setup};
 use serde_json::Value;
@@ -57,7 +57,10 @@ pub fn through(setup: &Setup, cluster: &Piece, name: &str, found: &mut Vec<Findi
             .add(format!("listener {name}"), "internal_listener: {}\n"),
         );
     }
-    let chains = list(listener.value, "filter_chains", &listener.at);
+    let mut chains = list(listener.value, "filter_chains", &listener.at);
+    if let Some((chain, name)) = field(listener.value, "default_filter_chain") {
+        chains.push((chain, listener.path(&name)));
+    }
     if chains.is_empty() {
         found.push(
             error(
@@ -194,7 +197,7 @@ fn behind(setup: &Setup, proxy: &Piece, found: &mut Vec<Finding>) {
     let addresses = addresses(redis.value);
     let discovers = matches!(text(redis.value, "type"), "EDS" | "ORIGINAL_DST")
         || field(redis.value, "cluster_type").is_some();
-    if addresses.is_empty() && !discovers {
+    if endpoints(redis.value).is_empty() && !discovers {
         let problem = "has no endpoint: it must hold Redis' address";
         found.push(
             error(redis, "load_assignment", problem)

@@ -206,6 +206,9 @@ fn filters(setup: &Setup, manager: &Manager, found: &mut Vec<Finding>) {
     }
 }
 
+/// Stands for headers that are taken off by a pattern.
+pub const BY_PATTERN: &str = "*";
+
 /// The headers that a `header_mutation` filter, or its early form, takes off a request.
 pub fn removed(filter: &Value) -> impl Iterator<Item = String> {
     let mut all = Vec::new();
@@ -215,10 +218,14 @@ pub fn removed(filter: &Value) -> impl Iterator<Item = String> {
     ] {
         all.extend(list(filter, path, ""));
     }
-    let names = all
-        .into_iter()
-        .map(|(mutation, _)| text(mutation, "remove"));
-    let names: Vec<String> = names.map(str::to_ascii_lowercase).collect();
+    let names =
+        all.into_iter().map(
+            |(mutation, _)| match field(mutation, "remove_on_match").is_some() {
+                true => BY_PATTERN.to_owned(),
+                false => text(mutation, "remove").to_ascii_lowercase(),
+            },
+        );
+    let names: Vec<String> = names.collect();
     names.into_iter().filter(|name| !name.is_empty())
 }
 

@@ -134,6 +134,15 @@ fn way(setup: &Setup, plugin: &Plugin, name: &str, found: &mut Vec<Finding>) {
     }
     tcp_pool(cluster, name, found);
     let listeners = listener_names(cluster.value);
+    if listeners.is_empty() && text(cluster.value, "type") == "EDS" {
+        found.push(Finding::new(
+            Severity::Elsewhere,
+            cluster.file,
+            cluster.path("eds_cluster_config"),
+            format!("the endpoints of cluster {name}"),
+        ));
+        return;
+    }
     if listeners.is_empty() {
         let addresses = addresses(cluster.value);
         let problem = match addresses.first() {
@@ -207,7 +216,7 @@ pub fn addresses(cluster: &Value) -> Vec<String> {
         .collect()
 }
 
-fn endpoints(cluster: &Value) -> Vec<&Value> {
+pub fn endpoints(cluster: &Value) -> Vec<&Value> {
     list(cluster, "load_assignment.endpoints", "")
         .into_iter()
         .flat_map(|(locality, _)| list(locality, "lb_endpoints", ""))

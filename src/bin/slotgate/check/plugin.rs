@@ -1,6 +1,6 @@
 //! A slotgate plugin in a document: what the filter is handed, and what it says of it.
 
-use super::documents::{Syntax, kind, text};
+use super::documents::{Syntax, dig, kind, list, step, text};
 use serde_json::Value;
 use slotgate::config::{Error, Role, parse, parse_struct};
 use std::cell::RefCell;
@@ -158,46 +158,62 @@ impl Plugin {
         })
     }
 
-    /// The plugin of Istio's WasmPlugin, which makes the filter out of it; `None`: it is another's.
-    pub fn of_istio(value: &Value, file: usize, at: &str) -> Option<Self> {
-        let written = value.pointer("/spec/pluginConfig").unwrap_or(&Value::Null);
-        let role = text(written, "role").to_owned();
-        let named = ["spec.pluginName", "spec.url", "metadata.name"]
-            .iter()
-            .any(|path| text(value, path).contains("slotgate"));
-        if text(value, "kind") != "WasmPlugin" || !(named || is_role(Some(&role))) {
-            return None;
-        }
-        let mut environment = Environment::default();
-        for variable in value
-            .pointer("/spec/vmConfig/env")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            let name = text(variable, "name").to_owned();
-            if text(variable, "valueFrom") == "HOST" {
-                environment.host_env_keys.insert(name);
-            } else {
-                let value = text(variable, "value").to_owned();
-                environment.key_values.insert(name, value);
+    /// The plugins of an object of Kubernetes that a control plane makes filters of: Istio's WasmPlugin, Envoy Gateway's
+    /// EnvoyExtensionPolicy.
+    pub fn of_kubernetes(value: &Value, file: usize, at: &str) -> Vec<Self> {
+        let made = |inner: &Value, path: &str, config: &str, name: &str, env: Environment| {
+            let written = dig(inner, config).unwrap_or(&Value::Null);
+            let role = text(written, "role").to_owned();
+            if !name.contains("slotgate") && !is_role(Some(&role)) {
+                return None;
             }
+            let mut at = at.to_owned();
+            step(&mut at, &format!("{path}.{config}"));
+            Some(Self {
+                filter: Some("http"),
+                name: name.to_owned(),
+                file,
+                at,
+                handed: Handed::Text(written.to_string()),
+                role: Some(role).filter(|role| !role.is_empty()),
+                environment: Some(env),
+                config: Value::Null,
+            })
+        };
+        match text(value, "kind") {
+            "WasmPlugin" => {
+                let mut environment = Environment::default();
+                for (variable, _) in list(value, "spec.vmConfig.env", "") {
+                    let name = text(variable, "name").to_owned();
+                    if text(variable, "valueFrom") == "HOST" {
+                        environment.host_env_keys.insert(name);
+                    } else {
+                        let value = text(variable, "value").to_owned();
+                        environment.key_values.insert(name, value);
+                    }
+                }
+                let name = match text(value, "spec.pluginName") {
+                    "" => text(value, "metadata.name"),
+                    name => name,
+                };
+                let spec = dig(value, "spec").unwrap_or(&Value::Null);
+                let plugin = made(spec, "spec", "pluginConfig", name, environment);
+                plugin.into_iter().collect()
+            }
+            "EnvoyExtensionPolicy" => list(value, "spec.wasm", "")
+                .into_iter()
+                .filter_map(|(wasm, path)| {
+                    let keys = list(wasm, "env.hostKeys", "").into_iter();
+                    let keys = keys.filter_map(|(key, _)| key.as_str().map(str::to_owned));
+                    let environment = Environment {
+                        host_env_keys: keys.collect(),
+                        key_values: BTreeMap::new(),
+                    };
+                    made(wasm, &path, "config", text(wasm, "name"), environment)
+                })
+                .collect(),
+            _ => Vec::new(),
         }
-        let mut at = at.to_owned();
-        super::documents::step(&mut at, "spec.pluginConfig");
-        Some(Self {
-            filter: Some("http"),
-            name: match text(value, "spec.pluginName") {
-                "" => text(value, "metadata.name").to_owned(),
-                name => name.to_owned(),
-            },
-            file,
-            at,
-            handed: Handed::Text(written.to_string()),
-            role: Some(role).filter(|role| !role.is_empty()),
-            environment: Some(environment),
-            config: Value::Null,
-        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::documents::{dig, field, list, text};
 use super::finding::{self, Finding, Severity};
-use super::order::{Manager, managers, removed};
+use super::order::{BY_PATTERN, Manager, managers, removed};
 use super::plugin::Plugin;
 use super::setup::Setup;
 use serde_json::Value;
@@ -30,6 +30,8 @@ pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
     for manager in managers(setup) {
         let accounts = accounts(manager.plugin);
         let mut routing = BTreeSet::new();
+        let mut strange = Vec::new();
+        let mut own = false;
         for (host, at) in list(
             manager.piece.value,
             "route_config.virtual_hosts",
@@ -44,7 +46,13 @@ pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
                 reached(setup, &manager, route, &accounts, found);
                 lasts(&manager, route, found);
                 routing.extend(read_by(route).filter(|header| is_set(&accounts, header)));
+                own |= read_by(route).any(|header| is_own(&header));
+                strange.extend(by_another_header(&manager, route, &accounts));
             }
+        }
+        // Where one route is the accounts', the others may be anybody's.
+        if routing.is_empty() && !own {
+            found.append(&mut strange);
         }
         if field(manager.piece.value, "rds").is_some() {
             found.push(Finding::new(
@@ -187,18 +195,6 @@ fn reached(
         return;
     }
     if !is_set(accounts, &header) {
-        let set: BTreeSet<&str> = accounts
-            .iter()
-            .flat_map(|account| account.headers.iter().map(|(name, _)| name.as_str()))
-            .collect();
-        let set: Vec<&str> = set.into_iter().collect();
-        let what = match set.as_slice() {
-            [] => "they set none".to_owned(),
-            names => format!("they set {}", names.join(", ")),
-        };
-        let problem =
-            format!("no account sets {header}, so this route leads nobody to an account; {what}");
-        say(Severity::Error, at, problem);
         return;
     }
     if !setup.has_all_clusters() {
@@ -240,6 +236,29 @@ fn reached(
         names.join(", ")
     );
     say(severity, at, problem);
+}
+
+/// A route whose cluster is named by a header that is no account's, although accounts set some.
+fn by_another_header(manager: &Manager, route: &Route, accounts: &[Account]) -> Option<Finding> {
+    let header = cluster_header(route)?;
+    let set: BTreeSet<&str> = accounts
+        .iter()
+        .flat_map(|account| account.headers.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    if set.is_empty() || set.contains(header.as_str()) || is_own(&header) {
+        return None;
+    }
+    let names: Vec<&str> = set.into_iter().collect();
+    let problem = format!(
+        "no account sets {header}, so this route leads nobody to an account; they set {}",
+        names.join(", ")
+    );
+    Some(Finding::new(
+        Severity::Error,
+        manager.piece.file,
+        format!("{}.route.cluster_header", route.at),
+        problem,
+    ))
 }
 
 /// What ends a stream on this route, or tries it again.
@@ -291,11 +310,8 @@ fn kept_from_clients(manager: &Manager, header: &str, found: &mut Vec<Finding>) 
         &manager.piece.at,
     );
     let early = early.iter().map(|(extension, _)| *extension);
-    if early
-        .chain(manager.before())
-        .flat_map(removed)
-        .any(|removed| removed == header)
-    {
+    let mut taken = early.chain(manager.before()).flat_map(removed);
+    if taken.any(|taken| taken == header || taken == BY_PATTERN) {
         return;
     }
     let path = "early_header_mutation_extensions";

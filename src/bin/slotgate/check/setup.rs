@@ -81,9 +81,9 @@ impl<'d> Setup<'d> {
     /// Takes a document in.
     pub fn add(&mut self, document: &'d Document) {
         let value = &document.value;
-        if let Some(plugin) = Plugin::of_istio(value, document.file, &document.at) {
-            self.plugins.push(plugin);
-            return;
+        if document.is_kubernetes() {
+            let plugins = Plugin::of_kubernetes(value, document.file, &document.at);
+            self.plugins.extend(plugins);
         }
         if is_bootstrap(value) {
             let dynamic = |name: &str| dig(value, &format!("dynamic_resources.{name}")).is_some();
