@@ -146,6 +146,8 @@ pub struct Connection<C> {
     ready_ms: u64,
     /// How often it became ready.
     served: u64,
+    /// Whether a server ever answered with an error of its own: then there is one.
+    answered: bool,
     wire: Wire,
 }
 
@@ -165,6 +167,7 @@ impl<C> Connection<C> {
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
             ready_ms: 0,
             served: 0,
+            answered: false,
             wire: Wire::default(),
         }
     }
@@ -427,6 +430,7 @@ impl<C> Connection<C> {
             return;
         }
         let opening = self.state != State::Ready;
+        self.answered |= reply.first() == Some(&b'-');
         self.refusal = match Values::new(reply).value() {
             // Any other is an error of the moment.
             Some(Value::Error(error)) if opening || Fault::of(error).is_wrong_server() => {
@@ -546,7 +550,7 @@ impl<C> Connection<C> {
             why,
             refusal,
             served,
-            never_served: self.served == 0,
+            never_served: self.served == 0 && !self.answered,
             sent: sent.collect(),
         }
     }

@@ -43,7 +43,7 @@ fn a_redis_that_has_served_is_not_blamed_on_the_set_up() {
     eventually(SOON, || {
         way(&envoy.client().get("/", &[])) == (200, "atomic")
     });
-    assert!(!envoy.log_contains("bridge: "), "{}", envoy.log());
+    assert!(!envoy.log_contains("bridge: bridge: "), "{}", envoy.log());
     drop(redis);
     eventually(SOON, || {
         envoy.client().get("/", &[]);

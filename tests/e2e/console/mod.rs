@@ -1,5 +1,6 @@
 //! The operator's console: every path, what it changes in Redis, and everything it refuses.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -76,14 +77,27 @@ impl Rig {
     }
 
     /// All that a change could touch.
-    fn dump(&self) -> Vec<Vec<u8>> {
-        ["control", "accounts", "cooldown", "free"]
-            .map(|name| {
-                self.world
-                    .redis
-                    .run("DUMP", &[&self.world.ledger.key(name)])
-            })
-            .to_vec()
+    /// What an operator's change may touch, but for what a recount or a sync notes for itself.
+    fn dump(&self) -> BTreeMap<String, String> {
+        let key = |name: &str| self.world.ledger.key(name);
+        let mut dump = BTreeMap::new();
+        for name in ["control", "accounts"] {
+            let fields: Vec<(String, String)> = self.world.redis.run("HGETALL", &[&key(name)]);
+            let own = fields
+                .into_iter()
+                .filter(|(field, _)| !field.starts_with('#'));
+            dump.extend(own.map(|(field, value)| (format!("{name} {field}"), value)));
+        }
+        for name in ["cooldown", "free"] {
+            let range = [&key(name), "0", "-1", "WITHSCORES"];
+            let members: Vec<(String, String)> = self.world.redis.run("ZRANGE", &range);
+            dump.extend(
+                members
+                    .into_iter()
+                    .map(|(id, at)| (format!("{name} {id}"), at)),
+            );
+        }
+        dump
     }
 }
 
