@@ -79,7 +79,7 @@ const KINDS: [Kind; 9] = [
     Kind {
         file: "access_log",
         is: |value| typed(value, ".access_loggers.stream.v3.StdoutAccessLog"),
-        set: &["/typed_config/log_format/json_format/model"],
+        set: &[],
     },
     Kind {
         file: "../console",

@@ -277,7 +277,7 @@ fn what_comes_before_the_end_of_a_connection_is_the_reason() {
     rig.reply("-ERR unknown command\r\n");
     rig.reply(&SHA.repeat(Script::FILTER.len()));
     rig.worker.on_pipe_closed(rig.now_ms);
-    assert_eq!(rig.notices(), [never_served(Down::Closed)]);
+    assert_eq!(rig.notices(), [Notice::PipeDown(Down::Closed)]);
     open_again(&mut rig);
     rig.reply("-ERR unknown command\r\n");
     rig.reply(&SHA.repeat(Script::FILTER.len()));
