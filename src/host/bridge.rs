@@ -6,8 +6,13 @@ use crate::printable::ascii;
 use std::cell::{Cell, RefCell};
 
 thread_local! {
-    /// It was said that nothing comes from Redis; until something comes it is not said again.
-    static SAID: Cell<bool> = const { Cell::new(false) };
+    /// Something came from Redis, or it was said that nothing does: it is not said again.
+    static SETTLED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether it was settled already.
+fn settle() -> bool {
+    SETTLED.try_with(|settled| settled.replace(true)) != Ok(false)
 }
 
 /// One connection of the internal listener.
@@ -52,7 +57,9 @@ impl Bridge {
         if size == 0 {
             return true;
         }
-        self.heard.set(true);
+        if !self.heard.replace(true) {
+            settle();
+        }
         let framed =
             frame_header(size).map(|header| calls::set_buffer(Buffer::Upstream, 0, &header));
         if !matches!(framed, Some(Ok(()))) {
@@ -67,11 +74,10 @@ impl Bridge {
         self.heard.set(true);
     }
 
-    /// The connection is over. Names who did not answer, once: the scheduler cannot know what is behind the bridge.
+    /// The connection is over. If nothing ever came from Redis, names who did not answer: the scheduler cannot know what is
+    /// behind the bridge.
     pub fn on_done(&self) {
-        let heard = self.heard.get();
-        let said = SAID.try_with(|said| said.replace(!heard));
-        if heard || said != Ok(false) {
+        if self.heard.get() || settle() {
             return;
         }
         let text = |path: &[u8]| ascii(&calls::property(path));
