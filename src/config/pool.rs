@@ -78,19 +78,19 @@ impl SetHeaders {
     /// These, and those of `others` whose names are not among them.
     fn or(mut self, others: &Self) -> Self {
         for (name, parts) in &others.0 {
-            if let Err(place) = self.0.binary_search_by(|(own, _)| own.cmp(name)) {
-                self.0.push((name.clone(), parts.clone()));
-                last_to(place, &mut self.0);
-            }
+            add_missing(&mut self.0, name, || parts.clone());
         }
         self
     }
 }
 
-/// Moves the last item to its place.
-fn last_to<T>(place: usize, items: &mut [T]) {
-    if let Some(tail) = items.get_mut(place..) {
-        tail.rotate_right(1);
+/// Adds a header to those that are sorted by name, unless it is there. Sorting them all would take 16 kB of the wasm.
+fn add_missing<T>(headers: &mut Vec<(String, T)>, name: &str, value: impl FnOnce() -> T) {
+    if let Err(place) = headers.binary_search_by(|(own, _)| own.as_str().cmp(name)) {
+        headers.push((name.to_owned(), value()));
+        if let Some(tail) = headers.get_mut(place..) {
+            tail.rotate_right(1);
+        }
     }
 }
 
@@ -108,10 +108,7 @@ impl Pool {
         let mut headers = account.set_headers.clone();
         let of_pool = self.set_headers.0.iter();
         for (name, parts) in of_pool.filter(|(_, parts)| parts.len() > 1) {
-            if let Err(place) = headers.binary_search_by(|(own, _)| own.cmp(name)) {
-                headers.push((name.clone(), parts.join(&account.id)));
-                last_to(place, &mut headers);
-            }
+            add_missing(&mut headers, name, || parts.join(&account.id));
         }
         headers
     }

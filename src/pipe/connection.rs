@@ -37,6 +37,16 @@ pub struct Sent<C> {
     pub tries: u8,
 }
 
+impl<C> Sent<C> {
+    fn map<D>(self, change: impl FnOnce(C) -> D) -> Sent<D> {
+        Sent {
+            command: change(self.command),
+            sent_ms: self.sent_ms,
+            tries: self.tries,
+        }
+    }
+}
+
 /// What a reply, or the lack of one, means to the owner of the connection.
 #[derive(Debug)]
 pub enum Event<C> {
@@ -103,14 +113,20 @@ enum State {
     Ready,
 }
 
-/// A command of the greeting or of the owner.
-#[derive(Debug)]
-enum Asked<C> {
+/// A command of the greeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Greeting {
     Auth,
     Select,
     SetName,
     Load(Script),
     Version,
+}
+
+/// A command of the greeting or of the owner.
+#[derive(Debug)]
+enum Asked<C> {
+    Greeting(Greeting),
     Command(C),
 }
 
@@ -118,10 +134,10 @@ impl<C> Asked<C> {
     /// The name of the command in a refusal.
     fn name(&self) -> &'static str {
         match self {
-            Self::Auth => greeting::AUTH,
-            Self::Select => greeting::SELECT,
-            Self::SetName => greeting::SET_NAME,
-            Self::Load(_) | Self::Version => greeting::LOAD,
+            Self::Greeting(Greeting::Auth) => greeting::AUTH,
+            Self::Greeting(Greeting::Select) => greeting::SELECT,
+            Self::Greeting(Greeting::SetName) => greeting::SET_NAME,
+            Self::Greeting(Greeting::Load(_) | Greeting::Version) => greeting::LOAD,
             Self::Command(_) => "a command",
         }
     }
@@ -238,7 +254,7 @@ impl<C> Connection<C> {
     pub fn commands(&self) -> impl Iterator<Item = &C> {
         self.sent.iter().filter_map(|sent| match &sent.command {
             Asked::Command(command) => Some(command),
-            Asked::Auth | Asked::Select | Asked::SetName | Asked::Load(_) | Asked::Version => None,
+            Asked::Greeting(_) => None,
         })
     }
 
@@ -247,7 +263,7 @@ impl<C> Connection<C> {
     pub fn is_quiet(&self, unimportant: impl Fn(&C) -> bool) -> bool {
         self.sent.iter().all(|sent| match &sent.command {
             Asked::Command(command) => unimportant(command),
-            Asked::Auth | Asked::Select | Asked::SetName | Asked::Load(_) | Asked::Version => false,
+            Asked::Greeting(_) => false,
         })
     }
 
@@ -312,14 +328,14 @@ impl<C> Connection<C> {
         self.refusal = None;
         if !redis.password.0.is_empty() {
             greeting::auth(&mut self.wire.bytes, redis);
-            self.ask(now_ms, Asked::Auth);
+            self.ask(now_ms, Greeting::Auth);
         }
         if redis.database != 0 {
             greeting::select(&mut self.wire.bytes, redis);
-            self.ask(now_ms, Asked::Select);
+            self.ask(now_ms, Greeting::Select);
         }
         greeting::set_name(&mut self.wire.bytes);
-        self.ask(now_ms, Asked::SetName);
+        self.ask(now_ms, Greeting::SetName);
     }
 
     /// The owner has prepared itself: from now on the connection serves.
@@ -330,12 +346,11 @@ impl<C> Connection<C> {
         self.refusal = None;
     }
 
-    fn ask(&mut self, sent_ms: u64, command: Asked<C>) {
-        let tries = 0;
+    fn ask(&mut self, sent_ms: u64, greeting: Greeting) {
         self.sent.push_back(Sent {
-            command,
+            command: Asked::Greeting(greeting),
             sent_ms,
-            tries,
+            tries: 0,
         });
     }
 
@@ -352,20 +367,12 @@ impl<C> Connection<C> {
             ScriptRef::Sha(&self.shas)
         };
         write(&sent.command, &mut self.wire.bytes, script);
-        self.sent.push_back(Sent {
-            command: Asked::Command(sent.command),
-            sent_ms: sent.sent_ms,
-            tries: sent.tries,
-        });
+        self.sent.push_back(sent.map(Asked::Command));
     }
 
     /// Takes back a command whose reply did not fit it: it is lost together with the connection.
     pub fn put_back(&mut self, sent: Sent<C>) {
-        self.sent.push_front(Sent {
-            command: Asked::Command(sent.command),
-            sent_ms: sent.sent_ms,
-            tries: sent.tries,
-        });
+        self.sent.push_front(sent.map(Asked::Command));
     }
 
     /// Begins to read bytes, cut anywhere; each event is then taken by [`Connection::read`].
@@ -409,11 +416,7 @@ impl<C> Connection<C> {
                     sent_ms: sent.sent_ms,
                     tries: sent.tries,
                 })),
-                asked @ (Asked::Auth
-                | Asked::Select
-                | Asked::SetName
-                | Asked::Load(_)
-                | Asked::Version) => self.on_greeting_reply(now_ms, asked, reply),
+                Asked::Greeting(asked) => self.on_greeting_reply(now_ms, asked, reply),
             };
             if event.is_some() {
                 return event;
@@ -426,7 +429,7 @@ impl<C> Connection<C> {
     #[inline(never)]
     fn note_refusal(&mut self, asked: &Asked<C>, reply: &[u8], redis: &Redis) {
         // The version belongs to the refusal before it.
-        if matches!(asked, Asked::Version) {
+        if matches!(asked, Asked::Greeting(Greeting::Version)) {
             return;
         }
         let opening = self.state != State::Ready;
@@ -443,7 +446,7 @@ impl<C> Connection<C> {
     fn on_greeting_reply(
         &mut self,
         now_ms: u64,
-        asked: Asked<C>,
+        asked: Greeting,
         reply: &[u8],
     ) -> Option<Event<C>> {
         let refusal = self.refusal.as_ref();
@@ -452,35 +455,35 @@ impl<C> Connection<C> {
         let value = Values::new(reply).value();
         let is_ok = value == Some(Value::Simple(b"OK"));
         let (accepted, otherwise) = match asked {
-            Asked::Auth => (is_ok, Down::Auth),
-            Asked::Select => (is_ok, Down::Select),
+            Greeting::Auth => (is_ok, Down::Auth),
+            Greeting::Select => (is_ok, Down::Select),
             // Redis drops who sends more than 16 kB before it has logged in, and with it its own error. So the scripts wait
             // for the first reply. What the name itself comes to does not matter: what stands between us and Redis may not
             // know the command.
-            Asked::SetName if turned_away || wants_login => (false, Down::Auth),
-            Asked::SetName => {
+            Greeting::SetName if turned_away || wants_login => (false, Down::Auth),
+            Greeting::SetName => {
                 for script in self.scripts {
                     greeting::load(&mut self.wire.bytes, *script);
-                    self.ask(now_ms, Asked::Load(*script));
+                    self.ask(now_ms, Greeting::Load(*script));
                 }
                 (true, Down::Load)
             }
-            Asked::Load(_) if refusal.is_some_and(Refusal::is_too_old) => {
-                let version = |sent: &Sent<_>| matches!(sent.command, Asked::Version);
+            Greeting::Load(_) if refusal.is_some_and(Refusal::is_too_old) => {
+                let version =
+                    |sent: &Sent<_>| matches!(sent.command, Asked::Greeting(Greeting::Version));
                 if !self.sent.iter().any(version) {
                     greeting::version(&mut self.wire.bytes);
-                    self.ask(now_ms, Asked::Version);
+                    self.ask(now_ms, Greeting::Version);
                 }
                 return None;
             }
-            Asked::Version => {
+            Greeting::Version => {
                 if let Some(refusal) = &mut self.refusal {
                     refusal.set_version(reply);
                 }
                 return Some(Event::Broken(Down::Load));
             }
-            Asked::Load(script) => (self.is_loaded(script, value), wrong_server(value)),
-            Asked::Command(_) => return None,
+            Greeting::Load(script) => (self.is_loaded(script, value), wrong_server(value)),
         };
         if !accepted {
             return Some(Event::Broken(match (turned_away, wants_login) {
@@ -544,7 +547,7 @@ impl<C> Connection<C> {
                 sent_ms: sent.sent_ms,
                 tries: sent.tries,
             }),
-            Asked::Auth | Asked::Select | Asked::SetName | Asked::Load(_) | Asked::Version => None,
+            Asked::Greeting(_) => None,
         });
         Loss {
             why,

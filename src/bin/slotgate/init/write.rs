@@ -315,14 +315,7 @@ fn complete(plan: &Plan, clusters: &Clusters, source: &str) -> String {
     }
     outbound(&mut out, plan, clusters);
     out.line(0, "");
-    bridge(&mut out, plan);
-    if let Some(at) = &plan.console {
-        out.line(0, "");
-        console(&mut out, plan, at);
-    }
-    out.line(0, "");
-    out.line(2, "clusters:");
-    inner_clusters(&mut out, plan);
+    inner(&mut out, plan);
     if let Some(app) = &plan.app {
         out.line(0, "");
         out.line(2, "# The application.");
@@ -357,14 +350,7 @@ fn to_merge(plan: &Plan, clusters: &Clusters, source: &str) -> String {
     out.line(0, "");
     out.line(0, "static_resources:");
     out.line(2, "listeners:");
-    bridge(&mut out, plan);
-    if let Some(at) = &plan.console {
-        out.line(0, "");
-        console(&mut out, plan, at);
-    }
-    out.line(0, "");
-    out.line(2, "clusters:");
-    inner_clusters(&mut out, plan);
+    inner(&mut out, plan);
     upstream_clusters(&mut out, plan, clusters);
     out.line(0, "---");
     out.line(
@@ -407,6 +393,18 @@ fn bootstrap(out: &mut Text) {
     );
     out.line(0, "bootstrap_extensions:");
     out.put(0, body(INTERNAL_LISTENER));
+}
+
+/// The listeners and clusters that slotgate itself needs; the list of clusters stays open for others.
+fn inner(out: &mut Text, plan: &Plan) {
+    bridge(out, plan);
+    if let Some(at) = &plan.console {
+        out.line(0, "");
+        console(out, plan, at);
+    }
+    out.line(0, "");
+    out.line(2, "clusters:");
+    inner_clusters(out, plan);
 }
 
 fn bridge(out: &mut Text, plan: &Plan) {
