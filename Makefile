@@ -17,7 +17,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli install dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-console bench-ledger bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli install dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-console bench-ledger bench-queue bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -59,13 +59,13 @@ test-console: setup wasm ## the console in a headless Chromium; screenshots go t
 	$(CARGO) build --example console-stage
 	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console
 
-test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (two minutes)
+test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (three minutes)
 	@tests/upgrade.sh
 
 test-matrix: setup wasm ## the end-to-end tests against Envoy 1.36 to 1.40, a table (ten minutes); VERSIONS="1.38.2" chooses
 	@tests/matrix.sh
 
-test-oldest: setup wasm ## a part of them against the oldest of these (one minute)
+test-oldest: setup wasm ## a part of them against the oldest of these (four minutes)
 	@tests/matrix.sh oldest
 
 compose-images: setup ## make the images of envoy/docker-compose.yaml from Debian's packages, where none can be pulled
@@ -75,8 +75,8 @@ compose-images: setup ## make the images of envoy/docker-compose.yaml from Debia
 test-compose: setup wasm ## envoy/docker-compose.yaml on a Docker engine, with an Envoy cut off from Redis (two minutes)
 	@tests/compose.sh
 
-chaos: setup wasm ## every fault under load on three Envoys, a table (three minutes); CHAOS=frozen runs those named so
-	$(CARGO) test --test chaos every_fault -- --ignored --nocapture
+chaos: setup wasm ## every fault under load on three Envoys, a table (five minutes); CHAOS=frozen runs those named so
+	$(CARGO) test --test chaos every_fault -- --ignored --nocapture --test-threads 1
 
 fuzz: ## every fuzz target for FUZZ_SECONDS each (60), with what `cargo fuzz` finds
 	@scripts/setup.sh fuzz
@@ -99,6 +99,9 @@ bench-console: setup wasm ## requests/s with consoles open, beside without (six 
 
 bench-ledger: setup ## what the scripts cost Redis, beside what others do
 	$(CARGO) run --example bench-ledger
+
+bench-queue: setup wasm ## how fast a slot is handed on, and how busy slots are, beside clients that come back (two minutes)
+	$(CARGO) run --release --example bench-queue
 
 bench-streams: setup wasm ## what 20,000 streams in flight cost (four minutes)
 	$(CARGO) run --release --example bench-streams

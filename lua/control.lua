@@ -1,13 +1,13 @@
 -- control: what an operator changes by hand, kept through restarts of Envoy and new revisions. Accounts follow at once; the
 -- percentage, and drains where a worker chooses by itself, as soon as each worker polls (overrides.lua, control.poll_ms).
 --
--- KEYS  the six of ledger.lua
---       7 control (HASH: drain:<account id> -> 1; percent -> basis points)
---       8 the key that holds the session (STRING, see acquire.lua), only for unbind
+-- KEYS  the eight of ledger.lua
+--       9 control (HASH: drain:<account id> -> 1; percent -> basis points)
+--       10 the key that holds the session (STRING, see acquire.lua), only for unbind
 -- ARGV  1 verb: drain     no new leases of the account, holders finish
 --               undrain   the other way
 --               percent   the percentage of the gray release, instead of the configured one
---               thaw      end the account's cooldown, its probing, and its being behind
+--               thaw      end the account's cooldown, its probing, its being behind, and its being out of use
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
 -- Returns {old, new}, each empty when nothing is set; old is ? when the old value is far too long
@@ -16,7 +16,7 @@
 -- Cost  O(log accounts)
 local tool = tools()
 local verb, subject = ARGV[1], ARGV[2] or ''
-local CONTROL = KEYS[7]
+local CONTROL = KEYS[9]
 if type(redis.pcall('HEXISTS', CONTROL, 'percent')) == 'table' then
   tool.refuse('WRONGTYPE control is no hash')
 end
@@ -44,6 +44,7 @@ if verb == 'drain' or verb == 'undrain' then
     call('HDEL', CONTROL, 'drain:' .. subject)
   end
   tool.flag(subject, tool.DRAINED, verb == 'drain')
+  tool.serve(tool.now_ms())
   return {old, verb == 'drain' and '1' or ''}
 elseif verb == 'percent' then
   if subject ~= '' then
@@ -58,22 +59,27 @@ elseif verb == 'percent' then
   return {old, subject}
 elseif verb == 'thaw' then
   local behind = 'behind:' .. subject
+  local off = call('HGET', ACCOUNTS, '#off:' .. subject)
   local old = call('ZSCORE', COOLDOWN, subject) or call('ZSCORE', COOLDOWN, behind)
-    or call('HGET', ACCOUNTS, '#probe:' .. subject) and '0' or ''
+    or (off or call('HGET', ACCOUNTS, '#probe:' .. subject)) and '0' or ''
   call('ZREM', COOLDOWN, subject, behind)
-  call('HDEL', ACCOUNTS, '#probe:' .. subject)
+  call('HDEL', ACCOUNTS, '#probe:' .. subject, '#off:' .. subject)
+  if off and string.find(off, tool.NO_END) then
+    tool.flag(subject, tool.DISABLED, false)
+  end
   tool.flag(subject, tool.COOLING, false)
   tool.behind(subject, false)
   tool.note_next_end()
+  tool.serve(tool.now_ms())
   return {old, ''}
 elseif verb == 'unbind' then
-  if not KEYS[8] then
+  if not KEYS[10] then
     tool.refuse('BADARG session: its key is missing')
   end
   if #subject ~= 16 or string.find(subject, '%X') then
     tool.refuse('BADARG session: its tag is not 16 hex digits')
   end
-  local value = call('GET', KEYS[8]) or ''
+  local value = call('GET', KEYS[10]) or ''
   local at, stop = string.find(value, '=' .. subject, 1, true)
   if not at then
     return {'', ''}
@@ -81,9 +87,9 @@ elseif verb == 'unbind' then
   local account, ends = string.match(value, '^.([^ ]*) (%d+)', stop + 1)
   value = string.sub(value, 1, at - 1) .. string.sub(value, string.find(value, '=', stop, true) or #value + 1)
   if value == '' then
-    call('DEL', KEYS[8])
+    call('DEL', KEYS[10])
   else
-    call('SET', KEYS[8], value, 'KEEPTTL')
+    call('SET', KEYS[10], value, 'KEEPTTL')
   end
   return {account and #account <= 64 and tonumber(ends) > tool.now_ms() and account or '', ''}
 end

@@ -1,20 +1,30 @@
 -- inspect: every account as the next acquire would see it. Writes nothing, so a replica may run it.
 --
--- KEYS  the six of ledger.lua
---       7 control (HASH, see control.lua)
+-- KEYS  the eight of ledger.lua
+--       9 control (HASH, see control.lua); 10 roster (HASH, see accounts.lua)
 -- ARGV  1 cursor, 0 to begin with
 --       2 about how many accounts to answer, 1..1000
 -- Returns {next cursor or 0, now ms, revision, epoch, leases, how many of them have expired, percent as it stands (?: far
---         too long) or nothing, accounts}, the last a list of
---         {id, max, used, base, load's part of the score, state, until ms or 0, flags}
+--         too long) or nothing, accounts, whose they are (config, or ledger: the operators'), and on cursor 0 who waits},
+--         accounts a list of {id, max, used, base, load's part of the score, state, until ms or 0, flags, set, pace, off, most}
+--         set: what an operator has set of it, "<max> <priority> <disabled> <pace>", each - if it is not; empty: nothing
+--         pace: requests/ms/burst, or empty
 --         state: free | probe (free for one lease) | behind (free when no other is) | full | probing (by that one) | disabled
---         | drained | cooling | removed; of several the last one named
+--         | drained | paced (out of turns) | cooling | removed; of several the last one named. One
+--         that an answer took out of use is disabled, not cooling
 --         flags: all that is against it, as in its record
+--         off: what took it out of use, "why since until", ms, the last 0 when it has no end; or empty: no answer has taken it out
+--         of use
+--         most: how far its limit may rise that adapts; or empty
 --         A cooldown, or a time behind, that is over but not cleared away yet counts as over.
+--         Who waits: {how many, the longest wait in ms, tenants}, the last a list of {tenant, leases, how many wait, the longest wait
+--         in ms}, of 50 at most: those of whom most wait. The waits are those of the first 100 lines. It is missing where the
+--         user may not ask for it.
 -- Errors  NOPOOL, BADARG; WRONGTYPE and GARBAGE name what cannot be there
 -- Flags  no-writes
 -- Cost  O(accounts answered · log accounts)
 local tool = tools()
+local QUEUE, TENANTS = KEYS[7], KEYS[8]
 if not ARGV[1] or not string.find(ARGV[1], '^%d+$') then
   tool.refuse('BADARG cursor: not a whole number')
 end
@@ -66,19 +76,109 @@ for i = 1, #page[2], 2 do
     if tool.has(flags, tool.DRAINED) then
       state = 'drained'
     end
+    local may_be_off = tool.has(flags, tool.DISABLED) or tool.has(flags, tool.COOLING)
+    local off = may_be_off and call('HGET', ACCOUNTS, '#off:' .. account) or ''
+    local why, since = string.match(off, '^([%w._-]+) (%d+) %d+$')
+    -- What older scripts leave behind of one that is back says nothing.
+    if not tool.is_id(why) or #since > 16 or not string.find(off, tool.NO_END) and ends <= now and not probe then
+      off = ''
+    else
+      off = why .. ' ' .. since .. ' ' .. (string.find(off, tool.NO_END) and '0' or string.format('%.0f', ends))
+    end
     if ends > now then
-      state = 'cooling'
+      state = off == '' and 'cooling' or 'disabled'
     end
     if flags >= tool.REMOVED then
       state = 'removed'
     end
     base, ends = string.format('%.0f', base), string.format('%.0f', ends)
-    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, ends, flags}
+    local set, pace = redis.pcall('HGET', KEYS[10], account), call('HGET', ACCOUNTS, '#pace:' .. account)
+    set = type(set) == 'string' and #set <= 200 and string.match(set, '^(%S+ %S+ %S+ %S+) ') or ''
+    if state == 'cooling' and tool.is_paced(pace, ends) then
+      state = 'paced'
+    end
+    pace = string.match(pace or '', '^(%d+/%d+/%d+) ') or ''
+    local limit = call('HGET', ACCOUNTS, '#limit:' .. account)
+    local most = string.match(limit or '', '^(%d+) %d+ %d+$') or ''
+    rows[#rows + 1] = {account, max, used, base, math.floor(load * used / max), state, ends, flags, set, pace, off, most}
   end
 end
-local percent = redis.pcall('HGET', KEYS[7], 'percent')
+local percent = redis.pcall('HGET', KEYS[9], 'percent')
 if percent and (type(percent) == 'table' or #percent > 5) then
   percent = '?'
 end
+
+-- How many lines of the queue, tenants, and expired leases are looked at; how many tenants are shown.
+local LINES, TENANTS_READ, EXPIRED, SHOWN = 100, 200, 200, 50
+
+-- Who waits, by tenant and all together: how many, and since when the first of them, ms.
+local function who_waits()
+  local count = redis.pcall('ZLEXCOUNT', QUEUE, '[w:', '(w;')
+  if type(count) == 'table' then
+    return nil
+  end
+  local since, all, from = {}, nil, '[w:'
+  for _ = 1, count > 0 and LINES or 0 do
+    local member = call('ZRANGEBYLEX', QUEUE, from, '(w;', 'LIMIT', '0', '1')[1]
+    local tenant, line, order = string.match(member or '', '^w:([^:]*):([^:]*):(%d+):')
+    if not member then
+      break
+    elseif tenant then
+      local came = tonumber(string.sub(order, 1, 13))
+      since[tenant] = math.min(since[tenant] or came, came)
+      all = math.min(all or came, came)
+    end
+    from = tenant and '[w:' .. tenant .. ':' .. line .. ';' or '(' .. member
+  end
+  return count, since, all
+end
+
+-- The tenants of whom most wait, then those with most leases.
+local function tenants_of(since)
+  local names, waiting = {}, {}
+  for tenant in pairs(since) do
+    if tenant ~= '-' then
+      names[#names + 1] = tenant
+      waiting[tenant] = call('ZLEXCOUNT', QUEUE, '[w:' .. tenant .. ':', '(w:' .. tenant .. ';')
+    end
+  end
+  local page = call('HSCAN', TENANTS, '0', 'COUNT', TENANTS_READ)[2]
+  for i = 1, math.min(#page, 2 * TENANTS_READ), 2 do
+    if #page[i] == 16 and string.find(page[i], '^%x+$') and not waiting[page[i]] then
+      names[#names + 1], waiting[page[i]] = page[i], 0
+    end
+  end
+  local held = names[1] and call('HMGET', TENANTS, unpack(names)) or {}
+  local rows = {}
+  for i = 1, #names do
+    local wait = since[names[i]] and math.max(now - since[names[i]], 0) or 0
+    local leases = tonumber(tool.digits(held[i], 9) or 0)
+    rows[i] = {names[i], leases, waiting[names[i]], string.format('%.0f', wait)}
+  end
+  table.sort(rows, function(one, other)
+    if one[3] ~= other[3] then
+      return one[3] > other[3]
+    elseif one[2] ~= other[2] then
+      return one[2] > other[2]
+    end
+    return one[1] < other[1]
+  end)
+  return {unpack(rows, 1, SHOWN)}
+end
+
 local leases, expired = call('ZCARD', LEASES), call('ZCOUNT', LEASES, '-inf', now)
-return {page[1], string.format('%.0f', now), revision, epoch, leases, expired, percent, rows}
+local whose = tool.is_ledgers() and 'ledger' or 'config'
+local answer = {page[1], string.format('%.0f', now), revision, epoch, leases, expired, percent, rows, whose}
+local waiting, since, all = who_waits()
+if waiting and waiting > 0 then
+  answer[5] = leases - waiting
+  -- Of the expired ones a few at most are not cleared away yet.
+  local over = expired > 0 and call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, EXPIRED)
+  for _, owner in ipairs(over and call('HMGET', OWNER, unpack(over)) or {}) do
+    answer[6] = answer[6] - (owner and string.byte(owner) == WAITS and 1 or 0)
+  end
+end
+if waiting and ARGV[1] == '0' then
+  answer[10] = {waiting, string.format('%.0f', all and math.max(now - all, 0) or 0), tenants_of(since)}
+end
+return answer

@@ -5,12 +5,17 @@
 -- has vanished, and `last` takes that away and puts the revision in force. One worker does this at a time; when it dies half
 -- way, another one begins again after 10 s. A pool that was empty takes leases of what was put in so far, under revision 0.
 --
--- KEYS  the six of ledger.lua; 7 control (HASH, operator's overrides: drain:<account> -> 1)
+-- Accounts may be the operators' own (account.lua): then those of the first sync of an empty pool are what it begins with, and
+-- later ones only put their revision in force. What an operator has set of a configuration's accounts outlives each sync, but
+-- for one that takes the accounts back from the operators.
+--
+-- KEYS  the eight of ledger.lua; 9 control (HASH, operator's overrides: drain:<account> -> 1); 10 roster (accounts.lua)
 -- ARGV  1 revision, 1..2^53-1
 --       2 digest of the accounts and weights: tells apart two configurations with one revision
 --       3 epoch to begin with when the ledger is empty, a random whole number
---       4 full weight of the load, millionths
---       5.. four for each account: id, max_concurrency, base, 1 when disabled and else 0
+--       4 full weight of the load, millionths; with a space between, "<best> <worst> <span> <weight>" of the priorities
+--         (accounts.lua), whose the accounts are, config or ledger, and how low limits may fall that adapt, 0: none adapts
+--       5.. four for each account: id, max_concurrency, base, 1 when disabled and else 0; with a space between, its pace
 --       Without accounts it only asks whether they are wanted.
 --       Or 5 is @, and then
 --       6 the longest this Envoy's leases last, ms; 0: nothing is said of it
@@ -34,14 +39,23 @@
 -- How many accounts are read and written together; how many `sweep` shows; how long who syncs in parts may be silent, ms.
 local TOGETHER, SHOWN, SILENCE = 500, 1000, 10000
 -- With more fields in `accounts`, a full set in one call would take away too many others at once: 500 accounts, each with its
--- probe, and what else stands there.
-local SMALL = 1020
+-- probe and one field more (its pace, or why it is out of use), and what else stands there.
+local SMALL = 1520
 
 local tool = tools()
 local revision = tool.whole(ARGV[1], 'revision', 1, 9007199254740991)
 local digest = ARGV[2]
 tool.whole(ARGV[3], 'epoch', 0, 9007199254740991)
-local load = tool.whole(ARGV[4], 'load', 0, 1e9)
+local load, scale, from, adapts = string.match(ARGV[4], '^(%d+) (%d+ %d+ %d+ %d+) (%a+) (%d+)$')
+load = tool.whole(load or ARGV[4], 'load', 0, 1e9)
+for number in string.gmatch(scale or '', '%d+') do
+  tool.whole(number, 'scale', 0, 1e15)
+end
+local ledgers = from == 'ledger'
+if from and not ledgers and from ~= 'config' then
+  tool.refuse('BADARG from: not config or ledger')
+end
+local roster = roster_of(KEYS[10], KEYS[9])
 -- Where the accounts, or the ids to take away, begin; and how many arguments each of them has.
 local part, first, words, by, ttl, rest = 'whole', 5, 4, nil, 0, 0
 if ARGV[5] == '@' then
@@ -66,7 +80,10 @@ for i = first, #ARGV, words do
   if listed then
     tool.whole(ARGV[i + 1], 'max_concurrency', 1, 100000)
     tool.whole(ARGV[i + 2], 'base', 0, 1e15)
-    tool.whole(ARGV[i + 3], 'disabled', 0, 1)
+    tool.whole(string.match(ARGV[i + 3], '^%S+'), 'disabled', 0, 1)
+    if not roster.is_pace(string.match(ARGV[i + 3], ' (.*)$') or '-') then
+      tool.refuse('BADARG pace: not requests/ms/burst')
+    end
   end
 end
 
@@ -87,30 +104,14 @@ ends = tonumber(ends or 0)
 local live = tool.digits(coming) and ends > now and ends <= now + SILENCE
 local after = (held_revision or '-') .. '/' .. (held_digest or '-')
 
--- Takes an account away. Its leases finish; the last one takes the record with it.
-local function take_away(account)
-  local record = call('HGET', ACCOUNTS, account)
-  if not record or string.sub(account, 1, 1) == '#' then
-    return
-  end
-  call('ZREM', COOLDOWN, account, 'behind:' .. account)
-  call('HDEL', ACCOUNTS, '#probe:' .. account)
-  if tool.parts(record) then
-    record = string.gsub(record, '%d+$', tool.REMOVED)
-    call('HSET', ACCOUNTS, account, record)
-  else
-    call('HDEL', ACCOUNTS, account)
-    record = false
-    call('ZREM', FREE, account)
-  end
-  refresh_free(account, record, tool.count(account) or 1)
-end
-
 local function take_away_listed()
   for i = first, #ARGV do
-    take_away(ARGV[i])
+    roster.take_away(ARGV[i])
   end
 end
+
+-- Whether what is there stays: the accounts are the ledger's, and there are some.
+local keeps = ledgers and (in_force or 0) > 0
 
 -- The answer when no accounts are to be put in, or taken away, by this call; nil: they are. Strays go here.
 local function answer_at_once()
@@ -118,7 +119,7 @@ local function answer_at_once()
     return {'newer', held_revision, epoch}
   end
   if in_force == revision and held_digest then
-    if held_digest == digest and part == 'stray' then
+    if held_digest == digest and part == 'stray' and not ledgers then
       if live then
         -- It may be one of those that come.
         return {'coming', coming, epoch}
@@ -130,52 +131,14 @@ local function answer_at_once()
   if live and coming_by ~= by and tonumber(coming) >= revision and not (part == 'whole' and accounts > 0) then
     return {'coming', coming, epoch}
   end
+  if keeps then
+    return nil
+  end
   local mine = live and coming_by == by and coming == ARGV[1] and coming_digest == digest and coming_after == after
+    or ledgers and part == 'last'
   local large = part == 'whole' and by and call('HSCAN', ACCOUNTS, '0', 'COUNT', SMALL)[1] ~= '0'
   if part == 'stray' or accounts == 0 and listed or large or not (part == 'whole' or part == 'first' or mine) then
     return {'wanted', held_revision or '0', epoch}
-  end
-end
-
--- Of the accounts from `at` to `last`: their ids, with something before each.
-local function named(prefix, at, last)
-  local names = {}
-  for i = at, last, 4 do
-    names[#names + 1] = prefix .. ARGV[i]
-  end
-  return unpack(names)
-end
-
--- Puts these accounts in, which the ledger keeps as they cool, are behind, probe, or are drained.
-local function put_in(at, last, missing)
-  -- `used` may be there without `accounts`, after a loss of that key alone.
-  local used = call('HMGET', USED, named('', at, last))
-  local cooling = call('ZMSCORE', COOLDOWN, named('', at, last))
-  local behind = call('ZMSCORE', COOLDOWN, named('behind:', at, last))
-  local before = call('HMGET', ACCOUNTS, named('', at, last))
-  local probes = call('HMGET', ACCOUNTS, named('#probe:', at, last))
-  -- An operator's key of another type leaves drained what is drained.
-  local drained = redis.pcall('HMGET', KEYS[7], named('drain:', at, last))
-  local records, free = {}, {}
-  for i = 1, (last - at + 1) / 4 do
-    local a = at + 4 * i - 4
-    local account, max, base, disabled = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3] == '1'
-    local drain = drained[i]
-    if drained.err then
-      drain = tool.has(tonumber(string.match(before[i] or '', ' (%d+)$')) or 0, tool.DRAINED)
-    end
-    local flags = (disabled and tool.DISABLED or 0) + (drain and tool.DRAINED or 0)
-      + ((cooling[i] or probes[i]) and tool.COOLING or 0)
-    records[2 * i - 1] = account
-    records[2 * i] = string.format('%d %.0f %.0f %d', max, load, base + (behind[i] and BEHIND or 0), flags)
-  end
-  call('HSET', ACCOUNTS, unpack(records))
-  for i = 1, #records / 2 do
-    -- A count that is none, or lost, keeps the account out of `free` until the recount.
-    refresh_free(records[2 * i - 1], records[2 * i], tonumber(used[i] or missing) or math.huge, free)
-  end
-  if free[1] then
-    call('ZADD', FREE, unpack(free))
   end
 end
 
@@ -186,9 +149,20 @@ local function put_all_in()
     -- What a lost `accounts` left behind.
     call('DEL', FREE)
   end
+  if part == 'whole' or part == 'first' then
+    if tool.is_ledgers() then
+      redis.pcall('DEL', KEYS[10])
+    end
+  end
   local missing = tool.uncounted() and math.huge or 0
   for at = first, #ARGV, 4 * TOGETHER do
-    put_in(at, math.min(at + 4 * TOGETHER - 1, #ARGV), missing)
+    local ids, terms = {}, {}
+    for i = at, math.min(at + 4 * TOGETHER - 1, #ARGV), 4 do
+      ids[#ids + 1] = ARGV[i]
+      local disabled, pace = string.match(ARGV[i + 3], '^(%d) ?(.*)$')
+      terms[ARGV[i]] = {max = ARGV[i + 1], base = ARGV[i + 2], disabled = disabled, pace = pace == '' and '-' or pace}
+    end
+    roster.put_in(ids, terms, missing, load)
   end
   if part == 'first' and not in_force then
     held_revision, after = '0', '0/' .. (held_digest or '-')
@@ -200,7 +174,7 @@ local function put_all_in()
   end
   for i = 1, #gone, 2 do
     if not put[gone[i]] then
-      take_away(gone[i])
+      roster.take_away(gone[i])
     end
   end
 end
@@ -218,24 +192,40 @@ local answer = answer_at_once()
 if answer then
   return answer
 end
-if listed then
-  put_all_in()
+if scale then
+  call('HSET', ACCOUNTS, '#scale', string.format('%s %.0f', scale, load))
+  if tool.whole(adapts, 'adaptive', 0, 100000) > 0 then
+    call('HSET', ACCOUNTS, '#adaptive', adapts)
+  else
+    call('HDEL', ACCOUNTS, '#adaptive')
+  end
+elseif listed then
+  call('HDEL', ACCOUNTS, '#scale')
 end
-if part == 'first' or part == 'more' or part == 'sweep' then
+if listed and not keeps then
+  put_all_in()
+  tool.serve(now)
+end
+if not keeps and (part == 'first' or part == 'more' or part == 'sweep') then
   call('HSET', ACCOUNTS, '#coming', string.format('%s %s %s %.0f %s', ARGV[1], digest, by, now + SILENCE, after))
 end
-if part == 'first' or part == 'more' then
+if not keeps and (part == 'first' or part == 'more') then
   return {'part', held_revision or '0', epoch}
 end
-if not listed then
+if not (listed or keeps) then
   take_away_listed()
 end
-if part == 'sweep' then
+if part == 'sweep' and not keeps then
   return show()
 end
 call('HDEL', ACCOUNTS, '#coming')
 -- The last: with a value this long Redis stores no hash as a list, which it would search from end to end for each field.
 call('HSET', ACCOUNTS, '#revision', ARGV[1], '#digest', digest, '#epoch', epoch, '#table', string.rep('-', 72))
+if ledgers then
+  call('HSET', ACCOUNTS, '#ledger', digest)
+else
+  call('HDEL', ACCOUNTS, '#ledger')
+end
 tool.note_longest(ttl, rest, now)
 tool.note_next_end()
 return {'replaced', ARGV[1], epoch}

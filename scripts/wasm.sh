@@ -55,14 +55,15 @@ plain=target/plain.wasm
 wasm=target/slotgate.wasm
 mkdir -p target
 if ! cmp -s "$built" "$plain" || [ ! -f "$wasm" ]; then
-    cp "$built" "$plain"
     # A tenth smaller. The features are those that rustc's target has by itself.
     if command -v wasm-opt >/dev/null; then
         wasm-opt -O2 --enable-bulk-memory --enable-multivalue --enable-mutable-globals --enable-nontrapping-float-to-int \
-            --enable-reference-types --enable-sign-ext "$plain" -o "$wasm"
+            --enable-reference-types --enable-sign-ext "$built" -o "$wasm"
     else
         echo "wasm: NOT optimised, for want of wasm-opt (package binaryen)" >&2
-        cp "$plain" "$wasm"
+        cp "$built" "$wasm"
     fi
+    # Last: one that was interrupted is made again.
+    cp "$built" "$plain"
 fi
 echo "$wasm: $(wc -c <"$wasm") bytes ($toolchain)"

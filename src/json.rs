@@ -45,7 +45,7 @@ impl Json {
                 // None of them needs more than four digits.
                 char if is_harmful(char) => {
                     let mut digits = [0; 4];
-                    crate::request::lease::hex(u64::from(char), &mut digits);
+                    crate::hash::hex(u64::from(char), &mut digits);
                     self.0.push_str("\\u");
                     self.0
                         .push_str(std::str::from_utf8(&digits).unwrap_or("0020"));
@@ -61,6 +61,14 @@ impl Json {
     pub fn text_or_null(&mut self, text: Option<&str>) -> &mut Self {
         match text {
             Some(text) => self.text(text),
+            None => self.raw("null"),
+        }
+    }
+
+    /// A whole number.
+    pub fn number_or_null(&mut self, number: Option<u64>) -> &mut Self {
+        match number {
+            Some(number) => self.number(number),
             None => self.raw("null"),
         }
     }
@@ -138,6 +146,7 @@ mod tests {
         /// A parser reads back what was written, and nothing in it commands a terminal.
         #[test]
         fn read_back(name in ".*", text in "[\0-\u{2fff}]*", number: u64, flag: bool, percent in 0_u16..=10_000) {
+            proptest::prop_assume!(name != "2");
             let mut json = Json::default();
             json.raw("{").name(&name).raw("[").text(&text).number(number).raw("{").raw("}").raw("]");
             json.name("2").raw("{").name("a").flag(flag).name("b").text_or_null(None);

@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod console;
+pub mod hash;
 mod host;
 mod joined;
 pub mod json;

@@ -12,7 +12,7 @@
 use serde_json::{Value, json};
 use slotgate::config::{Cooldown, Role, parse};
 use slotgate::request::headers::Headers;
-use slotgate::upstream::cooldown::rest;
+use slotgate::upstream::cooldown::{is_paced, pace, rest};
 
 const NOW: u64 = 1_785_684_988; // Sun, 02 Aug 2026 15:36:28 GMT
 const DAY_MS: u64 = 86_400_000;
@@ -39,7 +39,7 @@ fn rested(cooldown: &Cooldown, status: u16, headers: &[(&str, &str)]) -> (u64, u
         .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
         .collect();
     let bytes = Headers::serialize(&pairs);
-    let rest = rest(cooldown, status, Headers::new(&bytes), NOW).expect("it is pushback");
+    let rest = rest(cooldown, status, Headers::new(&bytes), NOW);
     (rest.ms, rest.malformed)
 }
 
@@ -332,8 +332,42 @@ fn the_first_entry_that_says_anything_wins() {
             "{status} {headers:?}"
         );
     }
-    let bytes = Headers::serialize(&[(b"retry-after", b"3")]);
-    assert_eq!(rest(&cooldown, 200, Headers::new(&bytes), NOW), None);
+}
+
+/// Entries that are read of every answer: those alone, and of their statuses alone.
+#[test]
+fn out_of_pace() {
+    let cooldown = cooldown(json!({"headers": [
+        {"name": "retry-after", "form": "seconds"},
+        {"name": "x-reset", "form": "duration", "always": true, "when": {"header": "x-left", "exact": "0"}},
+        {"name": "x-created", "form": "seconds", "always": true, "only": [201, 429]}]}));
+    let paced = |status: u16, headers: &[(&str, &str)]| {
+        let pairs: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+            .collect();
+        let bytes = Headers::serialize(&pairs);
+        let pace = pace(&cooldown, status, Headers::new(&bytes), NOW);
+        (pace.ms, pace.malformed)
+    };
+    let spent = [("x-reset", "1.2s"), ("x-left", "0"), ("retry-after", "9")];
+    assert_eq!(paced(200, &spent), (1_200, 0));
+    assert_eq!(paced(404, &spent), (1_200, 0));
+    assert_eq!(paced(200, &[("x-reset", "1.2s"), ("x-left", "1")]), (0, 0));
+    assert_eq!(paced(200, &[("x-reset", "soon"), ("x-left", "0")]), (0, 1));
+    assert_eq!(
+        paced(200, &[("x-reset", "9999d"), ("x-left", "0")]),
+        (DAY_MS, 0)
+    );
+    assert_eq!(paced(200, &[("x-created", "5")]), (0, 0));
+    assert_eq!(paced(201, &[("x-created", "5")]), (5_000, 0));
+    // Of pushback all are asked, in their order.
+    assert_eq!(rested(&cooldown, 429, &spent), (9_000, 0));
+    assert_eq!(rested(&cooldown, 429, &[("x-created", "5")]), (5_000, 0));
+    let statuses = [200, 201].map(|status| is_paced(&cooldown, status));
+    assert_eq!(statuses, [true; 2]);
+    let usual = self::cooldown(json!({}));
+    assert!(![200, 429].iter().any(|status| is_paced(&usual, *status)));
 }
 
 #[test]

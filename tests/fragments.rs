@@ -21,7 +21,7 @@ struct Kind {
     set: &'static [&'static str],
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 13] = [
     Kind {
         file: "internal_listener",
         is: |value| typed(value, ".bootstrap.internal_listener.v3.InternalListener"),
@@ -56,7 +56,7 @@ const KINDS: [Kind; 9] = [
     },
     Kind {
         file: "bridge",
-        is: |value| value.get("internal_listener").is_some(),
+        is: |value| value.get("internal_listener").is_some() && !named(value, "slotgate_accounts"),
         set: &[
             "/filter_chains/0/filters/0/typed_config/config/vm_config/code/local/filename",
             "/filter_chains/0/filters/0/typed_config/config/capability_restriction_config",
@@ -79,7 +79,35 @@ const KINDS: [Kind; 9] = [
     Kind {
         file: "access_log",
         is: |value| typed(value, ".access_loggers.stream.v3.StdoutAccessLog"),
+        // Words that are not slotgate's, from filters that only one file has, and of what only one file does.
+        set: &[
+            "/typed_config/log_format/json_format/model",
+            "/typed_config/log_format/json_format/tries",
+        ],
+    },
+    Kind {
+        file: "upstream",
+        is: |value| role(value) == Some("upstream"),
+        set: &[WASM, "/typed_config/config/vm_config/environment_variables"],
+    },
+    Kind {
+        file: "retry_policy",
+        is: |value| value.get("retriable_headers").is_some(),
+        set: &["/num_retries"],
+    },
+    Kind {
+        file: "accounts_listener",
+        is: |value| value.get("internal_listener").is_some() && named(value, "slotgate_accounts"),
         set: &[],
+    },
+    Kind {
+        file: "accounts_cluster",
+        is: |value| named(value, "slotgate_accounts") && value.get("load_assignment").is_some(),
+        set: &[
+            "/circuit_breakers/thresholds",
+            HALFS_WASM,
+            "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions/http_filters/0/typed_config/config/vm_config/environment_variables",
+        ],
     },
     Kind {
         file: "../console",
@@ -97,6 +125,7 @@ const KINDS: [Kind; 9] = [
 ];
 
 const WASM: &str = "/typed_config/config/vm_config/code/local/filename";
+const HALFS_WASM: &str = "/typed_extension_protocol_options/envoy.extensions.upstreams.http.v3.HttpProtocolOptions/http_filters/0/typed_config/config/vm_config/code/local/filename";
 const CONSOLE_WASM: &str = "/filter_chains/0/filters/0/typed_config/http_filters/0/typed_config/config/vm_config/code/local/filename";
 
 /// Without one of these a whole configuration would give no slot, or no readable metrics.
@@ -257,8 +286,8 @@ fn the_files_that_are_shipped_are_made_of_the_fragments() {
     // slotgate.yaml, sidecar.yaml, and those for compose and Istio at least.
     for kind in &KINDS {
         let least = match kind.file {
-            "../console" => 1,
-            "access_log" => 2,
+            "../console" | "accounts_listener" | "accounts_cluster" => 1,
+            "access_log" | "upstream" | "retry_policy" => 2,
             _ => 3,
         };
         let count = counts.get(kind.file).copied().unwrap_or_default();
@@ -266,13 +295,52 @@ fn the_files_that_are_shipped_are_made_of_the_fragments() {
     }
 }
 
+/// Where a request may be tried with several accounts, the access log says with how many.
+#[test]
+fn with_failover_the_access_log_has_the_tries() {
+    fn attempts(value: &Value) -> Option<u64> {
+        let own = value
+            .pointer("/failover/max_attempts")
+            .and_then(Value::as_u64);
+        own.or_else(|| match value {
+            Value::Array(values) => values.iter().find_map(attempts),
+            Value::Object(map) => map.values().find_map(attempts),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+        })
+    }
+    let (mut files, mut seen) = (vec![], 0);
+    yaml_files(&root().join("envoy"), &mut files);
+    let access_log = KINDS.iter().position(|kind| kind.file == "access_log");
+    for file in &files {
+        for document in documents(file) {
+            let mut found = vec![];
+            pieces(&document, &mut found);
+            found.retain(|(index, _)| Some(*index) == access_log);
+            let tries = found.iter().filter_map(|(_, piece)| {
+                piece.pointer("/typed_config/log_format/json_format/tries")
+            });
+            let tries: Vec<&Value> = tries.collect();
+            let is_on = attempts(&document).is_some_and(|attempts| attempts > 1);
+            let expected = match is_on && !found.is_empty() {
+                true => vec!["%FILTER_STATE(wasm.slotgate.tries:PLAIN)%"],
+                false => vec![],
+            };
+            seen += expected.len();
+            assert_eq!(tries, expected, "{}", file.display());
+        }
+    }
+    assert!(seen >= 2, "{seen}");
+}
+
 /// What is missing from a fragment is not made up for by the list of what is set.
 #[test]
 fn what_is_set_is_in_the_fragment_or_added_to_it() {
-    const ADDED: [&str; 3] = [
+    const ADDED: [&str; 5] = [
         "environment_variables",
         "capability_restriction_config",
         "type",
+        "model",
+        "tries",
     ];
     for kind in &KINDS {
         let piece = fragment(kind);

@@ -9,8 +9,8 @@ what=(--test e2e --test deploy)
 filters=()
 if [ "${1:-}" = oldest ]; then
     VERSIONS=${VERSIONS%% *}
-    # Streams and their ends, storms, replies that once crashed it, updates, and the ways in which files are read.
-    filters=(aborts:: storm:: a_reply_that_is_the_last_one a_drained_envoy a_bad_update bridge redis_tls:: sidecar:: istio:: examples::)
+    # Streams and their ends, storms, replies that once crashed it, updates, other accounts, and the ways in which files are read.
+    filters=(aborts:: storm:: a_reply_that_is_the_last_one a_drained_envoy a_bad_update bridge redis_tls:: sidecar:: istio:: examples:: failover:: failover_clusters:: endpoints::)
 fi
 
 # Envoy 1.38.3 was built without V8: it refuses any wasm.

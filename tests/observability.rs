@@ -13,23 +13,36 @@ use std::path::Path;
 
 use serde_json::Value;
 use slotgate::ledger::fault::Fault;
+use slotgate::worker::counters::pool_names;
 
 fn read(file: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(root.join(file)).unwrap()
 }
 
-/// The table of metrics: name, labels, and the last cell.
-fn metrics() -> BTreeMap<String, (String, String)> {
+/// A row of the table of metrics.
+#[derive(Debug)]
+struct Row {
+    kind: String,
+    labels: String,
+    last: String,
+}
+
+/// The table of metrics, by name.
+fn metrics() -> BTreeMap<String, Row> {
     let text = read("docs/observability.md");
     let rows = text.lines().filter_map(|line| {
         let cells: Vec<&str> = line.split(" | ").collect();
         let name = cells.first()?.strip_prefix("| `slotgate_")?;
         let name = format!("slotgate_{}", name.trim_end_matches('`'));
-        let last = cells.last()?.trim_end_matches(" |");
-        Some((name, (cells.get(2)?.to_string(), last.to_owned())))
+        let row = Row {
+            kind: cells.get(1)?.to_string(),
+            labels: cells.get(2)?.to_string(),
+            last: cells.last()?.trim_end_matches(" |").to_owned(),
+        };
+        Some((name, row))
     });
-    let rows: BTreeMap<String, (String, String)> = rows.collect();
+    let rows: BTreeMap<String, Row> = rows.collect();
     assert!(rows.len() > 30, "{rows:?}");
     rows
 }
@@ -38,10 +51,27 @@ fn quoted(text: &str) -> BTreeSet<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
+/// How many series a pool and an account have, as *How many series* says.
+#[test]
+fn the_series_of_a_pool_and_of_an_account_are_counted() {
+    let all = metrics();
+    let with = |labels: &str, kind: &str| {
+        let rows = all.values();
+        rows.filter(|row| row.labels == labels && row.kind == kind)
+            .count()
+    };
+    let pool = pool_names("p").len() + with("pool", "gauge");
+    assert_eq!(with("pool", "histogram"), 2);
+    let account = with("pool, account", "gauge") + with("pool, account", "counter");
+    let text = read("docs/observability.md");
+    let shown = format!("A pool has {pool} series and two histograms, an account {account}.");
+    assert!(text.contains(&shown), "not said: {shown}");
+}
+
 #[test]
 fn every_error_of_redis_is_listed() {
     let all = metrics();
-    let (_, cell) = &all["slotgate_redis_error"];
+    let cell = &all["slotgate_redis_error"].last;
     let wanted: BTreeSet<&str> = Fault::ALL.iter().map(|fault| fault.as_str()).collect();
     assert_eq!(quoted(cell), wanted);
 }
@@ -73,8 +103,8 @@ fn every_panel_that_can_obeys_the_choice_of_pool() {
             let end = end.unwrap_or(rest.len());
             let (name, rest) = rest.split_at(end);
             let base = name.strip_suffix("_bucket").unwrap_or(name);
-            let (labels, _) = all.get(base).unwrap_or_else(|| panic!("{title}: {base}"));
-            if labels.split(", ").any(|label| label == "pool") {
+            let row = all.get(base).unwrap_or_else(|| panic!("{title}: {base}"));
+            if row.labels.split(", ").any(|label| label == "pool") {
                 let inside = rest
                     .strip_prefix('{')
                     .and_then(|rest| rest.split('}').next());

@@ -19,4 +19,4 @@ if [ ! -f "$home/target/slotgate.wasm" ]; then
     [ -f "$build" ] || build=$home/tests/wasm.sh
     (unset CARGO_TARGET_DIR; "$build")
 fi
-PREVIOUS_WASM=$PWD/$home/target/slotgate.wasm "$CARGO" test --test deploy upgrade -- --ignored --nocapture
+PREVIOUS_WASM=$PWD/$home/target/slotgate.wasm "$CARGO" test --test deploy upgrade -- --ignored --nocapture --test-threads 1

@@ -23,13 +23,31 @@ pub struct Cooldown {
     pub headers: Vec<WaitStep>,
 }
 
+impl Cooldown {
+    /// Whether a header of every answer may say that an account is out of pace.
+    #[must_use]
+    pub fn paces(&self) -> bool {
+        self.headers.iter().any(|step| step.always)
+    }
+}
+
 /// One entry of `cooldown.headers`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct WaitStep {
     /// Statuses it is asked for; empty: for all.
     pub only: Vec<u16>,
+    /// Whether it is read of answers too that are no pushback: the account is out of pace.
+    pub always: bool,
     /// The headers; of several the one that says the longest counts.
     pub headers: Vec<WaitHeader>,
+}
+
+impl WaitStep {
+    /// Whether it is asked for an answer of this status.
+    #[must_use]
+    pub fn is_read_of(&self, status: u16) -> bool {
+        self.only.is_empty() || self.only.contains(&status)
+    }
 }
 
 /// A response header that says how long an account should rest.
@@ -118,11 +136,13 @@ fn wait_steps(f: &mut Fields<'_, '_>) -> Option<Vec<WaitStep>> {
     if f.error_count() > before {
         return Some(steps);
     }
-    let mut seen: Vec<(usize, &[u16], &WaitHeader)> = vec![];
+    let mut seen: Vec<(usize, &WaitStep, &WaitHeader)> = vec![];
     for (index, step) in steps.iter().enumerate() {
         for header in &step.headers {
             let mut earlier = seen.iter();
-            let same = earlier.find(|(_, only, other)| *only == step.only && *other == header);
+            let same = earlier.find(|(_, other, same)| {
+                *same == header && other.only == step.only && other.always == step.always
+            });
             if let Some((first, ..)) = same {
                 let list = Path::Field(&f.path, "headers");
                 let name = quoted(&header.name);
@@ -132,7 +152,7 @@ fn wait_steps(f: &mut Fields<'_, '_>) -> Option<Vec<WaitStep>> {
                 );
                 f.collector.error(&Path::Index(&list, index), what);
             }
-            seen.push((index, &step.only, header));
+            seen.push((index, step, header));
         }
     }
     Some(steps)
@@ -141,6 +161,7 @@ fn wait_steps(f: &mut Fields<'_, '_>) -> Option<Vec<WaitStep>> {
 fn wait_step(at: Cursor<'_, '_>) -> Option<WaitStep> {
     let mut f = at.fields();
     let only = f.list("only", 1..=500, status).unwrap_or_default();
+    let always = f.flag("always", false);
     let is_list = matches!(f.one_of(&["name", "longest_of"]), Some(("longest_of", _)));
     let headers = if is_list {
         f.list("longest_of", 2..=16, |at| {
@@ -156,6 +177,7 @@ fn wait_step(at: Cursor<'_, '_>) -> Option<WaitStep> {
     f.reject_unknown();
     Some(WaitStep {
         only,
+        always,
         headers: headers.unwrap_or_default(),
     })
 }

@@ -48,13 +48,7 @@ pub(super) fn read(mut f: Fields<'_, '_>) -> Gray {
             .unwrap_or(0),
         mode: f.word("mode", GrayMode::Enforce),
         salt: f.text("salt", "", ANY),
-        session: f
-            .list("session", 0..=16, |at| {
-                let mut f = at.fields();
-                let source = value_source::read(&mut f);
-                f.reject_unknown();
-                source
-            })
+        session: value_source::list(&mut f, "session", 0)
             .unwrap_or_else(|| vec![ValueSource::Header("x-session-id".into())]),
         gray_override: gray_override(f.object("override")),
     };

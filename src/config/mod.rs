@@ -11,24 +11,29 @@ mod error;
 mod fields;
 mod gray;
 mod pool;
+mod queue;
 mod redis;
 mod rules;
 mod scheduler;
 pub mod structpb;
+mod tenant;
+mod upstream;
 mod value_source;
 
 pub use console::Console;
 pub use cooldown::{Cooldown, WaitForm, WaitHeader, WaitStep};
 pub use error::{Error, Errors};
 pub use gray::{Gray, GrayMode, GrayOverride};
-pub use pool::{Account, Match, MatchValue, Pool, PoolMatch, SetHeaders};
+pub use pool::{Account, MOST_ACCOUNTS, Match, MatchValue, Pace, Pool, PoolMatch, SetHeaders};
+pub use queue::{OnSaturated, Otherwise, Queue};
 pub use redis::{Breaker, Redis};
 pub(crate) use rules::is_name;
 pub use scheduler::{
-    Affinity, Config, Failing, LeaseTimes, Metrics, OnFailure, OnSaturated, PriorityMode, Score,
+    Affinity, Config, Failing, Failover, LeaseTimes, Metrics, OnFailure, PriorityMode, Score,
     Traditional,
 };
-
+pub use tenant::{TenantLimits, TenantName, Tenants};
+pub use upstream::{Action, AnswerRule, DISABLE_MS, Upstream};
 pub use value_source::ValueSource;
 
 use error::Path;
@@ -44,6 +49,8 @@ pub enum Role {
     Scheduler(Box<Config>),
     /// The network filter that strips and adds gRPC frames.
     Bridge,
+    /// The HTTP filter ahead of an upstream, which sees each try of a request.
+    Upstream,
     /// The HTTP filter that serves the operator's page and its JSON.
     Console(Box<Console>),
 }
@@ -125,22 +132,23 @@ fn read(
 fn role(at: Cursor<'_, '_>) -> Role {
     let mut f = at.fields();
     if f.map.is_some_and(Map::is_empty) {
-        let rule = "is empty: it needs a role, scheduler, bridge or console";
+        let rule = "is empty: it needs a role, scheduler, bridge, upstream or console";
         f.collector.error(&f.path, rule);
         return Role::Bridge;
     }
     f.needs(&["role"]);
     let kind = f.word("role", Kind::Scheduler);
-    if kind == Kind::Bridge {
-        for name in f
-            .map
-            .into_iter()
-            .flat_map(Map::keys)
-            .filter(|name| *name != "role")
-        {
-            f.error(name, "is not a field of role bridge");
+    let alone = match kind {
+        Kind::Bridge => Some((Role::Bridge, "is not a field of role bridge")),
+        Kind::Upstream => Some((Role::Upstream, "is not a field of role upstream")),
+        Kind::Scheduler | Kind::Console => None,
+    };
+    if let Some((role, problem)) = alone {
+        let names = f.map.into_iter().flat_map(Map::keys);
+        for name in names.filter(|name| *name != "role") {
+            f.error(name, problem);
         }
-        return Role::Bridge;
+        return role;
     }
     f.needs(&["pools"]);
     // A console has these as the scheduler's own, so that a file may write each once and refer to it.
@@ -161,5 +169,6 @@ fn role(at: Cursor<'_, '_>) -> Role {
 enum Kind {
     Scheduler,
     Bridge,
+    Upstream,
     Console,
 }

@@ -4,8 +4,12 @@ use super::error::{Path, quoted};
 use super::fields::{Cursor, Fields};
 use super::rules::{MATCH_VALUE, header_name};
 use super::value_source::{self, ValueSource};
+use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// No pool has more accounts.
+pub const MOST_ACCOUNTS: usize = 100_000;
 
 /// One pool.
 #[derive(Debug)]
@@ -20,8 +24,14 @@ pub struct Pool {
     pub traditional_headers: SetHeaders,
     /// A higher one replaces the accounts in Redis; 1..=2^53-1.
     pub revision: u64,
-    /// The accounts, at least one.
+    /// Whether operators put the accounts into the ledger; then those here are what an empty pool begins with.
+    pub accounts_are_ledgers: bool,
+    /// The best and the worst priority that an account may have; `None`: those of the accounts here.
+    pub priority_range: Option<(u32, u32)>,
+    /// The accounts, at least one unless they are the ledger's; then a worker adds those that the ledger names.
     pub accounts: Vec<Account>,
+    /// How many of them the configuration lists.
+    pub listed: usize,
 }
 
 /// One entry of `pools[].match`.
@@ -124,8 +134,50 @@ pub struct Account {
     pub priority: u32,
     /// Whether it takes new leases.
     pub enabled: bool,
+    /// How many requests it may get in a time.
+    pub pace: Option<Pace>,
     /// Request headers set when this account was chosen, lower-case names, variables filled in.
     pub set_headers: Vec<(String, String)>,
+}
+
+impl Account {
+    /// An account that the ledger named.
+    pub(crate) fn named(id: String) -> Self {
+        Self {
+            id,
+            max_concurrency: 0,
+            priority: 0,
+            enabled: true,
+            pace: None,
+            set_headers: Vec::new(),
+        }
+    }
+}
+
+/// `accounts[].pace`: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// So many requests, 1..=1000000,
+    pub requests: u32,
+    /// in this time, in ms, 1..=86400000;
+    pub per_ms: u64,
+    /// and at most so many at once, 1..=requests.
+    pub burst: u32,
+}
+
+/// As the ledger has it: `<requests>/<per_ms>/<burst>`.
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.requests, self.per_ms, self.burst)
+    }
+}
+
+/// Whose the accounts of a pool are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AccountsFrom {
+    Config,
+    Ledger,
 }
 
 /// Header values may come from the environment: only their names are shown.
@@ -137,6 +189,7 @@ impl fmt::Debug for Account {
             .field("max_concurrency", &self.max_concurrency)
             .field("priority", &self.priority)
             .field("enabled", &self.enabled)
+            .field("pace", &self.pace)
             .field("set_headers", &headers)
             .finish()
     }
@@ -149,7 +202,12 @@ pub(super) fn read_all(f: &mut Fields<'_, '_>, all: &SetHeaders) -> Vec<Pool> {
     let pools = f.list("pools", 1..=1_000, |at| {
         after = after.saturating_sub(1);
         let mut f = at.fields();
-        f.needs(&["name", "accounts"]);
+        let from = f.word("accounts_from", AccountsFrom::Config);
+        let accounts_are_ledgers = from == AccountsFrom::Ledger;
+        f.needs(&["name"]);
+        if !accounts_are_ledgers {
+            f.needs(&["accounts"]);
+        }
         if after > 0 && f.count("match") == Some(0) {
             f.error(
                 "match",
@@ -157,7 +215,7 @@ pub(super) fn read_all(f: &mut Fields<'_, '_>, all: &SetHeaders) -> Vec<Pool> {
             );
         }
         let mut ids = BTreeMap::new();
-        let pool = Pool {
+        let mut pool = Pool {
             name: f.unique("name", &mut names),
             rules: f.list("match", 0..=64, pool_match).unwrap_or_default(),
             revision: f.int("revision", 1, 1..=9_007_199_254_740_991),
@@ -168,14 +226,75 @@ pub(super) fn read_all(f: &mut Fields<'_, '_>, all: &SetHeaders) -> Vec<Pool> {
                 f.reject_unknown();
                 own.or(all)
             },
+            accounts_are_ledgers,
+            priority_range: f.at("priority_range").and_then(priority_range),
             accounts: f
-                .list("accounts", 1..=100_000, |at| Some(account(at, &mut ids)))
+                .list("accounts", 1..=MOST_ACCOUNTS, |at| {
+                    Some(account(at, &mut ids))
+                })
                 .unwrap_or_default(),
+            listed: 0,
         };
+        pool.listed = pool.accounts.len();
+        if let Some((best, worst)) = pool.priority_range {
+            for (index, account) in pool.accounts.iter().enumerate() {
+                let priority = account.priority;
+                if priority < best || priority > worst {
+                    let accounts = Path::Field(&f.path, "accounts");
+                    let account = Path::Index(&accounts, index);
+                    let what =
+                        format!("{priority} is not in {best}..={worst}, its pool's priority_range");
+                    f.collector.error(&Path::Field(&account, "priority"), what);
+                }
+            }
+        }
         f.reject_unknown();
         Some(pool)
     });
     pools.unwrap_or_default()
+}
+
+/// `[best, worst]`.
+fn priority_range(mut at: Cursor<'_, '_>) -> Option<(u32, u32)> {
+    let [best, worst] = at.array(2..=2)? else {
+        return None;
+    };
+    let mut bound = |index, value| {
+        Cursor {
+            path: Path::Index(&at.path, index),
+            value,
+            collector: at.collector,
+        }
+        .int::<u32>(0..=1_000_000)
+    };
+    let (best, worst) = bound(0, best).zip(bound(1, worst))?;
+    if best > worst {
+        at.error(format!(
+            "{best} is more than {worst}: the best priority comes first"
+        ));
+        return None;
+    }
+    Some((best, worst))
+}
+
+fn pace(mut f: Fields<'_, '_>) -> Option<Pace> {
+    f.map?;
+    f.needs(&["requests", "per_ms"]);
+    let before = f.error_count();
+    let pace = Pace {
+        requests: f.int("requests", 1, 1..=1_000_000),
+        per_ms: f.int("per_ms", 60_000, 1..=86_400_000),
+        burst: f.int("burst", 1, 1..=1_000_000),
+    };
+    if f.error_count() == before && pace.burst > pace.requests {
+        let (burst, requests) = (pace.burst, pace.requests);
+        f.error(
+            "burst",
+            format!("{burst} is more than requests ({requests})"),
+        );
+    }
+    f.reject_unknown();
+    Some(pace)
 }
 
 fn pool_match(at: Cursor<'_, '_>) -> Option<PoolMatch> {
@@ -202,7 +321,7 @@ pub(super) fn match_rule(at: Cursor<'_, '_>) -> Option<Match> {
 }
 
 #[inline(never)]
-fn match_value(f: &mut Fields<'_, '_>) -> Option<MatchValue> {
+pub(super) fn match_value(f: &mut Fields<'_, '_>) -> Option<MatchValue> {
     f.one_of(&["exact", "prefix", "suffix", "present"])
         .and_then(|(name, mut at)| match name {
             "exact" => at.text(MATCH_VALUE).map(MatchValue::Exact),
@@ -220,6 +339,7 @@ fn account(at: Cursor<'_, '_>, ids: &mut BTreeMap<String, usize>) -> Account {
         max_concurrency: f.int("max_concurrency", 1, 1..=100_000),
         priority: f.int("priority", 1, 0..=1_000_000),
         enabled: f.flag("enabled", true),
+        pace: pace(f.object("pace")),
         set_headers: {
             let SetHeaders(headers) = set_headers(f.object("set_headers"), false);
             let joined = headers.into_iter();

@@ -1,11 +1,14 @@
 //! The scheduler's configuration.
 
 use super::cooldown::{self, Cooldown};
+use super::error::Path;
 use super::fields::Fields;
 use super::pool::{self, Pool, SetHeaders};
+use super::queue::{self, OnSaturated};
+use super::tenant::{self, Tenants};
+use super::upstream::{self, Upstream};
 use super::{Gray, Redis};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 /// The scheduler's whole configuration, checked.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub struct Config {
     pub affinity: Affinity,
     /// What to do when no account has a free slot.
     pub saturated: OnSaturated,
+    /// Whose requests are told apart; `None`: nobody's.
+    pub tenant: Option<Tenants>,
     /// What to do when the ledger cannot answer.
     pub failure: OnFailure,
     /// How requests that don't take a slot by the ledger are sent on.
@@ -32,10 +37,16 @@ pub struct Config {
     pub traditional_headers: SetHeaders,
     /// What counts as upstream pushback and how long it lasts.
     pub cooldown: Cooldown,
+    /// What an upstream's answers mean, where that is not as usual.
+    pub upstream: Upstream,
     /// How often the operator's overrides are looked at, in ms, 100..=60000; 0: never.
     pub poll_ms: u64,
     /// When an account that fails fast is put behind the others.
     pub failing: Failing,
+    /// How low an account's limit may fall that adapts to pushback, 1..=100000; `None`: none does.
+    pub adaptive: Option<u32>,
+    /// How often a request that an account refused tries another one.
+    pub failover: Failover,
     /// Whether the client is told path and account.
     pub response_headers: bool,
     /// Whether the access log is told of each request.
@@ -46,6 +57,16 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// The properties that are read of each request, as paths whose parts are joined by zero bytes.
     pub properties: Vec<Vec<u8>>,
+}
+
+impl Config {
+    /// The id of an account, by its indices.
+    #[must_use]
+    pub fn account_id(&self, pool: usize, account: u32) -> Option<&str> {
+        let accounts = &self.pools.get(pool)?.accounts;
+        let account = accounts.get(account as usize)?;
+        Some(account.id.as_str())
+    }
 }
 
 pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score) -> Config {
@@ -65,10 +86,17 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
             f.reject_unknown();
             affinity
         },
-        saturated: action(f.object("saturated"), OnSaturated::Reject),
-        failure: action(f.object("failure"), OnFailure::Traditional),
+        saturated: queue::saturated(f.object("saturated")),
+        tenant: tenant::read(&mut f),
+        failure: {
+            let mut f = f.object("failure");
+            let action = f.word("action", OnFailure::Traditional);
+            f.reject_unknown();
+            action
+        },
         traditional: traditional(f.object("traditional"), &mut traditional_headers),
         cooldown: cooldown::read(f.object("cooldown")),
+        upstream: upstream::read(f.object("upstream")),
         poll_ms: {
             let mut f = f.object("control");
             let poll_ms: u64 = f.int("poll_ms", 1_000, 0..=60_000);
@@ -82,6 +110,8 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
             poll_ms
         },
         failing: failing(f.object("failing")),
+        adaptive: adaptive(f.object("adaptive")),
+        failover: failover(f.object("failover")),
         response_headers: f.flag("response_headers", false),
         access_log: f.flag("access_log", false),
         metrics: metrics(f.object("metrics")),
@@ -89,8 +119,27 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
         traditional_headers,
         properties: std::mem::take(&mut f.collector.properties),
     };
+    if let Traditional::Local { .. } = config.traditional {
+        let pools = Path::Field(&f.path, "pools");
+        for (index, pool) in config.pools.iter().enumerate() {
+            if pool.accounts_are_ledgers {
+                let what = "ledger: with traditional.mode local each worker chooses from the accounts listed here";
+                let pool = Path::Index(&pools, index);
+                let at = Path::Field(&pool, "accounts_from");
+                f.collector.error(&at, what);
+            }
+        }
+    }
     f.reject_unknown();
     config
+}
+
+/// `adaptive`.
+fn adaptive(mut f: Fields<'_, '_>) -> Option<u32> {
+    f.map?;
+    let least = f.int("min", 1, 1..=100_000);
+    f.reject_unknown();
+    Some(least)
 }
 
 /// `lease`.
@@ -167,16 +216,6 @@ pub struct Affinity {
     pub max_mb: u64,
 }
 
-/// `saturated.action`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnSaturated {
-    /// Answer 429 with `retry-after`.
-    Reject,
-    /// Send it the traditional way.
-    Traditional,
-}
-
 /// `failure.action`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -185,12 +224,6 @@ pub enum OnFailure {
     Traditional,
     /// Answer 503.
     Reject,
-}
-
-fn action<T: DeserializeOwned>(mut f: Fields<'_, '_>, default: T) -> T {
-    let action = f.word("action", default);
-    f.reject_unknown();
-    action
 }
 
 /// `traditional`.
@@ -249,6 +282,32 @@ fn failing(mut f: Fields<'_, '_>) -> Failing {
     };
     f.reject_unknown();
     failing
+}
+
+/// `failover`.
+#[derive(Debug, Clone, Copy)]
+pub struct Failover {
+    /// How many accounts a request tries in all, 1..=10; 1: it tries no other.
+    pub max_attempts: usize,
+    /// No further try begins later than this after the request came, in ms.
+    pub budget_ms: u64,
+}
+
+impl Failover {
+    /// Whether a request may try another account.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self.max_attempts > 1
+    }
+}
+
+fn failover(mut f: Fields<'_, '_>) -> Failover {
+    let failover = Failover {
+        max_attempts: f.int("max_attempts", 1, 1..=10),
+        budget_ms: f.int("budget_ms", 30_000, 1..=3_600_000),
+    };
+    f.reject_unknown();
+    failover
 }
 
 /// `metrics`: how much is shown one by one.

@@ -51,6 +51,21 @@ pub(super) fn read(f: &mut Fields<'_, '_>) -> Option<ValueSource> {
     }
 }
 
+/// A list of at least so many sources.
+#[inline(never)]
+pub(super) fn list(
+    f: &mut Fields<'_, '_>,
+    name: &'static str,
+    least: usize,
+) -> Option<Vec<ValueSource>> {
+    f.list(name, least..=16, |at| {
+        let mut f = at.fields();
+        let source = read(&mut f);
+        f.reject_unknown();
+        source
+    })
+}
+
 /// The index of a property's path among those that the configuration names.
 fn property(at: &mut Cursor<'_, '_>) -> Option<usize> {
     let parts: Vec<&str> = match at.value.as_str() {

@@ -3,8 +3,9 @@
 use super::page;
 use crate::config::Console as Config;
 use crate::json::Json;
+use crate::ledger::commands::{AccountTerms, Change};
 use crate::ledger::fault::Fault;
-use crate::ledger::view::quoted;
+use crate::ledger::view::{Set, quoted};
 use crate::request::gray::same;
 use crate::request::headers::Headers;
 use crate::worker::decisions;
@@ -38,7 +39,7 @@ pub struct Response {
     pub content_type: &'static str,
     /// One more header.
     pub header: Option<(&'static str, &'static str)>,
-    /// The whole body: of a look, one for all who share it.
+    /// The whole body: of a poll, one for all who share it.
     pub body: Rc<str>,
 }
 
@@ -101,6 +102,8 @@ pub enum Route {
     Recall,
     /// One of `control.lua`'s verbs on an account: the action's name and the verb.
     Account(&'static str, &'static str),
+    /// One of `account.lua`'s changes of an account.
+    Terms,
     /// The percentage.
     Percent,
     /// A session's account.
@@ -108,7 +111,7 @@ pub enum Route {
 }
 
 /// All paths.
-const ROUTES: [(&str, Route); 11] = [
+const ROUTES: [(&str, Route); 12] = [
     ("/", Route::Part("text/html; charset=utf-8", page::INDEX)),
     (
         "/style.css",
@@ -127,6 +130,7 @@ const ROUTES: [(&str, Route); 11] = [
         "/api/cooldown_clear",
         Route::Account("cooldown_clear", "thaw"),
     ),
+    ("/api/account", Route::Terms),
     ("/api/percent", Route::Percent),
     ("/api/unbind", Route::Unbind),
 ];
@@ -135,9 +139,12 @@ impl Route {
     fn is_get(self) -> bool {
         match self {
             Self::Part(..) | Self::Status => true,
-            Self::Explain | Self::Recall | Self::Account(..) | Self::Percent | Self::Unbind => {
-                false
-            }
+            Self::Explain
+            | Self::Recall
+            | Self::Account(..)
+            | Self::Terms
+            | Self::Percent
+            | Self::Unbind => false,
         }
     }
 
@@ -146,7 +153,7 @@ impl Route {
     pub fn changes(self) -> bool {
         match self {
             Self::Part(..) | Self::Status | Self::Explain | Self::Recall => false,
-            Self::Account(..) | Self::Percent | Self::Unbind => true,
+            Self::Account(..) | Self::Terms | Self::Percent | Self::Unbind => true,
         }
     }
 
@@ -157,6 +164,14 @@ impl Route {
             Self::Explain => &["session", "scope"],
             Self::Recall => &["request", "lease"],
             Self::Account(..) => &["account"],
+            Self::Terms => &[
+                "account",
+                "change",
+                "max_concurrency",
+                "priority",
+                "enabled",
+                "pace",
+            ],
             Self::Percent => &["percent"],
             Self::Unbind => &["session"],
         }
@@ -330,6 +345,8 @@ pub struct Ask {
     pub scope: Option<String>,
     /// The request that is asked about.
     pub recall: Option<Recall>,
+    /// What `account.lua` is asked to change.
+    pub terms: Option<(Change, AccountTerms)>,
 }
 
 /// A question to the workers.
@@ -412,8 +429,15 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
         session: text(&fields, "session")?,
         scope: text(&fields, "scope")?,
         recall: None,
+        terms: None,
     };
     match route {
+        Route::Terms => {
+            let terms = account_terms(&fields)?;
+            ask.subject.clone_from(&terms.1.id);
+            ask.action = (terms.0.action(), "account");
+            ask.terms = Some(terms);
+        }
         Route::Account(action, verb) => {
             ask.action = (action, verb);
             match text(&fields, "account")? {
@@ -449,6 +473,36 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
         Route::Explain | Route::Part(..) | Route::Status => {}
     }
     Ok(ask)
+}
+
+/// The account that is to be changed, and how.
+#[inline(never)]
+fn account_terms(fields: &Map<String, Value>) -> Result<(Change, AccountTerms), Response> {
+    let change = text(fields, "change")?.unwrap_or_default();
+    let change = Change::ALL.into_iter().find(|one| one.as_str() == change);
+    let change = change.ok_or_else(|| bad("change", " is not add, set, remove or reset"))?;
+    let Some(id) = text(fields, "account")? else {
+        return Err(bad("account", " is required"));
+    };
+    let number = |name: &str| match fields.get(name) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::Number(number)) if number.is_u64() => Ok(number.to_string()),
+        Some(_) => Err(bad(name, " is not a whole number")),
+    };
+    let disabled = match fields.get("enabled") {
+        None | Some(Value::Null) => "",
+        Some(Value::Bool(true)) => "0",
+        Some(Value::Bool(false)) => "1",
+        Some(_) => return Err(bad("enabled", " is neither true nor false")),
+    };
+    let terms = AccountTerms {
+        id,
+        max_concurrency: number("max_concurrency")?,
+        priority: number("priority")?,
+        disabled: disabled.to_owned(),
+        pace: text(fields, "pace")?.unwrap_or_default(),
+    };
+    Ok((change, terms))
 }
 
 #[inline(never)]
@@ -539,6 +593,38 @@ pub fn changed(ask: &Ask, pool: &str, old: &str, new: &str) -> Response {
     }
     json.raw("}");
     Response::json(json)
+}
+
+/// What came of an account's change, how it was, and how it is.
+#[must_use]
+pub fn account_changed(ask: &Ask, pool: &str, [what, before, now]: [&str; 3]) -> Response {
+    let mut json = Json::default();
+    json.raw("{").name("action").text(ask.action.0);
+    json.name("pool").text(pool);
+    json.name("account").text(&ask.subject);
+    json.name("outcome").text(what);
+    json.name("changed")
+        .flag(what != "same" && what != "missing");
+    for (name, text) in [("before", before), ("now", now)] {
+        json.name(name);
+        match Set::of(text) {
+            Some(set) => set.write(&mut json),
+            None => {
+                json.raw("null");
+            }
+        }
+    }
+    json.raw("}");
+    Response::json(json)
+}
+
+/// What `account.lua` refuses, in its words.
+#[must_use]
+pub fn account_refused(error: &str) -> Option<Response> {
+    let (kind, what) = [("argument", "BADARG "), ("not_ledger", "NOTLEDGER ")]
+        .into_iter()
+        .find_map(|(kind, code)| Some((kind, error.strip_prefix(code)?)))?;
+    Some(Response::error(422, kind, &[what], ""))
 }
 
 /// Redis' error, or what came in its place.

@@ -1,6 +1,7 @@
 //! Jobs: what the console asks Redis for its requests, step by step, and what the replies mean to them.
 
-use super::api::{Ask, Recall, Response, changed};
+use super::api::{Ask, Recall, Response, account_changed, account_refused, changed};
+use crate::hash::hash128;
 use crate::json::Json;
 use crate::ledger::commands::LedgerCommands;
 use crate::ledger::fault::{Fault, garbage};
@@ -9,7 +10,6 @@ use crate::ledger::resp::{Value, Values};
 use crate::ledger::source::ScriptRef;
 use crate::ledger::view::{Pool, Question, explain, text};
 use crate::printable::ascii;
-use crate::request::gray::hash128;
 
 /// How many accounts of a pool are shown at most.
 const MOST_ACCOUNTS: usize = 5_000;
@@ -25,21 +25,21 @@ const QUESTION_MS: u64 = 5_000;
 /// The streams that get a job's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Owner {
-    /// All who asked for the look that is under way.
-    Look,
+    /// All who share the poll that is under way.
+    Poll,
     Stream(u32),
 }
 
-/// The work that one request, or all that share a look, needs of Redis.
+/// The work that one request, or all that share a poll, needs of Redis.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) owner: Owner,
-    /// When a question is looked after again.
+    /// When the answer to a question is read again.
     pub(super) deadline_ms: Option<u64>,
     /// Its command is on its way, or was: Redis may have done it.
     pub(super) sent: bool,
     pub(super) wants: Wants,
-    /// A look: the pool that is read; else the one that is asked for.
+    /// A poll: the pool that is read; else the one that is asked for.
     pub(super) pool: usize,
     /// Where its scan goes on, and what it brought so far.
     pub(super) cursor: String,
@@ -56,7 +56,7 @@ pub(super) struct Job {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wants {
     /// All pools, one after the other.
-    Look,
+    Poll,
     Explain(Part),
     /// One change.
     Change,
@@ -94,7 +94,7 @@ impl Job {
     /// Only one at a time reads accounts.
     pub(super) fn scans(&self) -> bool {
         match self.wants {
-            Wants::Look | Wants::Explain(Part::Session | Part::Scope | Part::Accounts) => true,
+            Wants::Poll | Wants::Explain(Part::Session | Part::Scope | Part::Accounts) => true,
             Wants::Explain(Part::Turn) | Wants::Change | Wants::Recall(_) => false,
         }
     }
@@ -140,7 +140,7 @@ impl Job {
         match self.wants {
             Wants::Explain(Part::Turn) => false,
             Wants::Change => self.ask.is_some(),
-            Wants::Look | Wants::Explain(_) | Wants::Recall(_) => true,
+            Wants::Poll | Wants::Explain(_) | Wants::Recall(_) => true,
         }
     }
 
@@ -165,13 +165,20 @@ impl Job {
                 let hash = hash(question.scope.as_deref());
                 keys.scope(out, &hash.unwrap_or_default());
             }
-            (Wants::Look | Wants::Explain(Part::Accounts), _) => {
+            (Wants::Poll | Wants::Explain(Part::Accounts), _) => {
                 let cursor = match self.cursor.as_str() {
                     "" => "0",
                     cursor => cursor,
                 };
                 keys.inspect(out, script, cursor, PAGE);
             }
+            (
+                Wants::Change,
+                Some(Ask {
+                    terms: Some((change, terms)),
+                    ..
+                }),
+            ) => keys.account(out, script, *change, false, std::slice::from_ref(terms)),
             (Wants::Change, Some(ask)) => {
                 let session = hash(ask.session.as_deref());
                 keys.control(out, script, ask.action.1, &ask.subject, session.as_ref());
@@ -213,7 +220,23 @@ impl Job {
                 return Ok(None);
             }
             Wants::Change => {
-                match values.value() {
+                let value = values.value();
+                if let Some(ask) = self.ask.as_ref().filter(|ask| ask.terms.is_some()) {
+                    if let Some(Value::Error(error)) = value
+                        && let Some(refused) = account_refused(&ascii(error))
+                    {
+                        return Ok(Some(refused));
+                    }
+                    match (value, values.value()) {
+                        (Some(Value::Array(1)), Some(Value::Array(3))) => {}
+                        (other, _) => return Err(Fault::in_place_of(other)),
+                    }
+                    let mut word = || text(values.bulk()?);
+                    let words = word().zip(word()).zip(word());
+                    let ((what, before), now) = words.ok_or(Fault::Mismatch)?;
+                    return Ok(Some(account_changed(ask, pool, [&what, &before, &now])));
+                }
+                match value {
                     Some(Value::Array(2)) => {}
                     other => return Err(Fault::in_place_of(other)),
                 }
@@ -224,7 +247,7 @@ impl Job {
                 return Ok(Some(changed(ask, pool, &old, &new)));
             }
             Wants::Recall(step) => return self.recall(now_ms, step, values.value()),
-            Wants::Look | Wants::Explain(Part::Accounts) => {}
+            Wants::Poll | Wants::Explain(Part::Accounts) => {}
         }
         let mut more = false;
         match self.seen.page(reply) {
@@ -235,9 +258,9 @@ impl Job {
                 return Ok(None);
             }
             // No filter has created it so far.
-            Err(Fault::NoPool) if self.wants == Wants::Look => {}
+            Err(Fault::NoPool) if self.wants == Wants::Poll => {}
             // The others are shown all the same.
-            Err(Fault::Garbage) if self.wants == Wants::Look => {
+            Err(Fault::Garbage) if self.wants == Wants::Poll => {
                 self.seen = Pool::default();
                 self.seen.error = Some(what_stands(reply));
             }
@@ -246,7 +269,7 @@ impl Job {
         let mut seen = std::mem::take(&mut self.seen);
         pool.clone_into(&mut seen.name);
         self.cursor.clear();
-        if self.wants != Wants::Look {
+        if self.wants != Wants::Poll {
             if let Some((session, bound)) = &mut self.question.session {
                 let hash = hash128(session.as_bytes());
                 *bound = session_account(&self.sessions, &hash, seen.now_ms).and_then(text);

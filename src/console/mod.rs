@@ -10,6 +10,7 @@ mod page;
 
 use crate::VERSION;
 use crate::config::Console as Config;
+use crate::hash::{hash128, hex};
 use crate::ledger::commands::LedgerCommands;
 use crate::ledger::fault::Fault;
 use crate::ledger::source::Script;
@@ -17,9 +18,7 @@ use crate::ledger::view::text;
 use crate::pipe::connection::{Connection, Event, Sent, Wire};
 use crate::pipe::down::Down;
 use crate::pipe::greeting;
-use crate::request::gray::hash128;
 use crate::request::headers::Headers;
-use crate::request::lease::hex;
 use api::{
     MAX_BODY, Response, Route, admit, ask, crowded, no_body, refused, too_long, unavailable,
 };
@@ -38,13 +37,13 @@ const MOST_BODIES: usize = 8;
 const MOST_EXPLAINS: usize = 8;
 /// How many requests of each other kind wait for Redis at once.
 const MOST_JOBS: usize = 16;
-/// How many requests wait for the next look at all pools.
+/// How many requests wait for the next poll of all pools.
 const MOST_WAITING: usize = 128;
 
 /// Answers in one callback, and their bytes: Envoy carries all of them out after it, one within the other.
 const PORTION: (usize, usize) = (32, 256_000);
 /// The scripts it runs.
-const SCRIPTS: [Script; 2] = [Script::Inspect, Script::Control];
+const SCRIPTS: [Script; 3] = [Script::Inspect, Script::Control, Script::Account];
 
 /// The effects of an event. The host carries them out after each one.
 #[derive(Debug, Default)]
@@ -104,11 +103,11 @@ pub struct Console {
     jobs: VecDeque<Job>,
     /// The oldest first.
     bodies: VecDeque<Body>,
-    /// Streams that get the next look's answer, and those that get the answer of the one under way.
+    /// Streams that get the next poll's answer, and those that get the answer of the one under way.
     waiting: Vec<u32>,
     served: Vec<u32>,
-    /// The last scan was a look: an explanation goes first.
-    looked: bool,
+    /// The last scan was a poll: an explanation goes first.
+    last_polled: bool,
     pace: Pace,
     output: Output,
 }
@@ -132,7 +131,7 @@ impl Console {
             bodies: VecDeque::new(),
             waiting: Vec::new(),
             served: Vec::new(),
-            looked: false,
+            last_polled: false,
             pace: Pace::default(),
             output: Output::default(),
         }
@@ -177,9 +176,9 @@ impl Console {
         if self.jobs.iter().any(Job::scans) {
             return None;
         }
-        let look_ms = (!self.waiting.is_empty()).then_some(self.pace.next_look_ms);
+        let poll_ms = (!self.waiting.is_empty()).then_some(self.pace.next_poll_ms);
         let explain_ms = self.next_explain().map(|_| 0);
-        let begin_ms = look_ms.into_iter().chain(explain_ms).min()?;
+        let begin_ms = poll_ms.into_iter().chain(explain_ms).min()?;
         Some(begin_ms.max(self.pace.next_scan_ms))
     }
 
@@ -200,7 +199,7 @@ impl Console {
             Ok(Route::Part(content_type, text)) => {
                 NextStep::Answer(Response::text(content_type, text.into()))
             }
-            Ok(Route::Status) => self.wait_for_look(now_ms, stream),
+            Ok(Route::Status) => self.wait_for_poll(now_ms, stream),
             Ok(route) if ends => self.follow(now_ms, stream, route, &[]),
             Ok(route) => self.wait_for_body(now_ms, stream, route),
             Err(refusal) => NextStep::Answer(refusal),
@@ -218,7 +217,7 @@ impl Console {
         self.paced(now_ms, stream, heard)
     }
 
-    fn wait_for_look(&mut self, now_ms: u64, stream: u32) -> NextStep {
+    fn wait_for_poll(&mut self, now_ms: u64, stream: u32) -> NextStep {
         if self.waiting.len() >= MOST_WAITING {
             return NextStep::Answer(crowded());
         }
@@ -279,7 +278,7 @@ impl Console {
         let same = |job: &&Job| discriminant(&job.wants) == kind;
         let most = match job.wants {
             Wants::Explain(_) => MOST_EXPLAINS,
-            Wants::Look | Wants::Change | Wants::Recall(_) => MOST_JOBS,
+            Wants::Poll | Wants::Change | Wants::Recall(_) => MOST_JOBS,
         };
         if self.jobs.iter().filter(same).count() >= most {
             return NextStep::Answer(crowded());
@@ -324,25 +323,25 @@ impl Console {
         }
     }
 
-    /// Begins the next scan, if it is time: a look, or one explanation.
+    /// Begins the next scan, if it is time: a poll, or one explanation.
     fn take_turn(&mut self, now_ms: u64) {
         let is_time = self.next_turn_ms().is_some_and(|turn_ms| turn_ms <= now_ms);
         if !self.pipe.is_ready() || !is_time {
             return;
         }
-        let look = !self.waiting.is_empty() && self.pace.next_look_ms <= now_ms;
+        let poll = !self.waiting.is_empty() && self.pace.next_poll_ms <= now_ms;
         let explain = self.next_explain();
         let owner = match explain {
-            Some(owner) if !look || self.looked => owner,
+            Some(owner) if !poll || self.last_polled => owner,
             _ => {
                 self.served = std::mem::take(&mut self.waiting);
-                self.pace.looked(now_ms);
+                self.pace.polled(now_ms);
                 self.output.counters = true;
-                self.jobs.push_back(Job::new(Owner::Look, Wants::Look));
-                Owner::Look
+                self.jobs.push_back(Job::new(Owner::Poll, Wants::Poll));
+                Owner::Poll
             }
         };
-        self.looked = owner == Owner::Look;
+        self.last_polled = owner == Owner::Poll;
         if let Some(job) = self.jobs.iter_mut().find(|job| job.owner == owner)
             && job.wants == Wants::Explain(Part::Turn)
         {
@@ -351,12 +350,12 @@ impl Console {
         self.write(now_ms, owner, 0);
     }
 
-    /// Takes the counters of this Envoy, as JSON: a look begins with them.
+    /// Takes the counters of this Envoy, as JSON: a poll begins with them.
     pub fn on_counters(&mut self, counters: &str) {
         let writable = self.config.token.is_some();
         let percent = self.config.gray;
-        if let Some(look) = self.jobs.iter_mut().find(|job| job.owner == Owner::Look) {
-            let json = &mut look.json;
+        if let Some(poll) = self.jobs.iter_mut().find(|job| job.owner == Owner::Poll) {
+            let json = &mut poll.json;
             json.raw("{").name("version").text(VERSION);
             json.name("writable").flag(writable);
             json.name("percent_configured").percent(percent);
@@ -397,7 +396,7 @@ impl Console {
         if let Some(why) = self.pipe.on_tick(now_ms, &self.config.redis) {
             self.lose_pipe(now_ms, why);
         }
-        // Questions that are looked after again.
+        // Questions whose answer is read again.
         let late = |job: &Job| job.deadline_ms.is_some_and(|late_ms| late_ms <= now_ms);
         for place in 0..self.jobs.len() {
             if let Some(job) = self.jobs.get(place)
@@ -426,6 +425,8 @@ impl Console {
         let mut reader = self.pipe.reader(bytes);
         while let Some(event) = self.pipe.read(now_ms, &self.config.redis, &mut reader) {
             match event {
+                // It listens to no channel.
+                Event::Message => {}
                 Event::Greeted => {
                     self.pipe.serve(now_ms);
                     let owners: Vec<Owner> = self.jobs.iter().map(|job| job.owner).collect();
@@ -522,7 +523,7 @@ impl Console {
 
     fn answer(&mut self, now_ms: u64, owner: Owner, response: Response) {
         let streams = match owner {
-            Owner::Look => std::mem::take(&mut self.served),
+            Owner::Poll => std::mem::take(&mut self.served),
             Owner::Stream(stream) => vec![stream],
         };
         self.pace.answered(now_ms, &response, streams.len());

@@ -4,8 +4,8 @@
 use super::api::Response;
 use std::collections::VecDeque;
 
-/// The shortest time from one look's begin to the next one's, in ms. All who ask meanwhile share the next.
-const LOOK_MS: u64 = 250;
+/// The shortest time from one poll's begin to the next one's, in ms. All who ask meanwhile share the next.
+const POLL_MS: u64 = 250;
 /// How many bytes from Redis make the next scan wait for 1 ms. They cost Envoy's worker and Redis 0.1 ms together.
 const READ_PER_MS: usize = 1_000;
 /// How many bytes to clients make the next scan wait for 1 ms.
@@ -24,8 +24,8 @@ const MOST_HELD: usize = 128;
 /// The budgets of one console.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// No look begins before then, in ms.
-    pub(super) next_look_ms: u64,
+    /// No poll begins before then, in ms.
+    pub(super) next_poll_ms: u64,
     /// No scan of any kind begins before then, in ms.
     pub(super) next_scan_ms: u64,
     /// Answers that are held back.
@@ -97,9 +97,9 @@ impl Pace {
         self.next_scan_ms = until_ms.min(now_ms.saturating_add(MOST_REST_MS));
     }
 
-    /// A look began.
-    pub(super) fn looked(&mut self, now_ms: u64) {
-        self.next_look_ms = now_ms.saturating_add(LOOK_MS);
+    /// A poll began.
+    pub(super) fn polled(&mut self, now_ms: u64) {
+        self.next_poll_ms = now_ms.saturating_add(POLL_MS);
     }
 
     /// Counts bytes that came from Redis.

@@ -28,6 +28,8 @@ pub const SCRIPT: &str = joined!(
         include_str!("page/explain.js"),
         include_str!("page/counters.js"),
         include_str!("page/account.js"),
+        include_str!("page/queue.js"),
+        include_str!("page/terms.js"),
         include_str!("page/pools.js"),
         include_str!("page/main.js"),
     ]

@@ -12,6 +12,7 @@ use super::bridge::Bridge;
 use super::console::Request;
 use super::http::Http;
 use super::root::{Root, RootRole};
+use super::upstream::Try;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
@@ -35,11 +36,15 @@ enum Context {
     Http(Rc<Http>),
     Bridge(Rc<Bridge>),
     Console(Rc<Request>),
+    Upstream(Rc<Try>),
 }
 
 thread_local! {
     /// Whether a console was ever configured here: a scheduler's bodies are not worth looking up a context.
     static SERVES_CONSOLE: Cell<bool> = const { Cell::new(false) };
+    /// Whether a scheduler that reads the first events of answers was ever configured here: for others a body is not worth
+    /// looking up a context.
+    static READS_EVENTS: Cell<bool> = const { Cell::new(false) };
     /// Those that Envoy has created and not deleted.
     static CONTEXTS: RefCell<BTreeMap<u32, Context>> = const { RefCell::new(BTreeMap::new()) };
 }
@@ -58,21 +63,14 @@ fn context(id: u32) -> Option<Context> {
 fn root(id: u32) -> Option<Rc<Root>> {
     match context(id)? {
         Context::Root(root) => Some(root),
-        Context::Http(_) | Context::Bridge(_) | Context::Console(_) => None,
-    }
-}
-
-fn http(id: u32) -> Option<Rc<Http>> {
-    match context(id)? {
-        Context::Http(http) => Some(http),
-        Context::Root(_) | Context::Bridge(_) | Context::Console(_) => None,
+        Context::Http(_) | Context::Bridge(_) | Context::Console(_) | Context::Upstream(_) => None,
     }
 }
 
 fn bridge(id: u32) -> Option<Rc<Bridge>> {
     match context(id)? {
         Context::Bridge(bridge) => Some(bridge),
-        Context::Root(_) | Context::Http(_) | Context::Console(_) => None,
+        Context::Root(_) | Context::Http(_) | Context::Console(_) | Context::Upstream(_) => None,
     }
 }
 
@@ -103,8 +101,14 @@ extern "C" fn proxy_on_memory_allocate(size: usize) -> *mut MaybeUninit<u8> {
 extern "C" fn proxy_on_context_create(id: u32, root_id: u32) {
     let created = match root(root_id).map(|root| root.role()) {
         None => Some(Context::Root(Rc::new(Root::new(id)))),
-        Some(RootRole::Scheduler(shared)) => Some(Context::Http(Rc::new(Http::new(id, shared)))),
+        Some(RootRole::Scheduler(shared)) => {
+            if shared.reads_events() {
+                let _ = READS_EVENTS.try_with(|reads| reads.set(true));
+            }
+            Some(Context::Http(Rc::new(Http::new(id, shared))))
+        }
         Some(RootRole::Bridge) => Some(Context::Bridge(Rc::default())),
+        Some(RootRole::Upstream) => Some(Context::Upstream(Rc::new(Try::new(id)))),
         Some(RootRole::Console(shared)) => {
             let _ = SERVES_CONSOLE.try_with(|serves| serves.set(true));
             Some(Context::Console(Rc::new(Request::new(id, shared))))
@@ -146,6 +150,12 @@ extern "C" fn proxy_on_request_headers(id: u32, _count: u32, end: u32) -> u32 {
             true => STOP,
             false => STOP_ALL,
         },
+        Some(Context::Upstream(one)) => {
+            match one.on_request_headers(|root_id| root(root_id)?.shared()) {
+                true => CONTINUE,
+                false => STOP_ALL,
+            }
+        }
         Some(Context::Bridge(bridge)) => {
             bridge.on_request();
             CONTINUE
@@ -164,14 +174,28 @@ extern "C" fn proxy_on_request_body(id: u32, size: usize, end: u32) -> u32 {
             true => STOP,
             false => STOP_NO_BUFFER,
         },
-        Some(Context::Root(_) | Context::Http(_) | Context::Bridge(_)) | None => CONTINUE,
+        Some(Context::Root(_) | Context::Http(_) | Context::Bridge(_) | Context::Upstream(_))
+        | None => CONTINUE,
     }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_response_headers(id: u32, _count: u32, _end: u32) -> u32 {
-    if let Some(http) = http(id) {
-        http.on_response_headers();
+    match context(id) {
+        Some(Context::Http(http)) => http.on_response_headers(),
+        Some(Context::Upstream(one)) => one.on_response_headers(),
+        Some(Context::Root(_) | Context::Bridge(_) | Context::Console(_)) | None => {}
+    }
+    CONTINUE
+}
+
+/// It only looks on: nothing is held back.
+#[unsafe(no_mangle)]
+extern "C" fn proxy_on_response_body(id: u32, size: usize, end: u32) -> u32 {
+    if READS_EVENTS.try_with(Cell::get) == Ok(true)
+        && let Some(Context::Http(http)) = context(id)
+    {
+        http.on_response_body(size, end != 0);
     }
     CONTINUE
 }
@@ -220,6 +244,10 @@ extern "C" fn proxy_on_done(id: u32) -> u32 {
         }
         Some(Context::Bridge(bridge)) => {
             bridge.on_done();
+            DONE
+        }
+        Some(Context::Upstream(one)) => {
+            one.on_done();
             DONE
         }
         None => DONE,

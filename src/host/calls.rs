@@ -30,6 +30,8 @@ pub enum Map {
 pub enum Buffer {
     /// A request's body.
     RequestBody = 0,
+    /// A part of an answer's body.
+    ResponseBody = 1,
     /// Network filter: towards Redis.
     Downstream = 2,
     /// Network filter: from Redis.

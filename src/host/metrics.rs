@@ -23,8 +23,11 @@ pub struct Metrics {
 struct Pool {
     counters: Vec<Series>,
     waited_us: Option<u32>,
+    queued_us: Option<u32>,
     /// What every worker sets, rather than adds to.
     asked_basis_points: Series,
+    ignored: Series,
+    overridden: Series,
     accounts: Vec<Account>,
     /// How often the worker had seen them in the ledger.
     seen: u64,
@@ -33,6 +36,7 @@ struct Pool {
 #[derive(Debug)]
 struct Account {
     requests: Series,
+    refused: Series,
     held: Series,
     used: Series,
     limit: Series,
@@ -124,24 +128,32 @@ impl Metrics {
         self.sent != (worker.counters().total(), worker.gauges())
     }
 
-    /// Sends what was counted since the last time.
-    pub fn send(&mut self, worker: &mut Worker) {
-        for (pool, waited_us) in std::mem::take(&mut worker.output().waited_us) {
-            let last = self.pools.len().saturating_sub(1);
-            let pool = self.pools.get(pool.min(last));
-            if let Some(id) = pool.and_then(|pool| pool.waited_us) {
-                calls::record(id, waited_us);
+    fn record(&self, times_us: Vec<(Option<usize>, u64)>, id: impl Fn(&Pool) -> Option<u32>) {
+        let last = self.pools.len().saturating_sub(1);
+        for (pool, us) in times_us {
+            let pool = self.pools.get(pool.map_or(last, |pool| pool.min(last)));
+            if let Some(id) = pool.and_then(&id) {
+                calls::record(id, us);
             }
         }
+    }
+
+    /// Sends what was counted since the last time.
+    pub fn send(&mut self, worker: &mut Worker) {
+        let output = worker.output();
+        self.record(std::mem::take(&mut output.waited_us), |pool| pool.waited_us);
+        self.record(std::mem::take(&mut output.queued_us), |pool| pool.queued_us);
         let counters = worker.counters();
         self.sent = (counters.total(), worker.gauges());
         add_up_to(&mut self.counters, &counters.worker);
         add_up_to(&mut self.gauges, &self.sent.1.0);
         for (index, (pool, counts)) in self.pools.iter_mut().zip(&counters.pools).enumerate() {
             add_up_to(&mut pool.counters, counts);
+            pool.define_named(worker, index);
             let (accounts, _) = worker.accounts(index);
             for (account, now) in pool.accounts.iter_mut().zip(accounts) {
                 account.requests.add_up_to(now.requests);
+                account.refused.add_up_to(now.refused);
                 account.held.add_up_to(now.held);
             }
         }
@@ -159,6 +171,10 @@ impl Metrics {
             again_in_any |= again;
             let asked = worker.basis_points(index).into();
             pool.asked_basis_points.set(asked, again);
+            let (ignored, overridden) = worker.drift(index);
+            pool.ignored.set(ignored.into(), again);
+            pool.overridden.set(overridden, again);
+            pool.define_named(worker, index);
             for (account, now) in pool.accounts.iter_mut().zip(accounts) {
                 account.used.set(now.used, again);
                 account.limit.set(now.max_concurrency, again);
@@ -176,6 +192,8 @@ impl Metrics {
         self.build.set(0, false);
         for pool in &mut self.pools {
             pool.asked_basis_points.set(0, false);
+            pool.ignored.set(0, false);
+            pool.overridden.set(0, false);
             for account in &mut pool.accounts {
                 account.used.set(0, false);
                 account.limit.set(0, false);
@@ -188,6 +206,8 @@ impl Metrics {
         self.build.set_again();
         for pool in &self.pools {
             pool.asked_basis_points.set_again();
+            pool.ignored.set_again();
+            pool.overridden.set_again();
             for account in &pool.accounts {
                 account.used.set_again();
                 account.limit.set_again();
@@ -199,17 +219,40 @@ impl Metrics {
 impl Pool {
     fn define(pool: &str, accounts: Vec<Account>) -> Self {
         let series = |kind, name| Series::define(kind, &name_of(&[name, ";pool=", pool]));
+        // Those that share the last place have none.
+        let of_one = |define: &dyn Fn() -> Series| match pool {
+            OTHER => Series { id: None, sent: 0 },
+            _ => define(),
+        };
         Self {
             counters: Series::counters(&counters::pool_names(pool)),
             waited_us: series(Metric::Histogram, "acquire_us").id,
-            asked_basis_points: Series {
-                id: (pool != OTHER)
-                    .then(|| series(Metric::Gauge, "gray.asked_basis_points").id)
-                    .flatten(),
-                sent: 0,
-            },
+            queued_us: series(Metric::Histogram, "queue.wait_us").id,
+            asked_basis_points: of_one(&|| series(Metric::Gauge, "gray.asked_basis_points")),
+            ignored: of_one(&|| series(Metric::Gauge, "accounts.ignored")),
+            overridden: of_one(&|| series(Metric::Gauge, "accounts.overridden")),
             accounts,
             seen: 0,
+        }
+    }
+}
+
+impl Pool {
+    /// Defines the metrics of accounts that the ledger has named since.
+    fn define_named(&mut self, worker: &Worker, index: usize) {
+        let count = worker.accounts(index).0.len();
+        let configured = worker.config().pools.get(index);
+        // Those that share the last place have none of their own.
+        let Some(configured) = configured.filter(|_| index < worker.config().metrics.max_pools)
+        else {
+            return;
+        };
+        while self.accounts.len() < count
+            && let Some(account) = configured.accounts.get(self.accounts.len())
+        {
+            let is_last = self.accounts.len() >= worker.config().metrics.max_accounts;
+            let id = if is_last { OTHER } else { &account.id };
+            self.accounts.push(Account::define(&configured.name, id));
         }
     }
 }
@@ -222,6 +265,7 @@ impl Account {
         };
         Self {
             requests: series(Metric::Counter, "requests"),
+            refused: series(Metric::Counter, "refused"),
             held: series(Metric::Gauge, "held"),
             used: series(Metric::Gauge, "used"),
             limit: series(Metric::Gauge, "limit"),

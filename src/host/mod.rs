@@ -12,4 +12,5 @@ mod loop_end;
 mod metrics;
 mod root;
 mod stream;
+mod upstream;
 mod verdict;

@@ -7,9 +7,10 @@ use super::logger;
 use super::loop_end::LoopEnd;
 use super::metrics::Metrics;
 use super::stream::grpc_service;
-use super::verdict::{respond, write_filter_state};
+use super::verdict::{respond, respond_later, write_filter_state};
 use crate::VERSION;
 use crate::config::{Config, Role, parse};
+use crate::pipe::connection::Wire;
 use crate::pipe::down::PipeOrder;
 use crate::worker::Worker;
 use crate::worker::notice::Notice;
@@ -24,12 +25,13 @@ const MOST_ERRORS: usize = 100;
 
 /// One configuration of one worker, shared by its root and its requests.
 pub struct Shared {
-    root_id: u32,
+    /// The root context's number.
+    pub root_id: u32,
     started: Instant,
     worker: RefCell<Worker>,
     metrics: RefCell<Metrics>,
-    /// The open gRPC stream.
-    token: Cell<Option<u32>>,
+    /// The open gRPC streams: the pipe, and the one on which grants are heard.
+    tokens: Streams,
     ticker: Ticker,
     /// The host wants this root gone as soon as nothing is under way.
     leaving: Cell<bool>,
@@ -44,15 +46,15 @@ impl Shared {
         let seed = random_seed(root_id);
         let mut worker = Worker::new(config, seed);
         for pool in 0..worker.config().pools.len() {
-            let look = look_key(worker.config(), pool).map(|key| calls::shared(&key));
-            worker.restore_overrides(pool, &look.unwrap_or_default());
+            let seen = overrides_key(worker.config(), pool).map(|key| calls::shared(&key));
+            worker.restore_overrides(pool, &seen.unwrap_or_default());
         }
         Self {
             root_id,
             started: Instant::now(),
             metrics: RefCell::new(Metrics::define(&worker)),
             worker: RefCell::new(worker),
-            token: Cell::new(None),
+            tokens: Streams::default(),
             ticker: Ticker::default(),
             leaving: Cell::new(false),
             loop_end: LoopEnd::new(seed.to_string()),
@@ -81,6 +83,20 @@ impl Shared {
         let result = event(&mut worker, now_ms);
         self.carry_out(context, now_ms, &mut worker);
         Some(result)
+    }
+
+    /// The same for a context of another plugin, in whose name this one can neither want a tick nor the end of the loop.
+    pub fn with_other<R>(
+        &self,
+        context: u32,
+        event: impl FnOnce(&mut Worker, u64) -> R,
+    ) -> Option<R> {
+        let is_root = calls::set_effective_context(self.root_id).is_ok();
+        let result = self.with(context, event);
+        if is_root {
+            let _ = calls::set_effective_context(context);
+        }
+        result
     }
 
     /// Does what the worker wants done, or sees to it that it is done.
@@ -126,13 +142,18 @@ impl Shared {
     }
 
     /// Asks the worker without giving it an event: nothing comes of it that the host must do.
-    pub fn look<R>(&self, question: impl FnOnce(&mut Worker) -> Option<R>) -> Option<R> {
+    pub fn ask<R>(&self, question: impl FnOnce(&mut Worker) -> Option<R>) -> Option<R> {
         question(&mut *self.worker()?)
     }
 
     /// Whether clients are told path and account.
     pub fn response_headers(&self) -> bool {
-        self.look(|worker| Some(worker.config().response_headers)) == Some(true)
+        self.ask(|worker| Some(worker.config().response_headers)) == Some(true)
+    }
+
+    /// Whether the first events of answers are read.
+    pub fn reads_events(&self) -> bool {
+        self.ask(|worker| Some(worker.config().upstream.sse_errors)) == Some(true)
     }
 
     fn end_metrics(&self, worker: &mut Worker) {
@@ -141,69 +162,77 @@ impl Shared {
         }
     }
 
-    /// Drops the stream if the worker wants that.
+    /// Drops the streams that the worker wants dropped.
     fn reset(&self) {
         let Some(mut worker) = self.worker() else {
             return;
         };
-        let order = &mut worker.wire().order;
-        if *order == Some(PipeOrder::Reset) {
-            *order = None;
-            if let Some(token) = self.token.take() {
-                calls::grpc_cancel(token);
+        for stream in Stream::ALL {
+            let order = &mut stream.wire(&mut worker).order;
+            if *order == Some(PipeOrder::Reset) {
+                *order = None;
+                if let Some(token) = self.tokens.of(stream).take() {
+                    calls::grpc_cancel(token);
+                }
             }
         }
     }
 
-    /// Opens the stream if the worker wants that, and sends what it wrote.
+    /// Opens the streams that the worker wants opened, and sends what it wrote.
     fn send(&self, now_ms: u64) {
+        for stream in Stream::ALL {
+            self.send_on(stream, now_ms);
+        }
+    }
+
+    fn send_on(&self, stream: Stream, now_ms: u64) {
         let Some(mut worker) = self.worker() else {
             return;
         };
-        let order = worker.wire().order.take();
-        let mut bytes = std::mem::take(&mut worker.wire().bytes);
+        let wire = stream.wire(&mut worker);
+        let order = wire.order.take();
+        let mut bytes = std::mem::take(&mut wire.bytes);
         drop(worker);
         if order == Some(PipeOrder::Open) {
-            self.open(now_ms);
+            self.open(stream, now_ms);
         }
         if bytes.is_empty() {
             return;
         }
-        let sent = self
-            .token
-            .get()
-            .is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
+        let token = self.tokens.of(stream).get();
+        let sent = token.is_some_and(|token| calls::grpc_send(token, &bytes).is_ok());
         bytes.clear();
         let Some(mut worker) = self.worker() else {
             return;
         };
         if sent {
             // The buffer is used again.
-            worker.wire().bytes = bytes;
+            stream.wire(&mut worker).bytes = bytes;
         } else {
-            worker.on_pipe_closed(now_ms);
+            stream.closed(&mut worker, now_ms);
         }
     }
 
-    /// Opens the stream. Only in a root callback: Envoy calls back the context that it calls now.
-    fn open(&self, now_ms: u64) {
+    /// Opens a stream. Only in a root callback: Envoy calls back the context that it calls now.
+    fn open(&self, stream: Stream, now_ms: u64) {
         let Some(mut worker) = self.worker() else {
             return;
         };
         let service = grpc_service(&worker.config().redis.pipe_cluster);
-        match calls::grpc_stream(&service) {
-            Ok(token) => {
-                self.token.set(Some(token));
-                worker.on_pipe_open(now_ms);
+        match (calls::grpc_stream(&service), stream) {
+            (Ok(token), _) => {
+                self.tokens.of(stream).set(Some(token));
+                stream.opened(&mut worker, now_ms);
             }
-            Err(status) => {
+            (Err(status), Stream::Pipe) => {
                 log::debug!("the pipe can't be opened: {status:?}");
                 worker.on_pipe_unopened(now_ms);
             }
+            (Err(_), Stream::Grants) => worker.on_grants_closed(now_ms),
         }
-        let bytes = std::mem::take(&mut worker.wire().bytes);
+        let bytes = std::mem::take(&mut stream.wire(&mut worker).bytes);
         drop(worker);
-        if let (Some(token), false) = (self.token.get(), bytes.is_empty()) {
+        if let (Some(token), false) = (self.tokens.of(stream).get(), bytes.is_empty()) {
             // A stream that can't be written to is closed too, and says so in a callback of its own.
             let _ = calls::grpc_send(token, &bytes);
         }
@@ -215,13 +244,13 @@ impl Shared {
         if output.notices.is_empty() && output.overrides.is_empty() {
             return;
         }
-        let looks = std::mem::take(&mut output.overrides);
+        let polls = std::mem::take(&mut output.overrides);
         for notice in std::mem::take(&mut output.notices) {
             log_notice(&notice);
         }
-        for (pool, look) in looks {
-            if let Some(key) = look_key(worker.config(), pool) {
-                calls::share(&key, &look);
+        for (pool, seen) in polls {
+            if let Some(key) = overrides_key(worker.config(), pool) {
+                calls::share(&key, &seen);
             }
         }
     }
@@ -231,14 +260,22 @@ impl Shared {
         let mut elsewhere = false;
         while let Some(answer) = worker.next_answer() {
             elsewhere = true;
-            if calls::set_effective_context(answer.stream).is_err() {
+            let (config, stream) = (worker.config(), answer.request.stream);
+            if calls::set_effective_context(stream).is_err() {
                 continue;
             }
             // Ahead of the verdict: an answer of our own ends the stream.
             if let Some(logged) = &answer.log {
-                write_filter_state(worker.config(), &answer.verdict, logged);
+                write_filter_state(config, &answer.verdict, logged);
             }
-            if respond(worker.config(), answer.stream, &answer.verdict) {
+            let goes_on = match &answer.later {
+                None => respond(config, stream, &answer.verdict),
+                Some(later) => {
+                    calls::set_effective_context(later.context).is_ok()
+                        && respond_later(config, stream, &answer.verdict, later)
+                }
+            };
+            if goes_on {
                 let _ = calls::resume_request();
             }
         }
@@ -292,8 +329,56 @@ fn log_notice(notice: &Notice) {
     }
 }
 
+/// A gRPC stream of the scheduler.
+#[derive(Debug, Clone, Copy)]
+enum Stream {
+    Pipe,
+    Grants,
+}
+
+impl Stream {
+    const ALL: [Self; 2] = [Self::Pipe, Self::Grants];
+
+    fn wire(self, worker: &mut Worker) -> &mut Wire {
+        match self {
+            Self::Pipe => worker.wire(),
+            Self::Grants => worker.grants_wire(),
+        }
+    }
+
+    fn opened(self, worker: &mut Worker, now_ms: u64) {
+        match self {
+            Self::Pipe => worker.on_pipe_open(now_ms),
+            Self::Grants => worker.on_grants_open(now_ms),
+        }
+    }
+
+    fn closed(self, worker: &mut Worker, now_ms: u64) {
+        match self {
+            Self::Pipe => worker.on_pipe_closed(now_ms),
+            Self::Grants => worker.on_grants_closed(now_ms),
+        }
+    }
+}
+
+/// The token of each open stream.
+#[derive(Debug, Default)]
+struct Streams {
+    pipe: Cell<Option<u32>>,
+    grants: Cell<Option<u32>>,
+}
+
+impl Streams {
+    fn of(&self, stream: Stream) -> &Cell<Option<u32>> {
+        match stream {
+            Stream::Pipe => &self.pipe,
+            Stream::Grants => &self.grants,
+        }
+    }
+}
+
 /// The key under which workers share the overrides that they saw last in a pool: one key for one ledger.
-fn look_key(config: &Config, pool: usize) -> Option<String> {
+fn overrides_key(config: &Config, pool: usize) -> Option<String> {
     let pool = &config.pools.get(pool)?.name;
     let redis = &config.redis;
     Some(format!(
@@ -309,6 +394,8 @@ pub enum RootRole {
     Nothing,
     /// Role `bridge`.
     Bridge,
+    /// Role `upstream`.
+    Upstream,
     /// Role `scheduler`.
     Scheduler(Rc<Shared>),
     /// Role `console`.
@@ -336,17 +423,22 @@ impl Root {
         told.map_or(RootRole::Nothing, |told| told.clone())
     }
 
-    fn shared(&self) -> Option<Rc<Shared>> {
+    /// What is shared with its requests, if it is a scheduler.
+    pub fn shared(&self) -> Option<Rc<Shared>> {
         match self.role() {
             RootRole::Scheduler(shared) => Some(shared),
-            RootRole::Nothing | RootRole::Bridge | RootRole::Console(_) => None,
+            RootRole::Nothing | RootRole::Bridge | RootRole::Upstream | RootRole::Console(_) => {
+                None
+            }
         }
     }
 
     fn console(&self) -> Option<Rc<console::Shared>> {
         match self.role() {
             RootRole::Console(shared) => Some(shared),
-            RootRole::Nothing | RootRole::Bridge | RootRole::Scheduler(_) => None,
+            RootRole::Nothing | RootRole::Bridge | RootRole::Upstream | RootRole::Scheduler(_) => {
+                None
+            }
         }
     }
 
@@ -356,6 +448,7 @@ impl Root {
         let json = calls::buffer(Buffer::Configuration, size);
         let role = match parse(&json, &|name| std::env::var(name).ok()) {
             Ok(Role::Bridge) => RootRole::Bridge,
+            Ok(Role::Upstream) => RootRole::Upstream,
             Ok(Role::Scheduler(config)) => {
                 RootRole::Scheduler(Rc::new(Shared::new(self.id, *config)))
             }
@@ -376,6 +469,7 @@ impl Root {
         let name = match &role {
             RootRole::Nothing => "nothing",
             RootRole::Bridge => "bridge",
+            RootRole::Upstream => "upstream",
             RootRole::Scheduler(_) => "scheduler",
             RootRole::Console(_) => "console",
         };
@@ -403,32 +497,35 @@ impl Root {
 
     /// Bytes from Redis.
     pub fn on_pipe_message(&self, token: u32, size: usize) {
-        if let Some(shared) = self
-            .shared()
-            .filter(|shared| shared.token.get() == Some(token))
-        {
+        if let Some((shared, stream)) = self.stream(token) {
             let bytes = calls::buffer(Buffer::Grpc, size);
-            shared.with(self.id, |worker, now_ms| {
-                worker.on_pipe_bytes(now_ms, &bytes)
+            shared.with(self.id, |worker, now_ms| match stream {
+                Stream::Pipe => worker.on_pipe_bytes(now_ms, &bytes),
+                Stream::Grants => worker.on_grants_bytes(now_ms, &bytes),
             });
         } else if let Some(console) = self.console() {
             console.on_pipe_message(token, size);
         }
     }
 
-    /// The pipe is closed, or could not be opened.
+    /// A stream is closed, or could not be opened.
     pub fn on_pipe_close(&self, token: u32, status: u32) {
         calls::grpc_cancel(token);
-        if let Some(shared) = self
-            .shared()
-            .filter(|shared| shared.token.get() == Some(token))
-        {
-            log::debug!("the pipe was closed, gRPC status {status}");
-            shared.token.set(None);
-            shared.with(self.id, |worker, now_ms| worker.on_pipe_closed(now_ms));
+        if let Some((shared, stream)) = self.stream(token) {
+            log::debug!("the {stream:?} stream was closed, gRPC status {status}");
+            shared.tokens.of(stream).set(None);
+            shared.with(self.id, |worker, now_ms| stream.closed(worker, now_ms));
         } else if let Some(console) = self.console() {
             console.on_pipe_close(token);
         }
+    }
+
+    /// Which of the scheduler's streams has this token.
+    fn stream(&self, token: u32) -> Option<(Rc<Shared>, Stream)> {
+        let shared = self.shared()?;
+        let has = |stream: &Stream| shared.tokens.of(*stream).get() == Some(token);
+        let stream = Stream::ALL.into_iter().find(has)?;
+        Some((shared, stream))
     }
 
     /// Another configuration of this worker is gone, and has set what is shown of its own to 0.

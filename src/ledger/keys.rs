@@ -4,10 +4,12 @@
 //! stands between them, so a pool's keys live on one shard and a script may use them together.
 
 use super::resp::whole;
-use crate::request::lease::hex;
+use crate::hash::{hex, tag};
 
-/// The six keys that every script is given first, in this order (`lua/ledger.lua` names them).
-pub const COMMON: [&str; 6] = ["accounts", "free", "used", "leases", "owner", "cooldown"];
+/// The eight keys that every script is given first, in this order (`lua/ledger.lua` names them).
+pub const COMMON: [&str; 8] = [
+    "accounts", "free", "used", "leases", "owner", "cooldown", "queue", "tenants",
+];
 
 /// A key of a pool by its name.
 #[must_use]
@@ -19,6 +21,12 @@ pub fn key(prefix: &str, pool: &str, name: &str) -> String {
 #[must_use]
 pub fn control(prefix: &str, pool: &str) -> String {
     key(prefix, pool, "control")
+}
+
+/// What operators have set of a pool's accounts.
+#[must_use]
+pub fn roster(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "roster")
 }
 
 /// How many keys hold the sessions of a pool.
@@ -45,10 +53,7 @@ pub fn session_digits(hash: &[u8; 16]) -> [u8; 4] {
 /// What names the session among those of its key: the second half of its hash, in hex.
 #[must_use]
 pub fn session_tag(hash: &[u8; 16]) -> [u8; 16] {
-    let [.., a, b, c, d, e, f, g, h] = *hash;
-    let mut digits = [0; 16];
-    hex(u64::from_be_bytes([a, b, c, d, e, f, g, h]), &mut digits);
-    digits
+    tag(hash)
 }
 
 /// The account that a session is bound to at `now_ms` of Redis TIME, from the value of its key (`acquire.lua`, Sessions).
@@ -80,6 +85,12 @@ pub fn answer(prefix: &str, pool: &str) -> String {
     key(prefix, pool, "answer")
 }
 
+/// The channel on which scripts say what is granted to leases of this worker that wait. It is no key.
+#[must_use]
+pub fn channel(prefix: &str, worker: u64) -> String {
+    format!("{prefix}:grants:{worker:016x}")
+}
+
 /// The reconcile pass under way.
 #[must_use]
 pub fn pass(prefix: &str, pool: &str) -> String {
@@ -103,5 +114,6 @@ mod tests {
         assert_eq!(&session_tag(&hash), b"f8f9fafbfcfdfeff");
         assert_eq!(question("sg", "p"), "sg:{p}:question");
         assert_eq!(answer("sg", "p"), "sg:{p}:answer");
+        assert_eq!(channel("sg", 0xab), "sg:grants:00000000000000ab");
     }
 }

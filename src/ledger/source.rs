@@ -21,6 +21,8 @@ pub enum Script {
     Overrides,
     /// An operator's change.
     Control,
+    /// An operator's change of accounts.
+    Account,
     /// Show every account.
     Inspect,
 }
@@ -34,10 +36,14 @@ macro_rules! code_of {
 
 /// What stands in front of every script.
 const LEDGER: &str = code_of!("ledger.lua");
+/// What stands behind it in those that can free a slot.
+const QUEUE: &str = code_of!("queue.lua");
+/// What stands behind that in those that put accounts in or take them away.
+const ACCOUNTS: &str = code_of!("accounts.lua");
 
 impl Script {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Acquire,
         Self::Release,
         Self::Renew,
@@ -46,6 +52,7 @@ impl Script {
         Self::Reconcile,
         Self::Overrides,
         Self::Control,
+        Self::Account,
         Self::Inspect,
     ];
 
@@ -71,15 +78,41 @@ impl Script {
             Self::Reconcile => (" flags=allow-oom", code_of!("reconcile.lua")),
             Self::Overrides => (" flags=no-writes", code_of!("overrides.lua")),
             Self::Control => (" flags=allow-oom", code_of!("control.lua")),
+            Self::Account => (" flags=allow-oom", code_of!("account.lua")),
             Self::Inspect => (" flags=no-writes", code_of!("inspect.lua")),
         }
     }
 
-    /// What is sent to Redis: the `#!lua` line, `ledger.lua` and the file, without what is only for readers.
+    /// The files it is made of, in order, without `.lua`.
+    #[must_use]
+    pub fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Acquire => &["ledger", "queue", "acquire"],
+            Self::Release => &["ledger", "queue", "release"],
+            Self::Renew => &["ledger", "queue", "renew"],
+            Self::Sync => &["ledger", "queue", "accounts", "sync"],
+            Self::Cooldown => &["ledger", "queue", "cooldown"],
+            Self::Reconcile => &["ledger", "queue", "accounts", "reconcile"],
+            Self::Overrides => &["ledger", "overrides"],
+            Self::Control => &["ledger", "queue", "control"],
+            Self::Account => &["ledger", "queue", "accounts", "account"],
+            Self::Inspect => &["ledger", "inspect"],
+        }
+    }
+
+    /// What is sent to Redis: the `#!lua` line and the files, without what is only for readers.
     #[must_use]
     pub fn source(self) -> String {
         let (flags, own) = self.parts();
-        ["#!lua", flags, "\n", LEDGER, own].concat()
+        let with = |file, code| {
+            if self.files().contains(&file) {
+                code
+            } else {
+                ""
+            }
+        };
+        let (queue, accounts) = (with("queue", QUEUE), with("accounts", ACCOUNTS));
+        ["#!lua", flags, "\n", LEDGER, queue, accounts, own].concat()
     }
 }
 
@@ -107,8 +140,8 @@ mod tests {
     fn what_is_sent_is_the_files_code() {
         for script in Script::ALL {
             let name = format!("{script:?}").to_lowercase();
-            let read = |name: &str| std::fs::read_to_string(format!("lua/{name}.lua")).unwrap();
-            let files = read("ledger") + &read(&name);
+            let read = |name: &&str| std::fs::read_to_string(format!("lua/{name}.lua")).unwrap();
+            let files: String = script.files().iter().map(read).collect();
             let code = files
                 .lines()
                 .map(|line| line.trim_start_matches(' '))

@@ -4,7 +4,7 @@
 use super::chance::chances;
 use super::commands::Override;
 use super::fault::Fault;
-use super::resp::{Value, Values};
+use super::resp::{Value, Values, whole};
 use crate::json::Json;
 use crate::pool::BEHIND;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub const DISABLED: u64 = 1;
 const DRAINED: u64 = 2;
 
-/// What an account does now.
+/// The state of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// The account takes leases.
@@ -26,10 +26,12 @@ pub enum State {
     Probe,
     /// The probe is under way.
     Probing,
-    /// Not enabled in the configuration.
+    /// Not enabled in the configuration, or an answer took it out of use.
     Disabled,
     /// An operator drained it.
     Drained,
+    /// It has had as many requests as it may for now.
+    Paced,
     /// After upstream pushback.
     Cooling,
     /// No longer configured; its last leases finish.
@@ -37,7 +39,7 @@ pub enum State {
 }
 
 impl State {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Free,
         Self::Behind,
         Self::Full,
@@ -45,6 +47,7 @@ impl State {
         Self::Probing,
         Self::Disabled,
         Self::Drained,
+        Self::Paced,
         Self::Cooling,
         Self::Removed,
     ];
@@ -60,6 +63,7 @@ impl State {
             Self::Probing => "probing",
             Self::Disabled => "disabled",
             Self::Drained => "drained",
+            Self::Paced => "paced",
             Self::Cooling => "cooling",
             Self::Removed => "removed",
         }
@@ -89,10 +93,104 @@ pub struct Account {
     pub load_part: u64,
     /// The last reason against it that `inspect.lua` names.
     pub state: State,
-    /// How long it cools, in ms; 0: it doesn't.
+    /// How long it cools, or waits for its turn, in ms; 0: it doesn't.
     pub cooling_ms: u64,
     /// All that its record says against it.
     pub flags: u64,
+    /// What an operator has set of it, whatever its configuration says.
+    pub set: Option<Set>,
+    /// `requests/ms/burst`; empty: it has no pace.
+    pub pace: String,
+    /// How far its limit may rise, which adapts; `None`: it does not.
+    pub adapts_up_to: Option<u64>,
+    /// What took it out of use, until that has proven otherwise or an operator let it go.
+    pub off: Option<Off>,
+}
+
+/// Why an account is out of use, although its configuration has it enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Off {
+    /// The answer: its status, or `grpc-` and its `grpc-status`.
+    pub why: String,
+    /// When it came, in ms of Redis TIME.
+    pub since_ms: u64,
+    /// Whether that holds until an operator lets the account go.
+    pub for_good: bool,
+}
+
+impl Off {
+    /// As `inspect.lua` says it: `401 1700000000000 1700000600000`; `None`: no answer took the account out of use.
+    #[must_use]
+    pub fn read(said: &[u8]) -> Option<Self> {
+        let (why, times) = std::str::from_utf8(said).ok()?.split_once(' ')?;
+        let (since_ms, until_ms) = times.split_once(' ')?;
+        Some(Self {
+            why: why.to_owned(),
+            since_ms: since_ms.parse().ok()?,
+            for_good: until_ms == "0",
+        })
+    }
+}
+
+/// What an operator has set of an account; of what is `None`, nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Set {
+    /// Slots.
+    pub max_concurrency: Option<u64>,
+    /// Lower is preferred.
+    pub priority: Option<u64>,
+    /// Whether it takes leases.
+    pub enabled: Option<bool>,
+    /// `requests/ms/burst`, or `none`.
+    pub pace: Option<String>,
+}
+
+impl Set {
+    /// As `inspect.lua` says it: `<max> <priority> <disabled> <pace>`, each - if it is not set.
+    #[must_use]
+    pub fn of(text: &str) -> Option<Self> {
+        let mut words = text
+            .split(' ')
+            .map(|word| Some(word).filter(|word| *word != "-"));
+        let [max, priority, disabled, pace] =
+            [words.next()?, words.next()?, words.next()?, words.next()?];
+        let number = |word: Option<&str>| word.and_then(|word| word.parse().ok());
+        let set = Self {
+            max_concurrency: number(max),
+            priority: number(priority),
+            enabled: disabled.map(|disabled| disabled != "1"),
+            pace: pace.map(str::to_owned),
+        };
+        Some(set).filter(|set| *set != Self::default())
+    }
+
+    /// As status and console show it.
+    #[inline(never)]
+    pub fn write(&self, json: &mut Json) {
+        json.raw("{").name("max_concurrency");
+        json.number_or_null(self.max_concurrency);
+        json.name("priority").number_or_null(self.priority);
+        json.name("enabled");
+        match self.enabled {
+            Some(enabled) => json.flag(enabled),
+            None => json.raw("null"),
+        };
+        json.name("pace").text_or_null(self.pace.as_deref());
+        json.raw("}");
+    }
+}
+
+/// What one tenant has in a pool.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its name, 16 hex digits.
+    pub name: String,
+    /// Its live leases, and expired ones that are not cleared away yet.
+    pub leases: u64,
+    /// How many of its requests wait for a slot.
+    pub waiting: u64,
+    /// How long the first of them has waited, in ms.
+    pub longest_wait_ms: u64,
 }
 
 /// One pool.
@@ -106,7 +204,7 @@ pub struct Pool {
     pub revision: u64,
     /// The ledger's epoch.
     pub epoch: u64,
-    /// Leases that have not expired.
+    /// Leases that hold a slot and have not expired.
     pub live: u64,
     /// Those that have, and are not cleared away yet.
     pub expired: u64,
@@ -114,8 +212,16 @@ pub struct Pool {
     pub percent: Option<u16>,
     /// Whether something else stands in its place, which filters ignore.
     pub ignored: bool,
-    /// What cannot be there, so that nothing else is known.
+    /// A value in the pool's keys that cannot be there; nothing else of the pool is known then.
     pub error: Option<String>,
+    /// How many requests wait for a slot.
+    pub waiting: u64,
+    /// How long the first of them has waited, in ms.
+    pub longest_wait_ms: u64,
+    /// Fifty at most, those of whom most wait first.
+    pub tenants: Vec<Tenant>,
+    /// Whether the accounts are the operators', and no configuration's.
+    pub accounts_are_ledgers: bool,
     /// In no order.
     pub accounts: Vec<Account>,
     /// The place of each account by its id: a scan may show an account twice.
@@ -129,11 +235,41 @@ impl Pool {
     /// The [`Fault`] that stands in its place.
     pub fn page(&mut self, reply: &[u8]) -> Result<Option<String>, Fault> {
         let mut values = Values::new(reply);
-        match values.value() {
-            Some(Value::Array(8)) => {}
+        // No page but the first says anything of a queue.
+        let has_queue = match values.value() {
+            Some(Value::Array(9)) => false,
+            Some(Value::Array(10)) => true,
             other => return Err(Fault::in_place_of(other)),
+        };
+        let next = self.head_and_rows(&mut values).ok_or(Fault::Garbage)?;
+        if has_queue {
+            self.queue(&mut values).ok_or(Fault::Garbage)?;
         }
-        self.head_and_rows(&mut values).ok_or(Fault::Garbage)
+        Ok(next)
+    }
+
+    fn queue(&mut self, values: &mut Values) -> Option<()> {
+        if values.value()? != Value::Array(3) {
+            return None;
+        }
+        self.waiting = values.number()?;
+        self.longest_wait_ms = values.number()?;
+        let Value::Array(tenants) = values.value()? else {
+            return None;
+        };
+        self.tenants.clear();
+        for _ in 0..tenants {
+            if values.value()? != Value::Array(4) {
+                return None;
+            }
+            self.tenants.push(Tenant {
+                name: text(values.bulk()?)?,
+                leases: values.number()?,
+                waiting: values.number()?,
+                longest_wait_ms: values.number()?,
+            });
+        }
+        Some(())
     }
 
     fn head_and_rows(&mut self, values: &mut Values) -> Option<Option<String>> {
@@ -161,7 +297,7 @@ impl Pool {
             return None;
         };
         for _ in 0..rows {
-            if values.value()? != Value::Array(8) {
+            if values.value()? != Value::Array(12) {
                 return None;
             }
             let account = Account {
@@ -173,9 +309,14 @@ impl Pool {
                 state: State::of(values.bulk()?)?,
                 cooling_ms: values.number()?.saturating_sub(self.now_ms),
                 flags: values.number()?,
+                set: Set::of(&text(values.bulk()?)?),
+                pace: text(values.bulk()?)?,
+                off: Off::read(values.bulk()?),
+                adapts_up_to: whole(values.bulk()?),
             };
             self.put(account);
         }
+        self.accounts_are_ledgers = values.bulk()? == b"ledger";
         Some((cursor != "0").then_some(cursor))
     }
 
@@ -208,6 +349,13 @@ impl Pool {
         json.name("leases").raw("{").name("live").number(self.live);
         json.name("expired").number(self.expired).raw("}");
         json.name("percent_override").percent(self.percent);
+        self.write_queue(json);
+        let from = if self.accounts_are_ledgers {
+            "ledger"
+        } else {
+            "config"
+        };
+        json.name("accounts_from").text(from);
         json.name("more").flag(more);
         json.name("accounts").raw("[");
         for account in &self.accounts {
@@ -220,6 +368,26 @@ impl Pool {
         }
         json.raw("}");
     }
+
+    /// Who waits, as `status` and `explain` show it.
+    #[inline(never)]
+    fn write_queue(&self, json: &mut Json) {
+        json.name("queue").raw("{");
+        write_waiting(json, self.waiting, self.longest_wait_ms);
+        json.name("tenants").raw("[");
+        for tenant in &self.tenants {
+            json.raw("{").name("tenant").text(&tenant.name);
+            json.name("leases").number(tenant.leases);
+            write_waiting(json, tenant.waiting, tenant.longest_wait_ms);
+            json.raw("}");
+        }
+        json.raw("]").raw("}");
+    }
+}
+
+fn write_waiting(json: &mut Json, waiting: u64, longest_wait_ms: u64) {
+    json.name("waiting").number(waiting);
+    json.name("longest_wait_ms").number(longest_wait_ms);
 }
 
 impl Account {
@@ -231,6 +399,50 @@ impl Account {
         json.name("used").number(self.used);
         json.name("max_concurrency").number(self.max);
         json.name("cooling_ms").number(self.cooling_ms);
+        let pace = Some(self.pace.as_str()).filter(|pace| !pace.is_empty());
+        json.name("pace").text_or_null(pace);
+        json.name("adapts_up_to").number_or_null(self.adapts_up_to);
+        json.name("set");
+        match &self.set {
+            Some(set) => set.write(json),
+            None => {
+                json.raw("null");
+            }
+        }
+        json.name("out_of_use");
+        match &self.off {
+            None => json.raw("null"),
+            Some(off) => {
+                json.raw("{").name("why").text(&off.why);
+                json.name("since_ms").number(off.since_ms).name("left_ms");
+                if off.for_good {
+                    json.raw("null")
+                } else {
+                    json.number(self.cooling_ms)
+                };
+                json.raw("}")
+            }
+        };
+    }
+
+    /// Whether an answer took it out of use until an operator lets it go.
+    #[must_use]
+    pub fn is_off_for_good(&self) -> bool {
+        self.off.as_ref().is_some_and(|off| off.for_good)
+    }
+
+    /// What took it out of use, and for how much longer; `None`: nothing did, or its time is over and it probes.
+    #[must_use]
+    pub fn out_of_use(&self) -> Option<String> {
+        let off = self.off.as_ref()?;
+        let until = if off.for_good {
+            "until an operator ends it".to_owned()
+        } else if self.cooling_ms > 0 {
+            [&duration(self.cooling_ms), " left"].concat()
+        } else {
+            return None;
+        };
+        Some(["disabled after ", &off.why, ", ", &until].concat())
     }
 
     /// Its score without the random part.
@@ -238,7 +450,7 @@ impl Account {
         self.priority_part.saturating_add(self.load_part)
     }
 
-    /// What accounts are chosen by.
+    /// The number by which accounts are compared: the lowest is chosen.
     fn rank(&self) -> u64 {
         let last = if self.state == State::Behind {
             BEHIND as u64
@@ -254,7 +466,7 @@ pub(crate) fn text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
 }
 
-/// What the next acquire would do.
+/// The outcome of the next acquire.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Next {
     /// It takes the session's own account.
@@ -265,7 +477,7 @@ pub enum Next {
     Saturated,
 }
 
-/// What is known beside the pool.
+/// The session and the scope of the request that is asked about.
 #[derive(Debug, Default)]
 pub struct Question {
     /// The session, and the account it is bound to.
@@ -298,9 +510,9 @@ pub struct Line<'a> {
 pub struct Explained<'a> {
     /// The pool.
     pub pool: &'a Pool,
-    /// What was asked.
+    /// The session and the scope that were asked about.
     pub question: &'a Question,
-    /// What the next acquire would do.
+    /// The outcome of the next acquire.
     pub next: Next,
     /// Each account.
     pub lines: Vec<Line<'a>>,
@@ -323,8 +535,10 @@ pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
             bound: bound_to == Some(account.id.as_str()),
             keeps: match account.state {
                 State::Free | State::Behind | State::Full | State::Probe | State::Probing => true,
-                State::Cooling => account.flags & (DISABLED | DRAINED) == 0,
-                State::Disabled | State::Drained | State::Removed => false,
+                State::Paced | State::Cooling | State::Disabled => {
+                    account.flags & (DISABLED | DRAINED) == 0
+                }
+                State::Drained | State::Removed => false,
             },
         })
         .collect();
@@ -336,6 +550,7 @@ pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
         | State::Probing
         | State::Disabled
         | State::Drained
+        | State::Paced
         | State::Cooling
         | State::Removed => false,
     });
@@ -379,13 +594,33 @@ fn against(account: &Account, question: &Question, now_ms: u64) -> Vec<String> {
     if account.state == State::Removed {
         say(&["no longer configured, its last leases finish"]);
     }
-    if account.flags & DISABLED != 0 {
-        say(&["disabled in the configuration"]);
+    let out_of_use = account.out_of_use();
+    if account.flags & DISABLED != 0 && !account.is_off_for_good() {
+        let by_operator = account
+            .set
+            .as_ref()
+            .is_some_and(|set| set.enabled == Some(false));
+        let by = if by_operator {
+            "by an operator"
+        } else {
+            "in the configuration"
+        };
+        say(&["disabled ", by]);
     }
     if account.flags & DRAINED != 0 {
         say(&["drained by an operator"]);
     }
-    if account.cooling_ms > 0 {
+    if let Some(why) = &out_of_use {
+        say(&[why]);
+    } else if account.state == State::Paced {
+        let left = duration(account.cooling_ms);
+        say(&[
+            "out of pace (",
+            &account.pace,
+            "), its next turn comes in ",
+            &left,
+        ]);
+    } else if account.cooling_ms > 0 {
         say(&["cooling for ", &duration(account.cooling_ms), " more"]);
     }
     let mut left_ms = 0;
@@ -403,7 +638,11 @@ fn against(account: &Account, question: &Question, now_ms: u64) -> Vec<String> {
     }
     if account.used >= account.max {
         let (used, max) = (account.used.to_string(), account.max.to_string());
-        say(&[&used, " of ", &max, " slots used"]);
+        let adapts = match account.adapts_up_to {
+            Some(most) => [", a limit that adapts up to ", &most.to_string()].concat(),
+            None => String::new(),
+        };
+        say(&[&used, " of ", &max, " slots used", &adapts]);
     }
     reasons
 }
@@ -417,6 +656,7 @@ impl Explained<'_> {
         json.name("revision").number(pool.revision);
         json.name("percent_override").percent(pool.percent);
         json.name("expired_leases").number(pool.expired);
+        pool.write_queue(json);
         json.name("session");
         match &self.question.session {
             None => json.raw("null"),

@@ -17,6 +17,9 @@ use std::ops::Range;
 /// A connection is given up when no reply came for this long after its oldest command was found late, in ms.
 const STUCK_MS: u64 = 50;
 
+/// How a message of a channel begins.
+const MESSAGE: &[u8] = b"*3\r\n$7\r\nmessage\r\n";
+
 /// What the host must do with the connection.
 #[derive(Debug, Default)]
 pub struct Wire {
@@ -37,16 +40,6 @@ pub struct Sent<C> {
     pub tries: u8,
 }
 
-impl<C> Sent<C> {
-    fn map<D>(self, change: impl FnOnce(C) -> D) -> Sent<D> {
-        Sent {
-            command: change(self.command),
-            sent_ms: self.sent_ms,
-            tries: self.tries,
-        }
-    }
-}
-
 /// What a reply, or the lack of one, means to the owner of the connection.
 #[derive(Debug)]
 pub enum Event<C> {
@@ -54,6 +47,8 @@ pub enum Event<C> {
     Greeted,
     /// This command was answered; [`Reader::reply`] is the answer.
     Reply(Sent<C>),
+    /// Something was said on a channel; [`Reader::reply`] has it. Only where the connection listens.
+    Message,
     /// The connection is of no use: the owner must [`Connection::lose`] it.
     Broken(Down),
 }
@@ -123,40 +118,56 @@ enum Greeting {
     Version,
 }
 
-/// A command of the greeting or of the owner.
-#[derive(Debug)]
-enum Asked<C> {
-    Greeting(Greeting),
-    Command(C),
-}
-
-impl<C> Asked<C> {
+impl Greeting {
     /// The name of the command in a refusal.
-    fn name(&self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
-            Self::Greeting(Greeting::Auth) => greeting::AUTH,
-            Self::Greeting(Greeting::Select) => greeting::SELECT,
-            Self::Greeting(Greeting::SetName) => greeting::SET_NAME,
-            Self::Greeting(Greeting::Load(_) | Greeting::Version) => greeting::LOAD,
-            Self::Command(_) => "a command",
+            Self::Auth => greeting::AUTH,
+            Self::Select => greeting::SELECT,
+            Self::SetName => greeting::SET_NAME,
+            Self::Load(_) | Self::Version => greeting::LOAD,
         }
     }
+}
+
+/// The meaning of a reply.
+enum Read {
+    /// There is none, or not a whole one.
+    Nothing,
+    /// The greeting was accepted.
+    Greeted,
+    /// It is for the oldest of the owner's commands.
+    Reply,
+    /// It is for no command: something was said on a channel.
+    Message,
+    Broken(Down),
 }
 
 /// A connection whose owner sends commands of type `C`.
 #[derive(Debug)]
 pub struct Connection<C> {
+    link: Link,
+    /// The owner's commands that wait for their reply. None is sent during the greeting, so they all follow it.
+    sent: VecDeque<Sent<C>>,
+}
+
+/// A connection whatever its owner sends: compiled once for all owners.
+#[derive(Debug)]
+struct Link {
     /// The scripts that the greeting loads.
     scripts: &'static [Script],
     /// Whether a lost connection is opened again even when nobody asks for it.
     stays: bool,
+    /// Whether messages of channels may come, which answer no command.
+    listens: bool,
     state: State,
     backoff: Backoff,
     /// What the server last said against the greeting, or against this connection.
     refusal: Option<Refusal>,
     /// When the oldest command was first found to have waited for too long, in ms; `None` after any reply.
     stuck_ms: Option<u64>,
-    sent: VecDeque<Sent<Asked<C>>>,
+    /// Commands of the greeting that wait for their reply, and when each was sent, in ms.
+    greeting: VecDeque<(Greeting, u64)>,
     inbox: Vec<u8>,
     shas: Shas,
     ready_ms: u64,
@@ -172,13 +183,190 @@ impl<C> Connection<C> {
     #[must_use]
     pub fn new(scripts: &'static [Script], stays: bool) -> Self {
         Self {
+            link: Link::new(scripts, stays),
+            sent: VecDeque::new(),
+        }
+    }
+
+    /// One that listens to channels, and runs no scripts. After a loss it is opened again when somebody asks for it.
+    #[must_use]
+    pub fn listening() -> Self {
+        let mut connection = Self::new(&[], false);
+        connection.link.listens = true;
+        connection
+    }
+
+    /// What the host must do.
+    pub fn wire(&mut self) -> &mut Wire {
+        &mut self.link.wire
+    }
+
+    /// Whether the host has something to do.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.link.wire.bytes.is_empty() || self.link.wire.order.is_some()
+    }
+
+    /// Whether commands of the owner's business may be sent.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.link.state == State::Ready
+    }
+
+    /// Whether the connection is needed and does not serve.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        !matches!(self.link.state, State::Ready | State::Closed { .. })
+    }
+
+    /// Whether the greeting was accepted, and [`Connection::serve`] was not called so far.
+    #[must_use]
+    pub fn is_greeted(&self) -> bool {
+        self.link.state == State::Greeted
+    }
+
+    /// Whether the host has it open.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.link.is_open()
+    }
+
+    /// How many attempts in a row have failed since it last served for a while.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.link.backoff.failures()
+    }
+
+    /// When it last became ready, in ms.
+    #[must_use]
+    pub fn ready_ms(&self) -> u64 {
+        self.link.ready_ms
+    }
+
+    /// Whether another connection served before this one.
+    #[must_use]
+    pub fn is_reopened(&self) -> bool {
+        self.link.served > 1
+    }
+
+    /// How many commands wait for their reply, the greeting's included.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.link.greeting.len().saturating_add(self.sent.len())
+    }
+
+    /// The owner's commands that wait for their reply, in order.
+    pub fn commands(&self) -> impl Iterator<Item = &C> {
+        self.sent.iter().map(|sent| &sent.command)
+    }
+
+    /// Whether nothing is under way but commands that nobody waits for.
+    #[must_use]
+    pub fn is_quiet(&self, unimportant: impl Fn(&C) -> bool) -> bool {
+        self.link.greeting.is_empty() && self.commands().all(unimportant)
+    }
+
+    /// Opens the connection soon, if it is not open. Returns whether to wait for it: `false` right after a failure.
+    pub fn want(&mut self, now_ms: u64) -> bool {
+        self.link.want(now_ms)
+    }
+
+    /// When the oldest of the owner's commands was sent, in ms.
+    fn oldest_ms(&self) -> Option<u64> {
+        self.sent.front().map(|sent| sent.sent_ms)
+    }
+
+    /// When [`Connection::on_tick`] is wanted next, in ms.
+    #[must_use]
+    pub fn next_wake_ms(&self, redis: &Redis) -> Option<u64> {
+        self.link.next_wake_ms(redis, self.oldest_ms())
+    }
+
+    /// Orders the connection when that is due. Returns why it must be given up, if it must.
+    pub fn on_tick(&mut self, now_ms: u64, redis: &Redis) -> Option<Down> {
+        let oldest_ms = self.oldest_ms();
+        self.link.on_tick(now_ms, redis, oldest_ms)
+    }
+
+    /// The host opened it: the greeting goes out.
+    pub fn on_open(&mut self, now_ms: u64, redis: &Redis) {
+        self.link.on_open(now_ms, redis);
+    }
+
+    /// The owner has prepared itself: from now on the connection serves.
+    pub fn serve(&mut self, now_ms: u64) {
+        self.link.serve(now_ms);
+    }
+
+    /// Sends a command by its script's digest, or with its source where the server lacks it.
+    pub fn send(
+        &mut self,
+        sent: Sent<C>,
+        with_source: bool,
+        write: impl FnOnce(&C, &mut Vec<u8>, ScriptRef),
+    ) {
+        let script = if with_source {
+            ScriptRef::Source
+        } else {
+            ScriptRef::Sha(&self.link.shas)
+        };
+        write(&sent.command, &mut self.link.wire.bytes, script);
+        self.sent.push_back(sent);
+    }
+
+    /// Takes back a command whose reply did not fit it: it is lost together with the connection.
+    pub fn put_back(&mut self, sent: Sent<C>) {
+        self.sent.push_front(sent);
+    }
+
+    /// Begins to read bytes, cut anywhere; each event is then taken by [`Connection::read`].
+    pub fn reader<'a>(&mut self, bytes: &'a [u8]) -> Reader<'a> {
+        self.link.reader(bytes)
+    }
+
+    /// The next event in the bytes; `None`: there is none, or the connection was lost.
+    pub fn read(&mut self, now_ms: u64, redis: &Redis, reader: &mut Reader) -> Option<Event<C>> {
+        let waits = !self.sent.is_empty();
+        match self.link.read(now_ms, redis, reader, waits) {
+            Read::Nothing => None,
+            Read::Greeted => Some(Event::Greeted),
+            Read::Message => Some(Event::Message),
+            Read::Broken(why) => Some(Event::Broken(why)),
+            Read::Reply => self.sent.pop_front().map(Event::Reply),
+        }
+    }
+
+    /// The connection is gone, or given up. Returns all that was under way; it is opened again after a while.
+    pub fn lose(&mut self, now_ms: u64, why: Down, random: &mut Rng) -> Loss<C> {
+        let never_served = self.link.served == 0 && !self.link.answered;
+        let (why, refusal, served) = self.link.lose(now_ms, why, random);
+        Loss {
+            why,
+            refusal,
+            served,
+            never_served,
+            sent: std::mem::take(&mut self.sent).into(),
+        }
+    }
+
+    /// Whether the host may report the connection as closed: it was ordered, and was not lost already.
+    #[must_use]
+    pub fn can_close(&self) -> bool {
+        self.link.state == State::Ordered || self.is_open()
+    }
+}
+
+impl Link {
+    fn new(scripts: &'static [Script], stays: bool) -> Self {
+        Self {
             scripts,
             stays,
+            listens: false,
             state: State::Closed { until_ms: 0 },
             backoff: Backoff::default(),
             refusal: None,
             stuck_ms: None,
-            sent: VecDeque::new(),
+            greeting: VecDeque::new(),
             inbox: Vec::new(),
             shas: Shas([[b'0'; 40]; Script::ALL.len()]),
             ready_ms: 0,
@@ -188,89 +376,16 @@ impl<C> Connection<C> {
         }
     }
 
-    /// What the host must do.
-    pub fn wire(&mut self) -> &mut Wire {
-        &mut self.wire
-    }
-
-    /// Whether the host has something to do.
-    #[must_use]
-    pub fn has_work(&self) -> bool {
-        !self.wire.bytes.is_empty() || self.wire.order.is_some()
-    }
-
-    /// Whether commands of the owner's business may be sent.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.state == State::Ready
-    }
-
-    /// Whether the connection is needed and does not serve.
-    #[must_use]
-    pub fn is_down(&self) -> bool {
-        !matches!(self.state, State::Ready | State::Closed { .. })
-    }
-
-    /// Whether the greeting was accepted, and [`Connection::serve`] was not called so far.
-    #[must_use]
-    pub fn is_greeted(&self) -> bool {
-        self.state == State::Greeted
-    }
-
-    /// Whether the host has it open.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         match self.state {
             State::Greeting | State::Greeted | State::Ready => true,
             State::Closed { .. } | State::Waiting { .. } | State::Ordered => false,
         }
     }
 
-    /// How many attempts in a row have failed since it last served for a while.
-    #[must_use]
-    pub fn failures(&self) -> u32 {
-        self.backoff.failures()
-    }
-
-    /// When it last became ready, in ms.
-    #[must_use]
-    pub fn ready_ms(&self) -> u64 {
-        self.ready_ms
-    }
-
-    /// Whether another connection served before this one.
-    #[must_use]
-    pub fn is_reopened(&self) -> bool {
-        self.served > 1
-    }
-
-    /// How many commands wait for their reply, the greeting's included.
-    #[must_use]
-    pub fn under_way(&self) -> usize {
-        self.sent.len()
-    }
-
-    /// The owner's commands that wait for their reply, in order.
-    pub fn commands(&self) -> impl Iterator<Item = &C> {
-        self.sent.iter().filter_map(|sent| match &sent.command {
-            Asked::Command(command) => Some(command),
-            Asked::Greeting(_) => None,
-        })
-    }
-
-    /// Whether nothing is under way but commands that nobody waits for.
-    #[must_use]
-    pub fn is_quiet(&self, unimportant: impl Fn(&C) -> bool) -> bool {
-        self.sent.iter().all(|sent| match &sent.command {
-            Asked::Command(command) => unimportant(command),
-            Asked::Greeting(_) => false,
-        })
-    }
-
-    /// Opens the connection soon, if it is not open. Returns whether to wait for it: `false` right after a failure.
-    pub fn want(&mut self, now_ms: u64) -> bool {
+    fn want(&mut self, now_ms: u64) -> bool {
         match self.state {
-            State::Closed { until_ms } if now_ms < until_ms && self.failures() > 0 => false,
+            State::Closed { until_ms } if now_ms < until_ms && self.backoff.failures() > 0 => false,
             State::Closed { until_ms } => {
                 let until_ms = until_ms.max(now_ms);
                 self.state = State::Waiting { until_ms };
@@ -284,24 +399,26 @@ impl<C> Connection<C> {
         }
     }
 
-    /// When [`Connection::on_tick`] is wanted next, in ms.
-    #[must_use]
-    pub fn next_wake_ms(&self, redis: &Redis) -> Option<u64> {
+    /// When the oldest command was sent, in ms; `commands_ms`: the same of the owner's.
+    fn oldest_ms(&self, commands_ms: Option<u64>) -> Option<u64> {
+        let greeting = self.greeting.front().map(|(_, sent_ms)| *sent_ms);
+        greeting.or(commands_ms)
+    }
+
+    fn next_wake_ms(&self, redis: &Redis, commands_ms: Option<u64>) -> Option<u64> {
         match self.state {
             State::Waiting { until_ms } => Some(until_ms),
             State::Closed { .. } | State::Ordered => None,
             State::Greeting | State::Greeted | State::Ready => match self.stuck_ms {
                 Some(since_ms) => Some(since_ms.saturating_add(STUCK_MS)),
                 None => self
-                    .sent
-                    .front()
-                    .map(|sent| sent.sent_ms.saturating_add(redis.command_timeout_ms)),
+                    .oldest_ms(commands_ms)
+                    .map(|sent_ms| sent_ms.saturating_add(redis.command_timeout_ms)),
             },
         }
     }
 
-    /// Orders the connection when that is due. Returns why it must be given up, if it must.
-    pub fn on_tick(&mut self, now_ms: u64, redis: &Redis) -> Option<Down> {
+    fn on_tick(&mut self, now_ms: u64, redis: &Redis, commands_ms: Option<u64>) -> Option<Down> {
         // The host may not have dropped the last one so far.
         if let State::Waiting { until_ms } = self.state
             && until_ms <= now_ms
@@ -310,8 +427,8 @@ impl<C> Connection<C> {
             self.state = State::Ordered;
             self.wire.order = Some(PipeOrder::Open);
         }
-        let late = |sent: &Sent<_>| now_ms.saturating_sub(sent.sent_ms) >= redis.command_timeout_ms;
-        let stuck = self.is_open() && self.sent.front().is_some_and(late);
+        let late = |sent_ms| now_ms.saturating_sub(sent_ms) >= redis.command_timeout_ms;
+        let stuck = self.is_open() && self.oldest_ms(commands_ms).is_some_and(late);
         // After this worker stood still itself, replies may lie unread: they take a few rounds of the event loop to get in.
         let since_ms = self.stuck_ms.filter(|_| stuck);
         if since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) >= STUCK_MS) {
@@ -322,8 +439,7 @@ impl<C> Connection<C> {
         None
     }
 
-    /// The host opened it: the greeting goes out.
-    pub fn on_open(&mut self, now_ms: u64, redis: &Redis) {
+    fn on_open(&mut self, now_ms: u64, redis: &Redis) {
         self.state = State::Greeting;
         self.refusal = None;
         if !redis.password.0.is_empty() {
@@ -338,8 +454,7 @@ impl<C> Connection<C> {
         self.ask(now_ms, Greeting::SetName);
     }
 
-    /// The owner has prepared itself: from now on the connection serves.
-    pub fn serve(&mut self, now_ms: u64) {
+    fn serve(&mut self, now_ms: u64) {
         self.state = State::Ready;
         self.ready_ms = now_ms;
         self.served = self.served.saturating_add(1);
@@ -347,36 +462,10 @@ impl<C> Connection<C> {
     }
 
     fn ask(&mut self, sent_ms: u64, greeting: Greeting) {
-        self.sent.push_back(Sent {
-            command: Asked::Greeting(greeting),
-            sent_ms,
-            tries: 0,
-        });
+        self.greeting.push_back((greeting, sent_ms));
     }
 
-    /// Sends a command by its script's digest, or with its source where the server lacks it.
-    pub fn send(
-        &mut self,
-        sent: Sent<C>,
-        with_source: bool,
-        write: impl FnOnce(&C, &mut Vec<u8>, ScriptRef),
-    ) {
-        let script = if with_source {
-            ScriptRef::Source
-        } else {
-            ScriptRef::Sha(&self.shas)
-        };
-        write(&sent.command, &mut self.wire.bytes, script);
-        self.sent.push_back(sent.map(Asked::Command));
-    }
-
-    /// Takes back a command whose reply did not fit it: it is lost together with the connection.
-    pub fn put_back(&mut self, sent: Sent<C>) {
-        self.sent.push_front(sent.map(Asked::Command));
-    }
-
-    /// Begins to read bytes, cut anywhere; each event is then taken by [`Connection::read`].
-    pub fn reader<'a>(&mut self, bytes: &'a [u8]) -> Reader<'a> {
+    fn reader<'a>(&mut self, bytes: &'a [u8]) -> Reader<'a> {
         // The usual case, whole replies and nothing left over from before, is read where it lies.
         let source = if self.inbox.is_empty() {
             Cow::Borrowed(bytes)
@@ -391,45 +480,44 @@ impl<C> Connection<C> {
         }
     }
 
-    /// The next event in the bytes; `None`: there is none, or the connection was lost.
-    pub fn read(&mut self, now_ms: u64, redis: &Redis, reader: &mut Reader) -> Option<Event<C>> {
+    /// Reads the next reply; `waits`: whether a command of the owner waits for one.
+    fn read(&mut self, now_ms: u64, redis: &Redis, reader: &mut Reader, waits: bool) -> Read {
         while self.is_open() {
             match resp::reply_length(reader.rest()) {
                 Ok(Some(length)) => reader.advance(length),
                 Ok(None) if reader.rest().len() <= resp::MAX_REPLY => {
                     self.inbox = reader.rest().to_vec();
-                    return None;
+                    return Read::Nothing;
                 }
-                Ok(None) | Err(_) => return Some(Event::Broken(Down::Mismatch)),
+                Ok(None) | Err(_) => return Read::Broken(Down::Mismatch),
             }
             self.stuck_ms = None;
-            let Some(sent) = self.sent.pop_front() else {
-                return Some(Event::Broken(Down::Mismatch));
-            };
+            if self.listens && reader.reply().starts_with(MESSAGE) {
+                return Read::Message;
+            }
+            let greeting = self.greeting.pop_front().map(|(greeting, _)| greeting);
+            if greeting.is_none() && !waits {
+                return Read::Broken(Down::Mismatch);
+            }
             let reply = reader.reply();
             if self.state != State::Ready || reply.first() == Some(&b'-') {
-                self.note_refusal(&sent.command, reply, redis);
+                self.note_refusal(greeting, reply, redis);
             }
-            let event = match sent.command {
-                Asked::Command(command) => Some(Event::Reply(Sent {
-                    command,
-                    sent_ms: sent.sent_ms,
-                    tries: sent.tries,
-                })),
-                Asked::Greeting(asked) => self.on_greeting_reply(now_ms, asked, reply),
+            let Some(greeting) = greeting else {
+                return Read::Reply;
             };
-            if event.is_some() {
+            if let Some(event) = self.on_greeting_reply(now_ms, greeting, reply) {
                 return event;
             }
         }
-        None
+        Read::Nothing
     }
 
-    /// Keeps the server's words until its next reply.
+    /// Keeps the server's words until its next reply. `asked`: the command of the greeting that it is for, if any.
     #[inline(never)]
-    fn note_refusal(&mut self, asked: &Asked<C>, reply: &[u8], redis: &Redis) {
+    fn note_refusal(&mut self, asked: Option<Greeting>, reply: &[u8], redis: &Redis) {
         // The version belongs to the refusal before it.
-        if matches!(asked, Asked::Greeting(Greeting::Version)) {
+        if asked == Some(Greeting::Version) {
             return;
         }
         let opening = self.state != State::Ready;
@@ -437,18 +525,15 @@ impl<C> Connection<C> {
         self.refusal = match Values::new(reply).value() {
             // Any other is an error of the moment.
             Some(Value::Error(error)) if opening || Fault::of(error).is_wrong_server() => {
-                Some(Refusal::new(asked.name(), error, &redis.password.0))
+                let name = asked.map_or("a command", Greeting::name);
+                Some(Refusal::new(name, error, &redis.password.0))
             }
             Some(_) | None => None,
         };
     }
 
-    fn on_greeting_reply(
-        &mut self,
-        now_ms: u64,
-        asked: Greeting,
-        reply: &[u8],
-    ) -> Option<Event<C>> {
+    /// Goes on with the greeting; `None`: it waits for more replies.
+    fn on_greeting_reply(&mut self, now_ms: u64, asked: Greeting, reply: &[u8]) -> Option<Read> {
         let refusal = self.refusal.as_ref();
         let turned_away = refusal.is_some_and(Refusal::turned_away);
         let wants_login = refusal.is_some_and(Refusal::wants_login);
@@ -469,9 +554,8 @@ impl<C> Connection<C> {
                 (true, Down::Load)
             }
             Greeting::Load(_) if refusal.is_some_and(Refusal::is_too_old) => {
-                let version =
-                    |sent: &Sent<_>| matches!(sent.command, Asked::Greeting(Greeting::Version));
-                if !self.sent.iter().any(version) {
+                let version = |(asked, _): &(Greeting, u64)| *asked == Greeting::Version;
+                if !self.greeting.iter().any(version) {
                     greeting::version(&mut self.wire.bytes);
                     self.ask(now_ms, Greeting::Version);
                 }
@@ -481,22 +565,22 @@ impl<C> Connection<C> {
                 if let Some(refusal) = &mut self.refusal {
                     refusal.set_version(reply);
                 }
-                return Some(Event::Broken(Down::Load));
+                return Some(Read::Broken(Down::Load));
             }
             Greeting::Load(script) => (self.is_loaded(script, value), wrong_server(value)),
         };
         if !accepted {
-            return Some(Event::Broken(match (turned_away, wants_login) {
+            return Some(Read::Broken(match (turned_away, wants_login) {
                 (true, _) => Down::Refused,
                 (false, true) => Down::Auth,
                 (false, false) => otherwise,
             }));
         }
-        if !self.sent.is_empty() {
+        if !self.greeting.is_empty() {
             return None;
         }
         self.state = State::Greeted;
-        Some(Event::Greeted)
+        Some(Read::Greeted)
     }
 
     /// Takes a script's digest. Returns whether the reply is one.
@@ -515,8 +599,8 @@ impl<C> Connection<C> {
         }
     }
 
-    /// The connection is gone, or given up. Returns all that was under way; it is opened again after a while.
-    pub fn lose(&mut self, now_ms: u64, why: Down, random: &mut Rng) -> Loss<C> {
+    /// The connection is gone, or given up. Returns why, the server's words where they are the reason, and whether it served.
+    fn lose(&mut self, now_ms: u64, why: Down, random: &mut Rng) -> (Down, Option<Refusal>, bool) {
         if !matches!(why, Down::Closed | Down::Unopened) {
             self.wire.order = Some(PipeOrder::Reset);
         }
@@ -540,22 +624,8 @@ impl<C> Connection<C> {
         self.stuck_ms = None;
         self.inbox.clear();
         self.wire.bytes.clear();
-        let sent = std::mem::take(&mut self.sent).into_iter();
-        let sent = sent.filter_map(|sent| match sent.command {
-            Asked::Command(command) => Some(Sent {
-                command,
-                sent_ms: sent.sent_ms,
-                tries: sent.tries,
-            }),
-            Asked::Greeting(_) => None,
-        });
-        Loss {
-            why,
-            refusal,
-            served,
-            never_served: self.served == 0 && !self.answered,
-            sent: sent.collect(),
-        }
+        self.greeting.clear();
+        (why, refusal, served)
     }
 
     /// The reason in the light of what the server last said, and its words where they are the reason.
@@ -576,12 +646,6 @@ impl<C> Connection<C> {
                 refusal,
             ) => (why, refusal),
         }
-    }
-
-    /// Whether the host may report the connection as closed: it was ordered, and was not lost already.
-    #[must_use]
-    pub fn can_close(&self) -> bool {
-        self.state == State::Ordered || self.is_open()
     }
 }
 

@@ -3,10 +3,15 @@
 use crate::config::{
     Account, Config, Match, MatchValue, Pool, PoolMatch, PriorityMode, Score, Traditional,
 };
-use crate::request::gray;
+use crate::hash::hash128;
 use crate::request::headers::Headers;
 use crate::request::view::View;
 use crate::units::{UNIT, millionths};
+
+/// The worst priority that there is.
+const MOST_PRIORITY: u32 = 1_000_000;
+/// The best and the worst priority of a pool whose accounts are the ledger's, where it does not say.
+const UNLISTED: (u32, u32) = (0, 10);
 
 /// More than any score, and less than what a double counts exactly: as in `ledger.lua`.
 pub const BEHIND: f64 = 4_503_599_627_370_496.0;
@@ -48,33 +53,79 @@ fn is(wanted: &MatchValue, value: &[u8]) -> bool {
 
 /// The priority's part of each account's score, in millionths, in the order of `accounts`.
 ///
-/// Weighted: priority normalised to 0 (the best present) ..1 (the worst), times its weight.
-/// Strict: each tier begins above all that load and chance can add to the one before.
 #[must_use]
-pub fn bases(accounts: &[Account], score: Score, mode: PriorityMode) -> Vec<u64> {
-    let mut tiers: Vec<u32> = accounts.iter().map(|account| account.priority).collect();
-    tiers.sort_unstable();
-    tiers.dedup();
-    let best = tiers.first().copied().unwrap_or(0);
-    let span = tiers
-        .last()
-        .copied()
-        .unwrap_or(0)
-        .saturating_sub(best)
-        .max(1);
-    let base = |priority: u32| match mode {
-        PriorityMode::Weighted => {
-            score.priority * f64::from(priority.saturating_sub(best)) / f64::from(span)
-        }
-        PriorityMode::Strict => {
-            let tier = tiers.partition_point(|other| *other < priority);
-            f64::from(u32::try_from(tier).unwrap_or(u32::MAX)) * (score.load + score.random + 1.0)
-        }
-    };
+pub fn bases(accounts: &[Account], scale: Scale) -> Vec<u64> {
+    let accounts = accounts.iter();
     accounts
-        .iter()
-        .map(|account| millionths(base(account.priority)))
+        .map(|account| scale.base(account.priority))
         .collect()
+}
+
+/// What priorities add to a score, as the ledger is told it for accounts that an operator changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scale {
+    /// The best priority that an account may have.
+    pub best: u32,
+    /// The worst.
+    pub worst: u32,
+    /// How many steps add `weight`.
+    pub span: u32,
+    /// In millionths.
+    pub weight: u64,
+}
+
+impl Scale {
+    /// Weighted: priority normalised to 0 (the best of the pool) ..1 (the worst), times its weight.
+    /// Strict: each priority begins above all that load and chance can add to the one before.
+    #[must_use]
+    pub fn of(pool: &Pool, score: Score, mode: PriorityMode) -> Self {
+        let mut range = pool.priority_range;
+        if range.is_none() && pool.accounts_are_ledgers && mode == PriorityMode::Weighted {
+            let (best, worst) = listed(&pool.accounts).unwrap_or(UNLISTED);
+            range = Some((best.min(UNLISTED.0), worst.max(UNLISTED.1)));
+        }
+        Self::between(range, &pool.accounts, score, mode)
+    }
+
+    /// For priorities between the best and the worst; `None`: of these accounts.
+    #[must_use]
+    pub fn between(
+        range: Option<(u32, u32)>,
+        accounts: &[Account],
+        score: Score,
+        mode: PriorityMode,
+    ) -> Self {
+        let (best, worst) = range.or_else(|| listed(accounts)).unwrap_or(UNLISTED);
+        if mode == PriorityMode::Strict {
+            return Self {
+                best,
+                worst: range.map_or(MOST_PRIORITY, |_| worst),
+                span: 1,
+                weight: millionths(score.load + score.random + 1.0),
+            };
+        }
+        Self {
+            best,
+            worst,
+            span: worst.saturating_sub(best).max(1),
+            weight: millionths(score.priority),
+        }
+    }
+
+    /// The part of a score for this priority, in millionths; as `base_of` in `accounts.lua`.
+    #[must_use]
+    pub fn base(self, priority: u32) -> u64 {
+        let above = u64::from(priority.saturating_sub(self.best)).saturating_mul(self.weight);
+        let span = u64::from(self.span.max(1));
+        let doubled = above.saturating_mul(2).saturating_add(span);
+        doubled.checked_div(span.saturating_mul(2)).unwrap_or(0)
+    }
+}
+
+/// The best and the worst priority of these accounts.
+fn listed(accounts: &[Account]) -> Option<(u32, u32)> {
+    let all = || accounts.iter().map(|account| account.priority);
+    all().min().zip(all().max())
 }
 
 /// Tells which account a request names by itself: the one whose headers it carries, value for value.
@@ -166,6 +217,18 @@ impl Index {
         self.find(key).ok()
     }
 
+    /// Doubles the places when half of them are taken.
+    fn grow(&mut self) {
+        if self.entries.len().saturating_mul(2) < self.places.len() {
+            return;
+        }
+        let twice = self.places.len().saturating_mul(2);
+        self.places = vec![0; twice];
+        for (key, index) in std::mem::take(&mut self.entries) {
+            self.first(key, index);
+        }
+    }
+
     /// The index of the first account that has this key; without one the key gets `index`.
     fn first(&mut self, key: Box<[u8]>, index: u32) -> u32 {
         match self.find(&key) {
@@ -236,7 +299,7 @@ impl Key {
 
     /// Keys of accounts are values that may be secret: what is kept is their hash.
     fn hashed(&self) -> Box<[u8]> {
-        gray::hash128(&self.0).into()
+        hash128(&self.0).into()
     }
 }
 
@@ -249,7 +312,8 @@ pub struct AccountTable {
     used: Vec<u32>,
     /// Accounts that an operator has drained, as last seen.
     drained: Vec<bool>,
-    /// Until when each account cools, in ms, as far as this worker was told by its upstream; empty when nothing is chosen here.
+    /// Until when each account cools, in ms, as far as this worker was told by its upstream; empty when nothing is chosen here and no
+    /// account can be out of pace.
     cool_until_ms: Vec<u64>,
     shown: Vec<AccountGauges>,
     /// How often that was seen in the ledger.
@@ -261,6 +325,8 @@ pub struct AccountTable {
 pub struct AccountGauges {
     /// Requests of this worker that used it so far.
     pub requests: u64,
+    /// Those that it refused or did not answer, where another account may be tried.
+    pub refused: u64,
     /// Those that use it now.
     pub held: u64,
     /// Live leases in the ledger, as last seen.
@@ -285,11 +351,17 @@ impl AccountTable {
         }
         Self {
             by_id,
-            bases: bases(&pool.accounts, config.score, config.priority_mode),
+            bases: bases(
+                &pool.accounts,
+                Scale::of(pool, config.score, config.priority_mode),
+            ),
             used: vec![0; pool.accounts.len()],
             drained: vec![false; pool.accounts.len()],
             cool_until_ms: match config.traditional {
                 Traditional::Local { .. } => vec![0; pool.accounts.len()],
+                Traditional::Passthrough if config.cooldown.paces() => {
+                    vec![0; pool.accounts.len()]
+                }
                 Traditional::Passthrough => Vec::new(),
             },
             shown,
@@ -302,6 +374,13 @@ impl AccountTable {
     #[must_use]
     pub fn shown(&self) -> (&[AccountGauges], u64) {
         (&self.shown, self.seen)
+    }
+
+    /// Counts a request that an account refused or did not answer.
+    pub fn refused(&mut self, account: u32) {
+        if let Some(shown) = shown_of(&mut self.shown, account) {
+            shown.refused = shown.refused.saturating_add(1);
+        }
     }
 
     /// Takes what the ledger said of all accounts; nothing: it did not.
@@ -328,6 +407,20 @@ impl AccountTable {
     #[must_use]
     pub fn index(&self, id: &[u8]) -> Option<u32> {
         self.by_id.get(id)
+    }
+
+    /// Adds an account that only the ledger has; nothing is chosen from those here. `most`: how many gauges there may be.
+    pub fn add(&mut self, id: &str, most: usize) -> u32 {
+        let index = u32::try_from(self.used.len()).unwrap_or(u32::MAX);
+        self.by_id.grow();
+        self.by_id.first(id.as_bytes().into(), index);
+        self.bases.push(0);
+        self.used.push(0);
+        self.drained.push(false);
+        if self.shown.len() < most {
+            self.shown.push(AccountGauges::default());
+        }
+        index
     }
 
     /// The priority's part of the score, in millionths, by index.
@@ -362,6 +455,13 @@ impl AccountTable {
         if let Some(until) = self.cool_until_ms.get_mut(account as usize) {
             *until = until_ms.max(*until);
         }
+    }
+
+    /// Until when it takes none, in ms; 0: it never cooled.
+    #[must_use]
+    pub fn cools_until_ms(&self, account: u32) -> u64 {
+        let until = self.cool_until_ms.get(account as usize);
+        until.copied().unwrap_or(0)
     }
 
     /// Puts the operator's drains in force: ids with a space between. Those of no account here are left out.

@@ -16,6 +16,11 @@ pub enum Phase {
         /// The lease asked for.
         lease: LeaseId,
     },
+    /// No slot was free: it waits for its turn in the ledger's queue, still paused.
+    Waiting {
+        /// The lease that will hold the slot.
+        lease: LeaseId,
+    },
     /// It uses an account, until its stream ends.
     Holding {
         /// The lease that holds the slot.
@@ -81,11 +86,17 @@ pub enum Reason {
     UnknownAccount,
     /// No account can take a lease.
     Saturated,
+    /// It waited for a slot as long as it may.
+    QueueTimeout,
+    /// As many requests wait for a slot as may.
+    WaitingFull,
+    /// Its tenant holds as many leases as it may.
+    TenantLimit,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::OutOfPercentage,
         Self::NoPool,
         Self::Shadow,
@@ -97,6 +108,9 @@ impl Reason {
         Self::Refused,
         Self::UnknownAccount,
         Self::Saturated,
+        Self::QueueTimeout,
+        Self::WaitingFull,
+        Self::TenantLimit,
     ];
 
     /// The name of the reason in metrics and logs.
@@ -114,6 +128,9 @@ impl Reason {
             Self::Refused => "refused",
             Self::UnknownAccount => "unknown_account",
             Self::Saturated => "saturated",
+            Self::QueueTimeout => "queue_timeout",
+            Self::WaitingFull => "waiting_full",
+            Self::TenantLimit => "tenant_limit",
         }
     }
 }
@@ -132,8 +149,17 @@ pub enum Event {
         /// The account, by its index in the configuration.
         account: u32,
     },
-    /// No account can take a lease.
+    /// It takes no lease, and does not wait for one.
     Saturated {
+        /// Why: no slot is free, too many wait, or its tenant is at its cap.
+        reason: Reason,
+        /// When to come back, in ms.
+        retry_after_ms: u64,
+    },
+    /// No slot is free, and it stands in the queue.
+    Waits,
+    /// It stood in the queue for as long as it may.
+    WaitedTooLong {
         /// When to come back, in ms.
         retry_after_ms: u64,
     },
@@ -158,6 +184,13 @@ pub enum Event {
         /// For how long the account should rest, in ms.
         cooldown_ms: u64,
     },
+    /// The account refused it or could not be reached: it asks for another one.
+    TriesAgain {
+        /// The lease asked for.
+        lease: LeaseId,
+    },
+    /// The same, and it can ask for none.
+    TriesNoMore(Reason),
     /// The stream is over, however it ended.
     Ended,
 }
@@ -173,9 +206,13 @@ impl Event {
             | Self::Unavailable(_)
             | Self::Granted { .. }
             | Self::Saturated { .. }
+            | Self::Waits
+            | Self::WaitedTooLong { .. }
             | Self::Failed { .. }
             | Self::FullLocally
             | Self::Pushback { .. }
+            | Self::TriesAgain { .. }
+            | Self::TriesNoMore(_)
             | Self::Ended => None,
         }
     }
@@ -244,6 +281,18 @@ pub struct Policy {
     pub traditional: Traditional,
 }
 
+impl Policy {
+    /// For a request that has tried an account already: it has that account's headers, so it goes on with a slot or not at all.
+    #[must_use]
+    pub fn of_later_try(self) -> Self {
+        Self {
+            saturated: OnSaturated::Reject,
+            failure: OnFailure::Reject,
+            traditional: Traditional::Passthrough,
+        }
+    }
+}
+
 /// At most three effects, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Effects([Option<Effect>; 3]);
@@ -279,6 +328,20 @@ impl Phase {
             Self::Holding { lease, account, .. } => Some((lease, account)),
             Self::Idle
             | Self::Acquiring { .. }
+            | Self::Waiting { .. }
+            | Self::Traditional(_)
+            | Self::Rejected(_)
+            | Self::Done => None,
+        }
+    }
+
+    /// The lease that it has asked for and not been given so far.
+    #[must_use]
+    pub fn awaits(self) -> Option<LeaseId> {
+        match self {
+            Self::Acquiring { lease } | Self::Waiting { lease } => Some(lease),
+            Self::Idle
+            | Self::Holding { .. }
             | Self::Traditional(_)
             | Self::Rejected(_)
             | Self::Done => None,
@@ -290,7 +353,11 @@ impl Phase {
     pub fn reason(self) -> Option<Reason> {
         match self {
             Self::Traditional(reason) | Self::Rejected(reason) => Some(reason),
-            Self::Idle | Self::Acquiring { .. } | Self::Holding { .. } | Self::Done => None,
+            Self::Idle
+            | Self::Acquiring { .. }
+            | Self::Waiting { .. }
+            | Self::Holding { .. }
+            | Self::Done => None,
         }
     }
 
@@ -300,7 +367,11 @@ impl Phase {
         match self {
             Self::Holding { path, .. } => Some(path),
             Self::Traditional(_) => Some(Path::Traditional),
-            Self::Idle | Self::Acquiring { .. } | Self::Rejected(_) | Self::Done => None,
+            Self::Idle
+            | Self::Acquiring { .. }
+            | Self::Waiting { .. }
+            | Self::Rejected(_)
+            | Self::Done => None,
         }
     }
 
@@ -312,7 +383,7 @@ impl Phase {
             (Self::Idle, Event::In(lease)) => (Self::Acquiring { lease }, NONE),
             (Self::Idle, Event::Unavailable(reason)) => failed(reason, policy),
 
-            (Self::Acquiring { lease }, Event::Granted { account }) => (
+            (Self::Acquiring { lease } | Self::Waiting { lease }, Event::Granted { account }) => (
                 Self::Holding {
                     lease,
                     account,
@@ -326,19 +397,36 @@ impl Phase {
                     },
                 ),
             ),
-            (Self::Acquiring { .. }, Event::Saturated { retry_after_ms }) => match policy.saturated
-            {
-                OnSaturated::Reject => (
-                    Self::Rejected(Reason::Saturated),
-                    one(Effect::RejectSaturated { retry_after_ms }),
-                ),
-                OnSaturated::Traditional => traditional(Reason::Saturated, policy),
-            },
-            (Self::Acquiring { lease }, Event::Failed { reason, in_doubt }) => {
+            (
+                Self::Acquiring { .. } | Self::Waiting { .. },
+                Event::Saturated {
+                    reason,
+                    retry_after_ms,
+                },
+            ) => saturated(reason, retry_after_ms, policy),
+            (Self::Acquiring { lease }, Event::Waits) => (Self::Waiting { lease }, NONE),
+            (Self::Waiting { lease }, Event::WaitedTooLong { retry_after_ms }) => {
+                let (phase, Effects([way_out, ..])) =
+                    saturated(Reason::QueueTimeout, retry_after_ms, policy);
+                let in_doubt = false;
+                let release = Some(Effect::Release { lease, in_doubt });
+                (phase, Effects([release, way_out, None]))
+            }
+            (
+                Self::Acquiring { lease } | Self::Waiting { lease },
+                Event::Failed { reason, in_doubt },
+            ) => {
                 let (phase, Effects([way_out, ..])) = failed(reason, policy);
                 let release = in_doubt.then_some(Effect::Release { lease, in_doubt });
                 (phase, Effects([release, way_out, None]))
             }
+            (Self::Waiting { lease }, Event::Ended) => (
+                Self::Done,
+                one(Effect::Release {
+                    lease,
+                    in_doubt: false,
+                }),
+            ),
             (Self::Acquiring { lease }, Event::Ended) => (
                 Self::Done,
                 one(Effect::Release {
@@ -372,15 +460,18 @@ impl Phase {
                     },
                 ),
             ),
-            (Self::Traditional(reason), Event::FullLocally) => match policy.saturated {
-                OnSaturated::Reject => (
-                    Self::Rejected(Reason::Saturated),
-                    one(Effect::RejectSaturated {
-                        retry_after_ms: 1000,
-                    }),
-                ),
-                OnSaturated::Traditional => (Self::Traditional(reason), one(AS_IT_IS)),
-            },
+            (Self::Traditional(reason), Event::FullLocally) if policy.saturated.rejects() => (
+                Self::Rejected(match reason {
+                    Reason::QueueTimeout | Reason::WaitingFull => reason,
+                    _ => Reason::Saturated,
+                }),
+                one(Effect::RejectSaturated {
+                    retry_after_ms: 1000,
+                }),
+            ),
+            (Self::Traditional(reason), Event::FullLocally) => {
+                (Self::Traditional(reason), one(AS_IT_IS))
+            }
 
             (Self::Holding { account, .. }, Event::Pushback { cooldown_ms }) => (
                 self,
@@ -388,6 +479,34 @@ impl Phase {
                     account,
                     cooldown_ms,
                 }),
+            ),
+            (
+                Self::Holding {
+                    lease: held,
+                    account,
+                    ..
+                },
+                Event::TriesAgain { lease },
+            ) => (
+                Self::Acquiring { lease },
+                two(
+                    Effect::CountDown { account },
+                    Effect::Release {
+                        lease: held,
+                        in_doubt: false,
+                    },
+                ),
+            ),
+            (Self::Holding { lease, account, .. }, Event::TriesNoMore(reason)) => (
+                Self::Rejected(reason),
+                three(
+                    Effect::CountDown { account },
+                    Effect::Release {
+                        lease,
+                        in_doubt: false,
+                    },
+                    Effect::RejectUnavailable,
+                ),
             ),
             (Self::Holding { lease, account, .. }, Event::Ended) => (
                 Self::Done,
@@ -405,6 +524,7 @@ impl Phase {
             }
             (
                 Self::Acquiring { .. }
+                | Self::Waiting { .. }
                 | Self::Holding { .. }
                 | Self::Traditional(_)
                 | Self::Rejected(_)
@@ -421,7 +541,26 @@ impl Phase {
             )
             | (
                 Self::Idle
+                | Self::Waiting { .. }
+                | Self::Holding { .. }
+                | Self::Traditional(_)
+                | Self::Rejected(_)
+                | Self::Done,
+                Event::Waits,
+            )
+            | (
+                Self::Idle
                 | Self::Acquiring { .. }
+                | Self::Holding { .. }
+                | Self::Traditional(_)
+                | Self::Rejected(_)
+                | Self::Done,
+                Event::WaitedTooLong { .. },
+            )
+            | (
+                Self::Idle
+                | Self::Acquiring { .. }
+                | Self::Waiting { .. }
                 | Self::Holding { .. }
                 | Self::Rejected(_)
                 | Self::Done,
@@ -430,10 +569,11 @@ impl Phase {
             | (
                 Self::Idle
                 | Self::Acquiring { .. }
+                | Self::Waiting { .. }
                 | Self::Traditional(_)
                 | Self::Rejected(_)
                 | Self::Done,
-                Event::Pushback { .. },
+                Event::Pushback { .. } | Event::TriesAgain { .. } | Event::TriesNoMore(_),
             ) => (self, NONE),
         }
     }
@@ -451,6 +591,16 @@ fn traditional(reason: Reason, policy: &Policy) -> (Phase, Effects) {
         (Traditional::Local { .. }, _) => Effect::ChooseLocally,
     };
     (Phase::Traditional(reason), one(effect))
+}
+
+/// No lease, and no place in the queue. A tenant may not go around its cap by the traditional way.
+fn saturated(reason: Reason, retry_after_ms: u64, policy: &Policy) -> (Phase, Effects) {
+    if policy.saturated.rejects() || reason == Reason::TenantLimit {
+        let effect = Effect::RejectSaturated { retry_after_ms };
+        (Phase::Rejected(reason), one(effect))
+    } else {
+        traditional(reason, policy)
+    }
 }
 
 fn failed(reason: Reason, policy: &Policy) -> (Phase, Effects) {

@@ -1,8 +1,10 @@
 //! What a request is, read from its headers and properties: its pool, its session, and whether it is in the gray release.
 
-use super::gray::{Bucketer, Choice, hash128, session};
+use super::gray::{Bucketer, Choice, session};
 use super::view::View;
-use crate::config::{Config, GrayMode, Traditional};
+pub use crate::config::TenantName;
+use crate::config::{Config, GrayMode, TenantLimits, Tenants, Traditional};
+use crate::hash::hash128;
 
 /// What is read of a request that has a pool.
 #[derive(Debug)]
@@ -15,6 +17,17 @@ pub struct Class {
     pub session: Option<[u8; 16]>,
     /// The hash of what it cools an account for, if not for all.
     pub scope: Option<Box<[u8; 16]>>,
+    /// Whose request it is; only of those that may get an account from us.
+    pub tenant: Option<Box<Tenant>>,
+}
+
+/// Whose request it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenant {
+    /// Stands for the value that named it, which is kept nowhere.
+    pub name: TenantName,
+    /// What it may take.
+    pub limits: TenantLimits,
 }
 
 /// Reads the request. `share` is the percentage of the pool's sessions that is in, in basis points; `random` decides for a request
@@ -44,6 +57,10 @@ pub fn classify(
         } else {
             None
         },
+        tenant: match &config.tenant {
+            Some(tenants) if is_in || local => tenant(tenants, request),
+            Some(_) | None => None,
+        },
     }
 }
 
@@ -64,6 +81,13 @@ pub fn is_grpc(content_type: &[u8]) -> bool {
 fn scope(config: &Config, request: View) -> Option<Box<[u8; 16]>> {
     let value = request.filled(config.cooldown.scope.as_ref()?)?;
     Some(Box::new(hash128(value)))
+}
+
+#[inline(never)]
+fn tenant(tenants: &Tenants, request: View) -> Option<Box<Tenant>> {
+    let name = Tenants::name(session(&tenants.source, request)?);
+    let limits = tenants.limits_of(&name);
+    Some(Box::new(Tenant { name, limits }))
 }
 
 #[cfg(test)]

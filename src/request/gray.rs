@@ -6,9 +6,10 @@
 //! A request is in when `bucket < percent * 100`, so a session in at 10 % stays in at 20 %.
 
 use crate::config::{Gray, ValueSource};
+use crate::hash::hash128;
 use crate::request::headers::Headers;
 use crate::request::view::View;
-use siphasher::{sip, sip128};
+use siphasher::sip;
 use std::num::NonZeroU64;
 
 /// Number of buckets.
@@ -74,12 +75,6 @@ impl Bucketer {
 
 fn of(hash: u64) -> u16 {
     u16::try_from(hash % BUCKETS).unwrap_or(0)
-}
-
-/// SipHash-2-4-128 under a key of zeros, as bytes. Also names sessions in Redis, where their own text has no business.
-#[must_use]
-pub fn hash128(bytes: &[u8]) -> [u8; 16] {
-    sip128::SipHasher24::new().hash(bytes).as_bytes()
 }
 
 /// The request's session: the first value that isn't empty, of the first configured source that has one.

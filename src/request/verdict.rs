@@ -19,24 +19,35 @@ pub enum Verdict {
         path: Path,
         /// Why not by the ledger.
         reason: Option<Reason>,
-        /// Its pool, by index.
-        pool: usize,
+        /// Its pool, by index, if one fits it.
+        pool: Option<usize>,
         /// The lease, and the account by index.
         holds: Option<(LeaseId, u32)>,
     },
     /// 429.
     Saturated {
-        /// Its pool, by index.
-        pool: usize,
+        /// Its pool, by index, if one fits it.
+        pool: Option<usize>,
+        /// Why.
+        reason: Reason,
         /// When to come back, in ms.
         retry_after_ms: u64,
     },
     /// 503.
     Unavailable {
-        /// Its pool, by index.
-        pool: usize,
+        /// Its pool, by index, if one fits it.
+        pool: Option<usize>,
         /// Why.
         reason: Reason,
+    },
+    /// An account refused it and no other one can take it: the client gets what that account said ([`Refused`]).
+    Exhausted {
+        /// Its pool, by index, if one fits it.
+        pool: Option<usize>,
+        /// Why no other account can take it.
+        reason: Reason,
+        /// When to come back, in ms, should the account have said nothing of that.
+        retry_after_ms: Option<u64>,
     },
 }
 
@@ -46,17 +57,18 @@ impl Verdict {
     pub fn holds(self) -> Option<(LeaseId, u32)> {
         match self {
             Self::Forward { holds, .. } => holds,
-            Self::Saturated { .. } | Self::Unavailable { .. } => None,
+            Self::Saturated { .. } | Self::Unavailable { .. } | Self::Exhausted { .. } => None,
         }
     }
 
-    /// Its pool, by index.
+    /// Its pool, by index, if one fits it.
     #[must_use]
-    pub fn pool(self) -> usize {
+    pub fn pool(self) -> Option<usize> {
         match self {
             Self::Forward { pool, .. }
             | Self::Saturated { pool, .. }
-            | Self::Unavailable { pool, .. } => pool,
+            | Self::Unavailable { pool, .. }
+            | Self::Exhausted { pool, .. } => pool,
         }
     }
 
@@ -65,8 +77,9 @@ impl Verdict {
     pub fn reason(self) -> Option<Reason> {
         match self {
             Self::Forward { reason, .. } => reason,
-            Self::Saturated { .. } => Some(Reason::Saturated),
-            Self::Unavailable { reason, .. } => Some(reason),
+            Self::Saturated { reason, .. }
+            | Self::Unavailable { reason, .. }
+            | Self::Exhausted { reason, .. } => Some(reason),
         }
     }
 
@@ -76,11 +89,25 @@ impl Verdict {
     pub fn rejection(self, pool: &str, content_type: &[u8]) -> Option<Rejection> {
         let (status, grpc_status, kind, message, retry_after_s) = match self {
             Self::Forward { .. } => return None,
-            Self::Saturated { retry_after_ms, .. } => (
+            Self::Saturated {
+                reason,
+                retry_after_ms,
+                ..
+            } => (
                 429,
                 RESOURCE_EXHAUSTED,
-                "slotgate_saturated",
-                "every account of the pool is in use",
+                match reason {
+                    Reason::TenantLimit => "slotgate_tenant_limit",
+                    _ => "slotgate_saturated",
+                },
+                match reason {
+                    Reason::TenantLimit => {
+                        "this tenant uses as many accounts of the pool as it may"
+                    }
+                    Reason::QueueTimeout => "no account of the pool came free in time",
+                    Reason::WaitingFull => "too many requests wait for an account of the pool",
+                    _ => "every account of the pool is in use",
+                },
                 Some(retry_after_ms.div_ceil(1000).max(1)),
             ),
             Self::Unavailable { .. } => (
@@ -89,6 +116,13 @@ impl Verdict {
                 "slotgate_unavailable",
                 "no slot could be taken",
                 None,
+            ),
+            Self::Exhausted { retry_after_ms, .. } => (
+                503,
+                UNAVAILABLE,
+                "slotgate_exhausted",
+                "the account refused this request, and no other one of the pool can take it",
+                retry_after_ms.map(|ms| ms.div_ceil(1000).max(1)),
             ),
         };
         let retry_after = retry_after_s.map(|seconds| seconds.to_string());
@@ -112,12 +146,66 @@ impl Verdict {
         })
     }
 
+    /// The same for a request that an account has refused: what would be a rejection is [`Verdict::Exhausted`].
+    #[must_use]
+    pub fn of_later_try(self) -> Self {
+        let (pool, reason, retry_after_ms) = match self {
+            Self::Forward { .. } | Self::Exhausted { .. } => return self,
+            Self::Saturated {
+                pool,
+                reason,
+                retry_after_ms,
+            } => (pool, reason, Some(retry_after_ms)),
+            Self::Unavailable { pool, reason } => (pool, reason, None),
+        };
+        Self::Exhausted {
+            pool,
+            reason,
+            retry_after_ms,
+        }
+    }
+
     /// Which way the request goes; `None` when it does not go on.
     #[must_use]
     pub fn path(self) -> Option<Path> {
         match self {
             Self::Forward { path, .. } => Some(path),
-            Self::Saturated { .. } | Self::Unavailable { .. } => None,
+            Self::Saturated { .. } | Self::Unavailable { .. } | Self::Exhausted { .. } => None,
+        }
+    }
+}
+
+/// What an account said when it refused a request: all but the body, which is gone when another account is tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The HTTP status.
+    pub status: u32,
+    /// The `grpc-status`, if there is one.
+    pub grpc_status: Option<i32>,
+    /// The headers, without those that are about the body or the connection, in the layout of [`Headers`].
+    pub headers: Vec<u8>,
+}
+
+impl Refused {
+    /// Keeps what may be passed on of a response.
+    #[must_use]
+    pub fn new(status: u32, headers: Headers) -> Self {
+        let grpc_status = headers.get("grpc-status");
+        let grpc_status = grpc_status.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let kept = headers.iter().filter(|(name, _)| {
+            let is_of_body = name.starts_with(b"content-") || name.starts_with(b"grpc-");
+            let is_of_connection = matches!(
+                *name,
+                b"transfer-encoding" | b"connection" | b"keep-alive" | b"trailer" | b"upgrade"
+            );
+            let is_own = name.starts_with(b":") || name.starts_with(b"x-slotgate-");
+            !is_of_body && !is_of_connection && !is_own
+        });
+        let kept: Vec<_> = kept.collect();
+        Self {
+            status,
+            grpc_status,
+            headers: Headers::serialize(&kept),
         }
     }
 }
@@ -137,6 +225,25 @@ pub struct Rejection {
     pub headers: Vec<u8>,
     /// JSON, or plain words for a gRPC client.
     pub body: String,
+}
+
+impl Rejection {
+    /// The same with what an account said: its status and its headers, among them its `retry-after`.
+    #[must_use]
+    pub fn as_refused(self, refused: &Refused) -> Self {
+        let said = Headers::new(&refused.headers);
+        let own = Headers::new(&self.headers);
+        let own = own
+            .iter()
+            .filter(|(name, _)| !said.iter().any(|(other, _)| other == *name));
+        let headers: Vec<_> = own.chain(said.iter()).collect();
+        Self {
+            status: refused.status,
+            grpc_status: refused.grpc_status.unwrap_or(self.grpc_status),
+            headers: Headers::serialize(&headers),
+            ..self
+        }
+    }
 }
 
 /// What the access log says of a request beside its verdict.
@@ -173,13 +280,14 @@ mod tests {
 
     fn saturated(retry_after_ms: u64) -> Verdict {
         Verdict::Saturated {
-            pool: 0,
+            reason: Reason::Saturated,
+            pool: Some(0),
             retry_after_ms,
         }
     }
 
     const NO_SLOT: Verdict = Verdict::Unavailable {
-        pool: 0,
+        pool: Some(0),
         reason: Reason::TimedOut,
     };
 
@@ -188,7 +296,7 @@ mod tests {
         let verdict = Verdict::Forward {
             path: Path::Atomic,
             reason: None,
-            pool: 0,
+            pool: Some(0),
             holds: None,
         };
         assert_eq!(verdict.rejection("demo", b"application/grpc"), None);

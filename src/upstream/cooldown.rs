@@ -26,6 +26,8 @@ use crate::request::headers::Headers;
 pub struct Rest {
     /// In ms, 1..=`cooldown.max_ms`.
     pub ms: u64,
+    /// Whether a header said how long.
+    pub said: bool,
     /// Headers that say how long, and say it in no form known here: they were passed over.
     pub malformed: u64,
 }
@@ -34,7 +36,7 @@ const MS: u64 = 1_000_000;
 /// Numbers from here on are no delay in seconds (31 years) but a moment since 1970 (2001 or later); in ms.
 const EPOCH_MS: u64 = 1_000_000_000_000;
 
-/// How long to cool for a response of this status; `None`: the status is no pushback.
+/// How long to cool after a response that is pushback.
 ///
 /// The first entry of `cooldown.headers` that says anything usable wins, else the default counts. A header that says zero,
 /// or a time that is over, is not usable, but not malformed either.
@@ -42,10 +44,24 @@ const EPOCH_MS: u64 = 1_000_000_000_000;
 /// Dates are compared with the response's own `date`, so that no clock of ours matters; without one with `now_unix_s`,
 /// the caller's wall clock.
 #[must_use]
-pub fn rest(cooldown: &Cooldown, status: u16, headers: Headers, now_unix_s: u64) -> Option<Rest> {
-    if !cooldown.statuses.contains(&status) {
-        return None;
+pub fn rest(cooldown: &Cooldown, status: u16, headers: Headers, now_unix_s: u64) -> Rest {
+    let (asked_ms, malformed) = asked(cooldown, status, headers, now_unix_s, false);
+    let ms = asked_ms.unwrap_or(cooldown.default_ms);
+    Rest {
+        ms: ms.clamp(1, cooldown.max_ms.max(1)),
+        said: asked_ms.is_some(),
+        malformed,
     }
+}
+
+/// What the entries of `cooldown.headers` say that are asked, in ms, and how many lines have another form.
+fn asked(
+    cooldown: &Cooldown,
+    status: u16,
+    headers: Headers,
+    now_unix_s: u64,
+    always: bool,
+) -> (Option<u64>, u64) {
     let mut malformed: u64 = 0;
     let now_unix_s = match headers.get("date").map(|date| http_date(date, now_unix_s)) {
         Some(Some(date)) => date,
@@ -69,14 +85,30 @@ pub fn rest(cooldown: &Cooldown, status: u16, headers: Headers, now_unix_s: u64)
         longest
     };
     let steps = cooldown.headers.iter();
-    let asked = steps
-        .filter(|step| step.only.is_empty() || step.only.contains(&status))
+    let asked_ms = steps
+        .filter(|step| step.is_read_of(status) && (step.always || !always))
         .filter_map(|step| step.headers.iter().map(&mut read).max())
         .find(|ms| *ms > 0);
-    let ms = asked
-        .unwrap_or(cooldown.default_ms)
-        .clamp(1, cooldown.max_ms.max(1));
-    Some(Rest { ms, malformed })
+    (asked_ms, malformed)
+}
+
+/// Whether headers of an answer that is no pushback are read, if it has this status.
+#[must_use]
+pub fn is_paced(cooldown: &Cooldown, status: u16) -> bool {
+    let mut steps = cooldown.headers.iter();
+    steps.any(|step| step.always && step.is_read_of(status))
+}
+
+/// How long an account is out of pace after a response that is no pushback: what the entries say that are read of every
+/// answer. `ms` is 0 if they say nothing.
+#[must_use]
+pub fn pace(cooldown: &Cooldown, status: u16, headers: Headers, now_unix_s: u64) -> Rest {
+    let (asked_ms, malformed) = asked(cooldown, status, headers, now_unix_s, true);
+    Rest {
+        ms: asked_ms.unwrap_or(0).min(cooldown.max_ms),
+        said: asked_ms.is_some(),
+        malformed,
+    }
 }
 
 /// The longest of what one line of a header says, in ms, and whether a part of it has another form. Proxies join several

@@ -37,36 +37,6 @@ const NO_UPSTREAM: [&[u8]; 15] = [
     b"sub_cluster_warming_timeout",
 ];
 
-/// The status that stands for an answer which failed and is no pushback: above all that `cooldown.statuses` may name.
-const FAILED: u16 = 600;
-
-/// The HTTP status whose meaning the `grpc-status` of a trailers-only answer has; the answer itself is a 200. 8
-/// (`RESOURCE_EXHAUSTED`) is pushback. 14 (`UNAVAILABLE`) is a failure, but asks for no rest: a gRPC client tries again
-/// at once.
-fn status_of_grpc(grpc_status: &[u8]) -> Option<u16> {
-    match grpc_status {
-        b"8" => Some(429),
-        b"14" => Some(FAILED),
-        _ => None,
-    }
-}
-
-/// The status by which an answer is judged: its own `:status`, or what the `grpc-status` of a gRPC request's 200 stands for.
-/// `grpc_status` is called only for such a 200; it returns nothing unless the answer is trailers-only. `None` when `:status`
-/// is no number.
-#[must_use]
-pub fn judged_status(
-    status: &[u8],
-    is_grpc: bool,
-    grpc_status: impl FnOnce() -> Vec<u8>,
-) -> Option<u16> {
-    let status = std::str::from_utf8(status).ok()?.parse().ok()?;
-    if status == 200 && is_grpc {
-        return status_of_grpc(&grpc_status()).or(Some(status));
-    }
-    Some(status)
-}
-
 /// Who answered a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
@@ -118,6 +88,13 @@ impl Windows {
     pub fn new(accounts: usize, settings: Failing) -> Self {
         let kept = if settings.percent > 0 { accounts } else { 0 };
         Self(vec![Window::default(); kept])
+    }
+
+    /// A window for one account more; for none when `failing` is off.
+    pub fn add(&mut self, settings: Failing) {
+        if settings.percent > 0 {
+            self.0.push(Window::default());
+        }
     }
 
     /// The account gave an answer that is no failure. It needs no clock: a window ends with the failure that is too late.
@@ -173,21 +150,6 @@ mod tests {
         consecutive: 100,
         behind_ms: 5_000,
     };
-
-    #[test]
-    fn what_grpc_says() {
-        for (status, means) in [
-            ("8", Some(429)),
-            ("14", Some(FAILED)),
-            ("0", None),
-            ("08", None),
-            ("4", None),
-            ("13", None),
-            ("", None),
-        ] {
-            assert_eq!(status_of_grpc(status.as_bytes()), means, "{status}");
-        }
-    }
 
     #[test]
     fn a_share_of_enough_answers_within_the_window() {
@@ -317,21 +279,6 @@ mod tests {
             ("", Source::Envoy),
         ] {
             assert_eq!(Source::of(details.as_bytes()), source, "{details}");
-        }
-    }
-
-    #[test]
-    fn only_a_grpc_requests_200_is_judged_by_its_grpc_status() {
-        let judged = |status: &str, is_grpc, grpc_status: &str| {
-            judged_status(status.as_bytes(), is_grpc, || grpc_status.into())
-        };
-        assert_eq!(judged("200", true, "8"), Some(429));
-        assert_eq!(judged("200", true, "14"), Some(FAILED));
-        assert_eq!(judged("200", true, ""), Some(200));
-        assert_eq!(judged("503", true, "8"), Some(503), "no gRPC answer");
-        assert_eq!(judged("200", false, "8"), Some(200));
-        for none in ["", "two hundred", "99999"] {
-            assert_eq!(judged(none, true, "8"), None, "{none}");
         }
     }
 }

@@ -90,11 +90,13 @@ impl Acquires {
                 let alike = self.queue.extract_if(.., |acquire| is_alike(acquire));
                 alike.collect()
             };
-            if alike.len() <= BATCH {
+            // Each of these leaves out other accounts.
+            let batch = if shape.4 { 1 } else { BATCH };
+            if alike.len() <= batch {
                 cx.commands.push_back(Command::Acquire(alike));
                 continue;
             }
-            for leases in alike.chunks(BATCH) {
+            for leases in alike.chunks(batch) {
                 let leases = leases.to_vec();
                 cx.commands.push_back(Command::Acquire(leases));
             }

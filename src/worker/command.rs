@@ -1,6 +1,7 @@
 //! The commands that a worker sends.
 
-use crate::ledger::commands::AccountReport;
+use crate::config::TenantLimits;
+use crate::ledger::commands::{AccountReport, Place};
 use crate::request::lease::LeaseId;
 
 /// Accounts in one sync command: Redis does nothing else for 2 to 6 ms (docs/ledger.md#a-large-pool).
@@ -108,14 +109,20 @@ pub(super) struct AcquireCommand {
     pub(super) kind: AcquireKind,
     pub(super) session: Option<[u8; 16]>,
     pub(super) scope: Option<[u8; 16]>,
+    /// What its tenant may take.
+    pub(super) limits: TenantLimits,
+    /// Where it stands in the queue, if it must wait.
+    pub(super) place: Place,
+    /// Whether accounts were tried before, which it must not get.
+    pub(super) again: bool,
 }
 
 impl AcquireCommand {
     /// The properties that all acquires of one command must share. Sorted by them, dry acquires come first.
-    pub(super) fn shape(&self) -> (u8, usize, bool, bool) {
+    pub(super) fn shape(&self) -> (u8, usize, bool, bool, bool) {
         let mode = match self.kind {
             AcquireKind::Dry | AcquireKind::DryBeside(_) => 0,
-            AcquireKind::Take => 1,
+            AcquireKind::Take | AcquireKind::Bind => 1,
             AcquireKind::Record(_) => 2,
         };
         (
@@ -123,6 +130,7 @@ impl AcquireCommand {
             self.pool,
             self.session.is_some(),
             self.scope.is_some(),
+            self.again,
         )
     }
 }
@@ -131,6 +139,8 @@ impl AcquireCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AcquireKind {
     Take,
+    /// The lease was granted while it waited: its session may have to be bound to the account.
+    Bind,
     /// Only asked: nobody knows which account the traditional way takes.
     Dry,
     /// Only asked, to be compared with this account, which the traditional way takes.
@@ -156,6 +166,16 @@ pub(super) struct PendingRelease {
     pub(super) lease: LeaseId,
     /// The lease has expired by then, in ms: nothing is left to release.
     pub(super) over_ms: u64,
-    /// No copy of it is kept when it is sent: this is its second time, or the second time is planned already.
-    pub(super) second_planned: bool,
+    pub(super) turn: Turn,
+}
+
+/// Where a release is in being sent once or twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// A copy of it may be kept when it is sent.
+    First,
+    /// A copy of it waits already, to be sent after it.
+    FirstOfTwo,
+    /// No copy of it is kept when it is sent.
+    Last,
 }

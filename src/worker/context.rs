@@ -4,8 +4,9 @@ use super::command::Command;
 use super::counters::{Counter, Counters};
 use super::notice::Notice;
 use super::output::Output;
-use crate::config::{Config, Pool};
+use crate::config::{Account, Config, MOST_ACCOUNTS, Pool, is_name};
 use crate::ledger::commands::LedgerCommands;
+use crate::ledger::keys;
 use crate::pool::AccountTable;
 use crate::request::lease::LeaseId;
 use crate::upstream::failing::Windows;
@@ -50,6 +51,8 @@ pub(super) struct Context {
     pub(super) config: Config,
     /// The name of this worker in recounts.
     pub(super) name: String,
+    /// Where scripts say what is granted to this worker's requests that wait.
+    pub(super) channel: String,
     pub(super) pools: Vec<PoolView>,
     pub(super) random: Rng,
     pub(super) counters: Counters,
@@ -62,8 +65,6 @@ pub(super) struct Context {
     pub(super) now_ms: u64,
     /// When the event came, in µs: only for measuring.
     pub(super) now_us: u64,
-    /// Whether the pipe serves.
-    pub(super) is_ready: bool,
 }
 
 impl Context {
@@ -75,8 +76,9 @@ impl Context {
             windows: Windows::new(pool.accounts.len(), config.failing),
         });
         let context = Self {
-            // The number is explained in `reconcile.lua`; 2: it knows what cannot be there.
-            name: format!("2.{worker:016x}"),
+            // The number is explained in `reconcile.lua`; 2: it knows what cannot be there; 3: and who waits.
+            name: format!("3.{worker:016x}"),
+            channel: keys::channel(&config.redis.key_prefix, worker),
             pools: pools.collect(),
             random,
             counters: Counters::new(config.pools.len().min(config.metrics.max_pools)),
@@ -85,14 +87,13 @@ impl Context {
             tasks: VecDeque::new(),
             now_ms: 0,
             now_us: 0,
-            is_ready: false,
             config,
         };
         (context, worker)
     }
 
-    #[inline(never)]
-    pub(super) fn count_in(&mut self, pool: usize, counter: Counter) {
+    /// Counts one more for a pool, or for a request of none.
+    pub(super) fn count_in(&mut self, pool: impl Into<Option<usize>>, counter: Counter) {
         self.counters.add_in(pool, counter, 1);
     }
 
@@ -110,16 +111,31 @@ impl Context {
         pool.map(|pool| pool.name.clone()).unwrap_or_default()
     }
 
-    /// The id of an account, by its index in the configuration.
-    pub(super) fn account_id(&self, pool: usize, account: u32) -> Option<&str> {
-        let accounts = &self.pool(pool)?.accounts;
-        let account = accounts.get(account as usize)?;
-        Some(account.id.as_str())
-    }
-
     /// The index of an account that Redis named.
     pub(super) fn account_index(&self, pool: usize, id: &[u8]) -> Option<u32> {
         self.pools.get(pool)?.table.index(id)
+    }
+
+    /// The index of an account that was granted. One that this configuration does not list is added where the accounts are the
+    /// ledger's; `None`: it is nobody's.
+    pub(super) fn find_account(&mut self, pool: usize, id: &[u8]) -> Option<u32> {
+        self.account_index(pool, id)
+            .or_else(|| self.add_account(pool, id))
+    }
+
+    #[inline(never)]
+    fn add_account(&mut self, pool: usize, id: &[u8]) -> Option<u32> {
+        let most = self.config.metrics.max_accounts.saturating_add(1);
+        let configured = self.config.pools.get_mut(pool)?;
+        let id = std::str::from_utf8(id).ok().filter(|id| is_name(id))?;
+        if !configured.accounts_are_ledgers || configured.accounts.len() >= MOST_ACCOUNTS {
+            return None;
+        }
+        let view = self.pools.get_mut(pool)?;
+        configured.accounts.push(Account::named(id.to_owned()));
+        view.windows.add(self.config.failing);
+        self.counters.touch();
+        Some(view.table.add(id, most))
     }
 
     /// Changes this worker's own counts of a pool.

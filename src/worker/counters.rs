@@ -49,6 +49,32 @@ pub enum Counter {
     Behind,
     /// Replies that say that the pool holds what cannot be there.
     Garbage,
+    /// Times an answer took an account out of use.
+    Disabled,
+    /// Times an answer said that its account is out of pace.
+    OutOfPace,
+    /// Pushback that an account's adaptive limit was told of.
+    AdaptivePushback,
+    /// Requests that waited in the queue and were given a slot.
+    QueueGranted,
+    /// Requests that waited in the queue for as long as they may.
+    QueueTimedOut,
+    /// Requests whose client left while they waited in the queue.
+    QueueLeft,
+    /// Requests that waited in the queue when Redis was lost for too long, or refused them.
+    QueueFailed,
+    /// Requests that were not let into the queue, since as many wait as may.
+    QueueRefused,
+    /// Requests that another account served than the first.
+    FailoverServed,
+    /// Requests that were refused as often as they may try.
+    FailoverExhausted,
+    /// Requests that were refused when it was too late for another try.
+    FailoverOverBudget,
+    /// Requests that were refused and got no slot of another account.
+    FailoverNoOther,
+    /// Requests that were refused and that Envoy did not try again.
+    FailoverNotRetried,
     /// Shadow: would have been granted.
     ShadowGranted,
     /// Shadow: would have been refused.
@@ -101,6 +127,19 @@ const POOL: &[(Counter, &str)] = &[
     (Counter::ProbePassed, "probe.passed"),
     (Counter::Behind, "behind"),
     (Counter::Garbage, "garbage"),
+    (Counter::QueueGranted, "queue.requests;outcome=granted"),
+    (Counter::QueueTimedOut, "queue.requests;outcome=timed_out"),
+    (Counter::QueueLeft, "queue.requests;outcome=left"),
+    (Counter::QueueFailed, "queue.requests;outcome=failed"),
+    (Counter::QueueRefused, "queue.requests;outcome=refused"),
+    (Counter::FailoverServed, "failover;outcome=served"),
+    (Counter::FailoverExhausted, "failover;outcome=exhausted"),
+    (Counter::FailoverOverBudget, "failover;outcome=over_budget"),
+    (Counter::FailoverNoOther, "failover;outcome=no_other"),
+    (Counter::FailoverNotRetried, "failover;outcome=not_retried"),
+    (Counter::Disabled, "disabled"),
+    (Counter::OutOfPace, "out_of_pace"),
+    (Counter::AdaptivePushback, "adaptive.pushback"),
 ];
 const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
@@ -122,15 +161,12 @@ pub const IN_WORKER: usize = REDIS_ERROR + Fault::ALL.len();
 /// or account can be called so.
 pub const OTHER: &str = "(other)";
 
-/// The place of requests that fit no pool.
-pub const NO_POOL: usize = usize::MAX;
-
 /// The counters of one worker, since it began.
 #[derive(Debug, Clone)]
 pub struct Counters {
     /// Counts that belong to no pool.
     pub worker: [u64; IN_WORKER],
-    /// By pool; the last one counts for all that have no place.
+    /// By pool; the last one counts for all pools that have no place, and for requests of no pool.
     pub pools: Vec<[u64; IN_POOL]>,
     /// Changes with everything counted: comparing this is enough to see whether anything was.
     total: u64,
@@ -149,16 +185,22 @@ impl Counters {
 
     /// Counts one more, for the worker.
     pub fn add(&mut self, counter: Counter) {
-        self.add_in(NO_POOL, counter, 1);
+        self.add_in(None, counter, 1);
     }
 
-    /// Counts `more`, for a pool.
-    pub fn add_in(&mut self, pool: usize, counter: Counter, more: u64) {
+    /// Counts `more` for a pool, or for requests of none.
+    pub fn add_in(&mut self, pool: impl Into<Option<usize>>, counter: Counter, more: u64) {
+        self.add_to(pool.into(), counter, more);
+    }
+
+    #[inline(never)]
+    fn add_to(&mut self, pool: Option<usize>, counter: Counter, more: u64) {
         let count = match place(counter) {
             Place::Worker(index) => self.worker.get_mut(index),
             Place::Pool(index) => {
                 let last = self.pools.len().saturating_sub(1);
-                let pool = self.pools.get_mut(pool.min(last));
+                let pool = pool.map_or(last, |pool| pool.min(last));
+                let pool = self.pools.get_mut(pool);
                 pool.and_then(|counts| counts.get_mut(index))
             }
         };
@@ -263,6 +305,19 @@ fn place(counter: Counter) -> Place {
         Counter::ProbePassed => 22,
         Counter::Behind => 23,
         Counter::Garbage => 24,
+        Counter::QueueGranted => 25,
+        Counter::QueueTimedOut => 26,
+        Counter::QueueLeft => 27,
+        Counter::QueueFailed => 28,
+        Counter::QueueRefused => 29,
+        Counter::FailoverServed => 30,
+        Counter::FailoverExhausted => 31,
+        Counter::FailoverOverBudget => 32,
+        Counter::FailoverNoOther => 33,
+        Counter::FailoverNotRetried => 34,
+        Counter::Disabled => 35,
+        Counter::OutOfPace => 36,
+        Counter::AdaptivePushback => 37,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
         Counter::PipeReady => return Place::Worker(0),
@@ -318,7 +373,8 @@ mod tests {
         let mut counters = Counters::new(1);
         counters.add_in(0, Counter::Lost, 1);
         counters.add_in(1, Counter::Lost, 2);
-        counters.add_in(7, Counter::Lost, 4);
+        counters.add_in(7, Counter::Lost, 3);
+        counters.add_in(None, Counter::Lost, 1);
         counters.add(Counter::PipeReady);
         assert_eq!(counters.get(Counter::Lost), 7);
         assert_eq!(counters.get(Counter::PipeReady), 1);

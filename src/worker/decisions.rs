@@ -1,7 +1,9 @@
 //! The last decisions of one worker, for whoever asks which way a request went.
 
 use crate::config::Config;
+use crate::request::lease::LeaseId;
 use crate::request::verdict::Verdict;
+use std::collections::VecDeque;
 use std::fmt::Write;
 
 /// How many decisions are remembered; a power of two.
@@ -25,6 +27,52 @@ struct Entry {
     share: u16,
     start_ms: u64,
     decided: Option<(u64, Verdict)>,
+    /// Its pool, when it has left an account of it.
+    left: Option<usize>,
+}
+
+/// A request that waits in the queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// Its number, as [`DecisionLog::open`] returned it.
+    pub number: u32,
+    /// Its pool.
+    pub pool: Option<usize>,
+    /// The lease that will hold its slot.
+    pub lease: LeaseId,
+}
+
+/// Which of the requests that wait is meant.
+#[derive(Debug, Clone, Copy)]
+pub enum Sought<'a> {
+    /// The one of this number.
+    Number(u32),
+    /// The one that waits for this lease.
+    Lease(&'a [u8]),
+}
+
+impl Sought<'_> {
+    /// Whether this is the one.
+    #[must_use]
+    pub fn is(self, waits: &Waits) -> bool {
+        match self {
+            Self::Number(number) => waits.number == number,
+            Self::Lease(lease) => waits.lease.as_bytes() == lease,
+        }
+    }
+}
+
+/// A try of a request that was refused, or got no answer.
+#[derive(Debug, Clone, Copy)]
+struct Try {
+    /// The request's number.
+    number: u32,
+    /// By its index.
+    account: u32,
+    /// What the account answered, if it did.
+    status: Option<u16>,
+    /// When it ended.
+    at_ms: u64,
 }
 
 /// A ring of decisions: a new one takes the place of the oldest.
@@ -32,6 +80,8 @@ struct Entry {
 pub struct DecisionLog {
     entries: Vec<Entry>,
     next: u32,
+    /// Oldest first, no more than there are decisions.
+    tries: VecDeque<Try>,
 }
 
 impl DecisionLog {
@@ -48,6 +98,7 @@ impl DecisionLog {
                 entry.share = share;
                 entry.start_ms = now_ms;
                 entry.decided = None;
+                entry.left = None;
             }
             None => self.entries.push(Entry {
                 number,
@@ -57,6 +108,7 @@ impl DecisionLog {
                 share,
                 start_ms: now_ms,
                 decided: None,
+                left: None,
             }),
         }
         number
@@ -89,32 +141,69 @@ impl DecisionLog {
         }
     }
 
+    /// A request left its account for another one of its pool: what was decided holds no more.
+    pub fn reopen(&mut self, number: u32, pool: Option<usize>) {
+        if let Some(entry) = self.entry(number) {
+            entry.decided = None;
+            entry.left = pool;
+        }
+    }
+
+    /// A request was refused by an account with this status, or got no answer from it.
+    pub fn add_try(&mut self, at_ms: u64, number: u32, account: u32, status: Option<u16>) {
+        if self.tries.len() >= REMEMBERED as usize {
+            self.tries.pop_front();
+        }
+        self.tries.push_back(Try {
+            number,
+            account,
+            status,
+            at_ms,
+        });
+    }
+
     /// The answer to a question, `NONCE request ID` or `NONCE lease ID`: one JSON object; `None`: not remembered, or no
-    /// question. Of several the last one.
+    /// question. Of several the last one. `waiting` finds a request among those that wait in the queue.
     #[must_use]
-    pub fn answer(&self, now_ms: u64, question: &[u8], config: &Config) -> Option<String> {
+    pub fn answer(
+        &self,
+        now_ms: u64,
+        question: &[u8],
+        config: &Config,
+        waiting: &dyn Fn(Sought) -> Option<Waits>,
+    ) -> Option<String> {
         let mut words = question.splitn(3, |byte| *byte == b' ');
         let (nonce, kind, id) = (words.next()?, words.next()?, words.next()?);
         let nonce = std::str::from_utf8(nonce).ok()?;
         if nonce.is_empty() || !nonce.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
             return None;
         }
+        let waits = (kind == b"lease").then(|| waiting(Sought::Lease(id)));
+        let waits = waits.flatten();
         let is_asked = |entry: &&Entry| match kind {
             b"request" => {
                 !id.is_empty()
                     && entry.id_length == id.len()
                     && entry.id.iter().zip(id).all(|(own, asked)| own == asked)
             }
-            b"lease" => entry
-                .decided
-                .and_then(|(_, verdict)| verdict.holds())
-                .is_some_and(|(lease, _)| lease.as_bytes() == id),
+            b"lease" => match (entry.decided, waits) {
+                (Some((_, verdict)), _) => verdict
+                    .holds()
+                    .is_some_and(|(lease, _)| lease.as_bytes() == id),
+                (None, waits) => waits.is_some_and(|waits| waits.number == entry.number),
+            },
             _ => false,
         };
         let found = self.entries.iter().filter(is_asked);
         // Numbers may have begun again at 0.
         let entry = found.min_by_key(|entry| self.next.wrapping_sub(entry.number))?;
-        Some(told(entry, nonce, now_ms, config))
+        let waits = match entry.decided {
+            Some(_) => None,
+            None => waits.or_else(|| waiting(Sought::Number(entry.number))),
+        };
+        let tries = self.tries.iter();
+        let tries = tries.filter(|one| one.number == entry.number && one.at_ms >= entry.start_ms);
+        Some(told(entry, waits, tries, nonce, now_ms, config))
     }
 }
 
@@ -123,25 +212,34 @@ fn place(number: u32) -> usize {
 }
 
 /// Nothing that stands in it needs to be escaped: names and ids of the configuration, words of our own, numbers.
-fn told(entry: &Entry, nonce: &str, now_ms: u64, config: &Config) -> String {
+fn told<'a>(
+    entry: &Entry,
+    waits: Option<Waits>,
+    tries: impl Iterator<Item = &'a Try>,
+    nonce: &str,
+    now_ms: u64,
+    config: &Config,
+) -> String {
     let decided = entry.decided;
     let (way, reason, pool) = match decided.map(|(_, verdict)| verdict) {
-        None => ("undecided", None, None),
+        None => match waits {
+            Some(waits) => ("waiting", None, waits.pool),
+            None => ("undecided", None, entry.left),
+        },
         Some(Verdict::Forward {
             path, reason, pool, ..
-        }) => (
-            path.as_str(),
-            reason.map(|reason| reason.as_str()),
-            Some(pool),
-        ),
-        Some(Verdict::Saturated { pool, .. }) => ("rejected", Some("saturated"), Some(pool)),
-        Some(Verdict::Unavailable { pool, reason }) => {
-            ("rejected", Some(reason.as_str()), Some(pool))
-        }
+        }) => (path.as_str(), reason.map(|reason| reason.as_str()), pool),
+        Some(
+            Verdict::Saturated { pool, reason, .. }
+            | Verdict::Unavailable { pool, reason }
+            | Verdict::Exhausted { pool, reason, .. },
+        ) => ("rejected", Some(reason.as_str()), pool),
     };
     let pool = pool.and_then(|pool| config.pools.get(pool));
     let holds = decided.and_then(|(_, verdict)| verdict.holds());
     let account = holds.and_then(|(_, account)| pool?.accounts.get(account as usize));
+    let lease = holds.map(|(lease, _)| lease);
+    let lease = lease.or(waits.map(|waits| waits.lease));
     let mut text = String::from("{");
     for (name, value) in [
         ("nonce", Some(nonce)),
@@ -149,7 +247,7 @@ fn told(entry: &Entry, nonce: &str, now_ms: u64, config: &Config) -> String {
         ("reason", reason),
         ("pool", pool.map(|pool| pool.name.as_str())),
         ("account", account.map(|account| account.id.as_str())),
-        ("lease", holds.as_ref().map(|(lease, _)| lease.as_str())),
+        ("lease", lease.as_ref().map(LeaseId::as_str)),
     ] {
         text.push('"');
         text.push_str(name);
@@ -173,7 +271,27 @@ fn told(entry: &Entry, nonce: &str, now_ms: u64, config: &Config) -> String {
             None => write!(text, "\"{name}\":null,"),
         };
     }
-    text.pop();
+    // Refused ones only: of most requests nothing is said here.
+    let mut began_ms = entry.start_ms;
+    let mut first = true;
+    for one in tries {
+        text.push_str(if first { "\"tries\":[" } else { "," });
+        first = false;
+        let account = pool.and_then(|pool| pool.accounts.get(one.account as usize));
+        let account = account.map_or("", |account| &account.id);
+        let took_ms = one.at_ms.saturating_sub(began_ms);
+        began_ms = one.at_ms;
+        let status = one.status.map_or(0, u32::from);
+        let _ = write!(
+            text,
+            "{{\"account\":\"{account}\",\"status\":{status},\"ms\":{took_ms}}}"
+        );
+    }
+    if first {
+        text.pop();
+    } else {
+        text.push(']');
+    }
     text.push('}');
     text
 }

@@ -2,10 +2,14 @@
 
 use super::command::{AcquireKind, Command, SYNC_PART, SyncStep};
 use super::context::Context;
+use super::waiters::VOUCHED_MS;
 use crate::config::{Config, Pool};
-use crate::ledger::commands::{Acquire, Asked, Longest, Mode, Part, Step, Sync, SyncAccount};
+use crate::ledger::commands::{
+    Acquire, Asked, Longest, Mode, Part, Step, Sync, SyncAccount, Terms, Waiting,
+};
 use crate::ledger::source::ScriptRef;
 use crate::pool::AccountTable;
+use crate::pool::Scale;
 use crate::units::millionths;
 
 /// About how many entries one step of a recount looks at.
@@ -19,30 +23,55 @@ const POLLED: (u64, u64) = (1000, 64);
 const ANSWER_MS: u64 = 10_000;
 
 /// Writes a command for Redis.
-pub(super) fn write(cx: &mut Context, command: &Command, out: &mut Vec<u8>, script: ScriptRef) {
+/// `tried`: the accounts that the request in a slot has tried.
+pub(super) fn write<'a>(
+    cx: &mut Context,
+    command: &Command,
+    tried: impl Fn(usize) -> &'a [u32],
+    out: &mut Vec<u8>,
+    script: ScriptRef,
+) {
     let (config, random) = (&cx.config, &mut cx.random);
     let Some(view) = cx.pools.get(command.pool()) else {
         return;
     };
     let keys = &view.keys;
-    let account_id = |pool: usize, account: u32| {
-        let pool = config.pools.get(pool);
-        let account = pool.and_then(|pool| pool.accounts.get(account as usize));
-        account.map_or("", |account| account.id.as_str())
-    };
+    let account_id = |pool, account| config.account_id(pool, account).unwrap_or_default();
     match command {
         Command::Acquire(leases) => {
+            // Caps are counted where there is no queue, too.
+            let joins = config.saturated.queue().is_some() || config.tenant.is_some();
+            let again = leases.first().filter(|acquire| acquire.again);
+            let tried = again.map_or(&[][..], |acquire| tried(acquire.slot));
+            let tried = tried
+                .iter()
+                .map(|account| account_id(command.pool(), *account));
+            let tried: Vec<_> = tried.collect();
             let arguments = Acquire {
+                tried: &tried,
                 ttl_ms: config.lease.ttl_ms,
                 seed: random.u32(..),
                 random: millionths(config.score.random),
                 session_ttl_ms: config.affinity.ttl_ms,
                 session_mb: config.affinity.max_mb,
+                waiting: Waiting {
+                    most: config
+                        .saturated
+                        .queue()
+                        .map_or(0, |queue| queue.max_waiting),
+                    vouched_ms: VOUCHED_MS,
+                    channel: &cx.channel,
+                },
             };
             let leases = leases.iter().map(|acquire| Asked {
                 lease: acquire.lease,
                 mode: match acquire.kind {
-                    AcquireKind::Take => Mode::Take,
+                    AcquireKind::Take | AcquireKind::Bind if joins => Mode::Join(Terms {
+                        limits: acquire.limits,
+                        cookie: acquire.slot as u64,
+                        place: acquire.place,
+                    }),
+                    AcquireKind::Take | AcquireKind::Bind => Mode::Take,
                     AcquireKind::Dry | AcquireKind::DryBeside(_) => Mode::Dry,
                     AcquireKind::Record(account) => Mode::Force(account_id(acquire.pool, account)),
                 },
@@ -80,6 +109,9 @@ pub(super) fn write(cx: &mut Context, command: &Command, out: &mut Vec<u8>, scri
                 digest: *digest,
                 epoch: u64::from(random.u32(1..)),
                 load: millionths(config.score.load),
+                scale: Scale::of(pool, config.score, config.priority_mode),
+                accounts_are_ledgers: pool.accounts_are_ledgers,
+                adaptive: config.adaptive.unwrap_or(0),
                 accounts: accounts.as_deref(),
                 part,
                 longest: longest(config),
@@ -118,13 +150,14 @@ fn sync_accounts<'a>(
     most: usize,
 ) -> Vec<SyncAccount<'a>> {
     let accounts = pool.accounts.iter().zip(table.bases());
-    let accounts = accounts.skip(from).take(most);
+    let accounts = accounts.take(pool.listed).skip(from).take(most);
     accounts
         .map(|(account, base)| SyncAccount {
             id: &account.id,
             max_concurrency: account.max_concurrency,
             base: *base,
             enabled: account.enabled,
+            pace: account.pace,
         })
         .collect()
 }
@@ -136,6 +169,10 @@ fn longest(config: &Config) -> Longest {
     };
     Longest {
         ttl_ms: config.lease.ttl_ms,
-        cooldown_ms: config.cooldown.max_ms.max(behind_ms),
+        cooldown_ms: config
+            .cooldown
+            .max_ms
+            .max(behind_ms)
+            .max(config.upstream.longest_disable_ms()),
     }
 }

@@ -4,6 +4,7 @@ use crate::ledger::fault::Fault;
 use crate::pipe::down::Down;
 use crate::pipe::greeting::Refusal;
 use crate::request::admission::Reason;
+use crate::upstream::answer::Status;
 use std::fmt;
 
 /// How many reasons are remembered as said. Others are not said meanwhile.
@@ -114,6 +115,22 @@ pub enum Notice {
         /// How many.
         leases: usize,
     },
+    /// An account's answer took it out of use.
+    Disabled {
+        /// The pool's name.
+        pool: String,
+        /// The account's id.
+        account: String,
+        /// The answer.
+        status: Status,
+        /// For how long, in ms; 0: until an operator says otherwise.
+        for_ms: u64,
+    },
+    /// Envoy was told to try a refused request again, and did not.
+    NotRetried {
+        /// The pool's name.
+        pool: String,
+    },
 }
 
 /// What is ignored of an operator's overrides.
@@ -148,7 +165,9 @@ impl Notice {
             | Self::Drift { .. }
             | Self::Garbage { .. }
             | Self::Ignored { .. }
-            | Self::Lost { .. } => true,
+            | Self::Lost { .. }
+            | Self::Disabled { .. }
+            | Self::NotRetried { .. } => true,
         }
     }
 }
@@ -246,6 +265,27 @@ impl fmt::Display for Notice {
                     Ignored::All => "everything, it is no hash or may not be read",
                 })
             }
+            Self::Disabled {
+                pool,
+                account,
+                status,
+                for_ms,
+            } => {
+                let (kind, number) = status.said();
+                write!(
+                    f,
+                    "pool {pool}: account {account} answered {kind}{number} and is out of use "
+                )?;
+                match for_ms {
+                    0 => f.write_str("until an operator lets it go"),
+                    ms => write!(f, "for {ms} ms, then it takes one request as a probe"),
+                }?;
+                f.write_str("; was its key revoked? `slotgate cooldown clear` ends this at once")
+            }
+            Self::NotRetried { pool } => write!(
+                f,
+                "pool {pool}: Envoy did not try a refused request again, so its client got the refusal; has the route a retry_policy with x-slotgate-retry and enough num_retries, the cluster enough max_retries, and the route a request_body_buffer_limit for its bodies?"
+            ),
             Self::Lost { pool, leases } => {
                 write!(
                     f,

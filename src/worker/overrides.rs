@@ -30,6 +30,8 @@ struct Control {
     percent: Option<u16>,
     /// Ids with a space between.
     drained: String,
+    /// Of how many accounts an operator says otherwise than a configuration.
+    accounts_set: u64,
     /// What the last poll had to ignore, so that it is said once: the percentage, the drains.
     ignored: [Option<Ignored>; 2],
     /// The last question, answered or not ours to answer.
@@ -62,6 +64,13 @@ impl Overrides {
     /// The percentage set for a pool, in basis points.
     pub(super) fn percent(&self, pool: usize) -> Option<u16> {
         self.pools.get(pool)?.percent
+    }
+
+    /// Of how many of a pool's accounts an operator says otherwise than its configuration.
+    pub(super) fn accounts_set(&self, pool: usize) -> u64 {
+        self.pools
+            .get(pool)
+            .map_or(0, |control| control.accounts_set)
     }
 
     /// A request of a pool came. Returns whether the pool is polled from now on, which needs the pipe.
@@ -183,6 +192,7 @@ impl Overrides {
         let Some(control) = self.pools.get_mut(pool) else {
             return;
         };
+        control.accounts_set = polled.accounts_set;
         let old = control.percent;
         let new = match polled.percent {
             Override::Absent => None,

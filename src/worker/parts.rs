@@ -6,15 +6,18 @@ use super::command::{AcquireCommand, AcquireKind, Command};
 use super::context::{Context, Task};
 use super::counters::Counter;
 use super::encode;
+use super::grants::Grants;
 use super::notice::{Notice, Said};
 use super::overrides::Overrides;
 use super::recount::Recounts;
-use super::releases::Releases;
+use super::releases::{PipeState, Releases};
 use super::renewals::Renewals;
 use super::requests::Requests;
 use super::shadow::Shadow;
 use super::sync::Syncs;
-use crate::config::Config;
+use super::waiters::{Waiter, Waiters};
+use crate::config::{Config, TenantLimits};
+use crate::ledger::commands::{Acquired, Handed, Place};
 use crate::ledger::fault::Fault;
 use crate::ledger::source::Script;
 use crate::pipe::connection::{Connection, Sent};
@@ -45,6 +48,8 @@ pub(super) struct Parts {
     pub(super) recounts: Recounts,
     pub(super) overrides: Overrides,
     pub(super) shadow: Shadow,
+    pub(super) waiters: Waiters,
+    pub(super) grants: Grants,
 }
 
 impl Parts {
@@ -59,6 +64,7 @@ impl Parts {
         let bucketer = Bucketer::new(&config.gray.salt);
         let (syncs, shadow) = (Syncs::new(&config), Shadow::new(&config));
         let (cx, worker) = Context::new(config, fastrand::Rng::with_seed(seed));
+        let channel = cx.channel.clone();
         Self {
             cx,
             pipe: Connection::new(&Script::FILTER, true),
@@ -73,6 +79,8 @@ impl Parts {
             recounts: Recounts::new(pools),
             overrides: Overrides::new(pools),
             shadow,
+            waiters: Waiters::new(pools),
+            grants: Grants::new(channel),
         }
     }
 
@@ -142,6 +150,9 @@ impl Parts {
                             kind: AcquireKind::Record(account),
                             session: None,
                             scope: None,
+                            limits: TenantLimits::NONE,
+                            place: Place::Last,
+                            again: false,
                         });
                     }
                 }
@@ -155,12 +166,21 @@ impl Parts {
                     lease,
                     in_doubt,
                 } => {
-                    let reopened_ms = self.pipe.is_reopened().then(|| self.pipe.ready_ms());
-                    let releases = &mut self.releases;
-                    releases.end(&mut self.cx, pool, lease, in_doubt, reopened_ms);
+                    let pipe = self.pipe_state();
+                    self.releases.end(&mut self.cx, pool, lease, in_doubt, pipe);
                     self.send_commands();
                 }
             }
+        }
+    }
+
+    fn pipe_state(&self) -> PipeState {
+        match (self.pipe.is_ready(), self.pipe.is_reopened()) {
+            (false, _) => PipeState::Away,
+            (true, false) => PipeState::Ready,
+            (true, true) => PipeState::Reopened {
+                ready_ms: self.pipe.ready_ms(),
+            },
         }
     }
 
@@ -170,16 +190,94 @@ impl Parts {
         if self.available().is_ok() {
             let lease = self.requests.mint();
             let kind = account.map_or(AcquireKind::Dry, AcquireKind::DryBeside);
-            let acquire = self.requests.acquire(pool, slot, lease, kind);
+            let acquire = self.requests.acquire(&self.cx, pool, slot, lease, kind);
             self.acquires.push(acquire);
         } else {
             self.shadow.failed(&mut self.cx, pool);
         }
     }
 
-    /// Sends the acquires that wait.
+    /// Asks for those that wait in the queue, when that is due, and ends the wait of those that have waited for too long.
+    pub(super) fn tend_waiters(&mut self) {
+        let now_ms = self.cx.now_ms;
+        for _ in 0..PORTION {
+            let Some(waiter) = self.waiters.next_over(now_ms) else {
+                break;
+            };
+            if self.requests.is_waiting(waiter.slot, waiter.lease) {
+                let retry_after_ms = self.waiters.retry_after_ms(waiter.pool);
+                self.settle(waiter.slot, Event::WaitedTooLong { retry_after_ms });
+            }
+        }
+        if !self.pipe.is_ready() {
+            for waiter in self.waiters.next_lost(now_ms) {
+                if self.requests.is_waiting(waiter.slot, waiter.lease) {
+                    let (reason, in_doubt) = (Reason::PipeDown, true);
+                    self.settle(waiter.slot, Event::Failed { reason, in_doubt });
+                }
+            }
+            return;
+        }
+        let listens = self.grants.listens();
+        let waits = |slot, lease| self.requests.is_waiting(slot, lease);
+        let asks = self.waiters.next_asks(&self.cx, listens, waits);
+        if !asks.is_empty() {
+            self.grants.want(now_ms);
+        }
+        for Waiter {
+            pool,
+            slot,
+            lease,
+            order,
+            ..
+        } in asks
+        {
+            let acquire = self
+                .requests
+                .acquire(&self.cx, pool, slot, lease, AcquireKind::Take);
+            self.acquires.push(AcquireCommand {
+                place: Place::At(order),
+                ..acquire
+            });
+        }
+    }
+
+    /// A script handed a slot on to a lease, maybe one of this worker's that waits.
+    pub(super) fn on_handed(&mut self, handed: Handed) {
+        let slot = usize::try_from(handed.cookie).unwrap_or(usize::MAX);
+        let Some((pool, lease)) = self.requests.awaited(slot) else {
+            return;
+        };
+        if lease.as_bytes() != handed.lease {
+            return;
+        }
+        let acquire = self
+            .requests
+            .acquire(&self.cx, pool, slot, lease, AcquireKind::Bind);
+        let answer = Acquired::Granted {
+            account: handed.account,
+            probes: handed.probes,
+        };
+        let take = AcquireCommand {
+            kind: AcquireKind::Take,
+            ..acquire
+        };
+        let now_ms = self.cx.now_ms;
+        self.on_granted(&take, answer, handed.epoch, now_ms);
+        // The script that handed it on knows nothing of sessions.
+        if acquire.session.is_some() && self.requests.wants(&acquire) {
+            self.acquires.push(acquire);
+        }
+    }
+
+    /// Whether acquires or releases are to go at the end of this round.
+    pub(super) fn asks(&self) -> bool {
+        self.pipe.is_ready() && (self.acquires.has_queue() || self.releases.is_urgent())
+    }
+
+    /// Sends the acquires that wait, and the releases.
     pub(super) fn send_acquires(&mut self) {
-        if self.pipe.is_ready() && self.acquires.has_queue() {
+        if self.asks() {
             // Ahead of them: the slots they free may be just what is needed.
             self.releases.send_batch(&mut self.cx);
             let wanted = |acquire: &AcquireCommand| self.requests.wants(acquire);
@@ -191,7 +289,10 @@ impl Parts {
     /// Sends the commands that the parts have left.
     pub(super) fn send_commands(&mut self) {
         while let Some(command) = self.cx.commands.pop_front() {
-            self.send(command, 0, false);
+            // What a response says of its account waits for no pipe.
+            if self.pipe.is_ready() || !matches!(command, Command::Report { .. }) {
+                self.send(command, 0, false);
+            }
         }
     }
 
@@ -220,9 +321,9 @@ impl Parts {
             sent_ms: self.cx.now_ms,
             tries,
         };
-        let cx = &mut self.cx;
+        let (cx, requests) = (&mut self.cx, &self.requests);
         self.pipe.send(sent, with_source, |command, out, script| {
-            encode::write(cx, command, out, script);
+            encode::write(cx, command, |slot| requests.tried(slot), out, script);
         });
     }
 
@@ -236,7 +337,6 @@ impl Parts {
     /// The pipe is ready: sends everything that waited for it.
     pub(super) fn on_ready(&mut self) {
         self.pipe.serve(self.cx.now_ms);
-        self.cx.is_ready = true;
         self.cx.counters.add(Counter::PipeReady);
         self.acquires_work();
         if !std::mem::take(&mut self.said).is_empty() {
@@ -244,6 +344,7 @@ impl Parts {
         }
         self.releases.on_ready(&mut self.cx);
         self.renewals.on_ready(&self.cx);
+        self.waiters.on_ready(self.cx.now_ms);
         self.recounts.on_ready(&mut self.cx);
         // Ahead of what waits, so that the next request goes by it already.
         self.overrides.on_ready(&mut self.cx);
@@ -276,7 +377,6 @@ impl Parts {
         self.send_commands();
         let now_ms = self.cx.now_ms;
         let loss = self.pipe.lose(now_ms, why, &mut self.cx.random);
-        self.cx.is_ready = false;
         self.cx.counters.add(Counter::PipeLost(loss.why));
         if !(loss.served && loss.why == Down::Closed) {
             self.say_lost(loss.why, loss.refusal, loss.never_served);
@@ -297,6 +397,7 @@ impl Parts {
             }
         }
         self.syncs.on_pipe_lost();
+        self.waiters.on_pipe_lost(now_ms);
         self.releases.on_pipe_lost(&mut self.cx, releases);
         let fails = self.pipe.failures() > 0;
         self.acquires.on_pipe_lost(acquires, fails);
@@ -345,7 +446,11 @@ impl Parts {
                 self.shadow.failed(&mut self.cx, acquire.pool);
             }
             AcquireKind::Take | AcquireKind::Record(_) if !self.requests.wants(&acquire) => {}
+            // One that waits in the queue is asked for again soon.
+            AcquireKind::Take if self.requests.is_waiting(acquire.slot, acquire.lease) => {}
             AcquireKind::Take => self.settle(acquire.slot, Event::Failed { reason, in_doubt }),
+            // Its session stays where it was.
+            AcquireKind::Bind => {}
             // A lease recorded in vain is taken up by the next renewal.
             AcquireKind::Record(_) if in_doubt => {
                 self.requests.may_probe(&mut self.cx, acquire.slot);

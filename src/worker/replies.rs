@@ -38,6 +38,8 @@ impl Parts {
                     self.send_commands();
                 }
                 Event::Reply(sent) => self.on_reply(sent, reader.reply()),
+                // It listens to no channel.
+                Event::Message => {}
                 Event::Broken(why) => self.lose_pipe(why),
             }
         }
@@ -68,7 +70,11 @@ impl Parts {
         match &mut sent.command {
             Command::Acquire(leases) => return self.on_acquired(leases, sent_ms, reply),
             Command::Release { pool, releases } => {
-                self.releases.on_reply(cx, *pool, releases.len(), reply)?;
+                let handed = self.releases.on_reply(cx, *pool, releases.len(), reply)?;
+                for handed in handed {
+                    self.releases.see_waiting(self.cx.now_ms);
+                    self.on_handed(handed);
+                }
             }
             Command::Renew { pool, leases } => {
                 let (epoch, answers) = renewals::read(leases, reply)?;
@@ -115,11 +121,15 @@ impl Parts {
                 }
             }
             Command::Report {
-                slot, pool, report, ..
+                slot,
+                pool,
+                account,
+                report,
             } => {
-                let ended = commands::number(reply)?;
+                let changed = commands::number(reply)?;
                 let request = (*slot, *pool);
-                self.requests.on_reported(cx, request, *report, ended);
+                self.requests
+                    .on_reported(cx, request, *account, *report, changed);
             }
         }
         Ok(())
@@ -142,6 +152,10 @@ impl Parts {
             let traditional = match acquire.kind {
                 AcquireKind::Dry => None,
                 AcquireKind::DryBeside(account) => Some(account),
+                AcquireKind::Bind => {
+                    self.requests.put_right(&mut self.cx, &acquire, answer);
+                    continue;
+                }
                 AcquireKind::Take | AcquireKind::Record(_) => {
                     self.on_granted(&acquire, answer, epoch, sent_ms);
                     continue;
@@ -154,11 +168,32 @@ impl Parts {
     }
 
     /// The ledger answered an acquire that takes or records a lease.
-    fn on_granted(&mut self, acquire: &AcquireCommand, answer: Acquired, epoch: u64, sent_ms: u64) {
+    pub(super) fn on_granted(
+        &mut self,
+        acquire: &AcquireCommand,
+        answer: Acquired,
+        epoch: u64,
+        sent_ms: u64,
+    ) {
         let (cx, pool) = (&mut self.cx, acquire.pool);
+        let begins = self.requests.acquires(acquire.slot, acquire.lease);
         let known = self
             .requests
             .on_acquired(cx, acquire, answer, epoch, sent_ms);
+        if let Acquired::Waits {
+            order,
+            retry_after_ms,
+            wake_ms,
+        } = answer
+        {
+            if begins.is_some() {
+                let until_ms = self.requests.waits_until_ms(cx, acquire.slot);
+                self.waiters.join(cx, acquire, order, until_ms);
+                self.grants.want(cx.now_ms);
+            }
+            self.waiters.see(cx, pool, retry_after_ms, wake_ms);
+            self.releases.see_waiting(cx.now_ms);
+        }
         if let Acquired::Granted { account, .. } = answer {
             if known != Known::Late {
                 self.recounts.see_right(cx, pool);

@@ -1,70 +1,25 @@
 //! The requests of a worker: each one's phase, its verdict, what its response says, and the lease it holds.
 
+use super::answers::Answers;
 use super::command::{AcquireCommand, AcquireKind, Command, HeldLease};
 use super::context::{Context, Task};
-use super::counters::{Counter, NO_POOL};
-use super::decisions::DecisionLog;
+use super::counters::Counter;
+use super::decisions::{DecisionLog, Sought, Waits};
+use super::notice::Said;
 use super::output::Answer;
-use crate::config::Traditional;
-use crate::ledger::commands::AccountReport;
-use crate::ledger::commands::{Acquired, Renewed};
+use super::request::{Probe, Request, RequestId};
+use crate::config::{TenantLimits, Traditional};
+use crate::ledger::commands::{Acquired, Place, Renewed};
 use crate::ledger::fault::Fault;
 use crate::request::admission::{Effect, Event, Path, Phase, Policy, Reason};
 use crate::request::classify::Class;
-use crate::request::headers::Headers;
 use crate::request::lease::{LeaseId, LeaseIds};
 use crate::request::verdict::{Logged, Verdict};
-use crate::upstream::cooldown;
-use crate::upstream::failing::Source;
 use slab::Slab;
-use std::collections::VecDeque;
 use std::ops::Range;
 
-/// How many paused requests are told their verdict in one round of Envoy's event loop. Those that Envoy answers itself it
-/// settles nested in one another: behind the shipped filters 300 overflow the VM's stack on Envoy 1.40.0, 400 on 1.36.4, and
-/// other filters need stack too. With 8, 16, 64 or 256 it serves equally many requests/s.
-pub const SETTLED_PER_ROUND: usize = 32;
 /// How many waits are kept until the host takes them: far more than a worker can have in that time.
 const MOST_WAITS: usize = 20_000;
-
-/// What a response means for an account that has cooled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Probe {
-    /// Nothing, as far as the ledger said.
-    No,
-    /// The request's lease probes, or may do so: what the ledger said of that was lost.
-    Awaits,
-    /// The response was good before the ledger said anything.
-    Early,
-    /// The response was good, and the ledger has yet to hear it.
-    Passed,
-}
-
-#[derive(Debug)]
-struct Request {
-    stream: u32,
-    /// In the decision log.
-    number: u32,
-    /// `None`: no pool's rules fit it.
-    pool: Option<usize>,
-    phase: Phase,
-    session: Option<[u8; 16]>,
-    /// In what it cools an account down; rarely there, so it takes little room.
-    scope: Option<Box<[u8; 16]>>,
-    /// The ledger's epoch at the grant; 0 when the lease isn't known to be recorded.
-    epoch: u64,
-    /// When the lease was last known to be good for a whole time to live, in ms.
-    renewed_ms: u64,
-    /// Whether Redis was ever told of the lease.
-    acquire_sent: bool,
-    /// Whether it was said already that the lease is lost.
-    lost: bool,
-    probe: Probe,
-    /// Its bucket, if that decided.
-    bucket: Option<u16>,
-    /// When it came, in µs.
-    came_us: u64,
-}
 
 /// Whether the account that an acquire was granted is known here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,12 +37,13 @@ pub(super) enum Known {
 pub(super) struct Requests {
     policy: Policy,
     ids: LeaseIds,
-    slab: Slab<Request>,
-    decisions: DecisionLog,
-    /// Verdicts that were not handed out yet, oldest first.
-    answers: VecDeque<(usize, Answer)>,
-    /// How many may still be handed out in this round of the event loop.
-    may_settle: usize,
+    pub(super) slab: Slab<Request>,
+    pub(super) decisions: DecisionLog,
+    answers: Answers,
+    /// How many wait in the queue.
+    waiting: usize,
+    /// The pools of which it was said that Envoy does not try again.
+    pub(super) not_retried: Said<usize>,
 }
 
 impl Requests {
@@ -98,8 +54,9 @@ impl Requests {
             ids: LeaseIds::new(worker),
             slab: Slab::new(),
             decisions: DecisionLog::default(),
-            answers: VecDeque::new(),
-            may_settle: SETTLED_PER_ROUND,
+            answers: Answers::default(),
+            waiting: 0,
+            not_retried: Said::default(),
         }
     }
 
@@ -112,29 +69,36 @@ impl Requests {
         self.slab.capacity()
     }
 
-    fn get(&self, (slot, stream): (usize, u32)) -> Option<&Request> {
-        let request = self.slab.get(slot);
-        request.filter(|request| request.stream == stream)
+    pub(super) fn get(&self, id: RequestId) -> Option<&Request> {
+        let request = self.slab.get(id.slot);
+        request.filter(|request| request.stream == id.stream)
     }
 
     /// Whether a slot's request is this stream's.
-    pub(super) fn is_there(&self, id: (usize, u32)) -> bool {
+    pub(super) fn is_there(&self, id: RequestId) -> bool {
         self.get(id).is_some()
     }
 
-    /// A new lease id.
+    /// A new lease id that is nobody's.
     pub(super) fn mint(&mut self) -> LeaseId {
-        self.ids.mint()
+        self.ids.mint(None)
     }
 
-    /// A request came. Returns its slot.
-    pub(super) fn open(&mut self, cx: &Context, stream: u32, pool: Option<usize>) -> usize {
-        self.slab.insert(Request {
+    /// A new lease id for a request, which tells its tenant.
+    pub(super) fn mint_for(&mut self, slot: usize) -> LeaseId {
+        let request = self.slab.get(slot);
+        self.ids.mint(request.and_then(Request::tenant))
+    }
+
+    /// A request came.
+    pub(super) fn open(&mut self, cx: &Context, stream: u32, pool: Option<usize>) -> RequestId {
+        let slot = self.slab.insert(Request {
             stream,
             number: 0,
             pool,
             phase: Phase::Idle,
             session: None,
+            tenant: None,
             scope: None,
             epoch: 0,
             renewed_ms: cx.now_ms,
@@ -143,7 +107,9 @@ impl Requests {
             probe: Probe::No,
             bucket: None,
             came_us: cx.now_us,
-        })
+            tries: None,
+        });
+        RequestId { slot, stream }
     }
 
     /// Keeps what the headers said; `share` is what its bucket was compared with.
@@ -154,6 +120,7 @@ impl Requests {
             request.bucket = class.bucket;
             request.session = class.session;
             request.scope = class.scope;
+            request.tenant = class.tenant;
         }
     }
 
@@ -173,6 +140,7 @@ impl Requests {
     /// The acquire that asks the ledger for a request's account.
     pub(super) fn acquire(
         &self,
+        cx: &Context,
         pool: usize,
         slot: usize,
         lease: LeaseId,
@@ -185,7 +153,10 @@ impl Requests {
             lease,
             kind,
             session: request.and_then(|request| request.session),
-            scope: request.and_then(|request| request.scope.as_deref().copied()),
+            scope: request.and_then(Request::scope),
+            limits: request.map_or(TenantLimits::NONE, Request::limits),
+            place: request.map_or(Place::Last, |request| request.place(cx.now_us)),
+            again: request.is_some_and(Request::is_later_try),
         }
     }
 
@@ -196,7 +167,23 @@ impl Requests {
 
     /// Answers a question about a request from the decision log; see [`DecisionLog::answer`].
     pub(super) fn recall(&self, cx: &Context, now_ms: u64, question: &[u8]) -> Option<String> {
-        self.decisions.answer(now_ms, question, &cx.config)
+        let waiting = |sought: Sought| {
+            let mut all = self.slab.iter();
+            all.find_map(|(_, request)| match request.phase {
+                Phase::Waiting { lease } => {
+                    let (number, pool) = (request.number, request.pool);
+                    let waits = Waits {
+                        number,
+                        pool,
+                        lease,
+                    };
+                    sought.is(&waits).then_some(waits)
+                }
+                _ => None,
+            })
+        };
+        self.decisions
+            .answer(now_ms, question, &cx.config, &waiting)
     }
 
     // ---- steps ----
@@ -204,16 +191,31 @@ impl Requests {
     /// Takes one step of a request. What it asks of other parts is left in the context's tasks.
     pub(super) fn step(&mut self, cx: &mut Context, slot: usize, event: Event) -> Option<Verdict> {
         let request = self.slab.get_mut(slot)?;
-        let (phase, effects) = request.phase.step(event, &self.policy);
+        let before = request.phase;
+        // Counted when it was sent on for the first time; what became of its tries is counted as such.
+        let is_later = request.is_later_try() || matches!(event, Event::TriesNoMore(_));
+        let (phase, effects) = if is_later {
+            before.step(event, &self.policy.of_later_try())
+        } else {
+            before.step(event, &self.policy)
+        };
         request.phase = phase;
-        let (pool, number) = (request.pool.unwrap_or(NO_POOL), request.number);
+        let waited = matches!(before, Phase::Waiting { .. });
+        if waited != matches!(phase, Phase::Waiting { .. }) {
+            let (pool, came_us) = (request.pool, request.came_us);
+            self.note_waiting(cx, pool, event, (came_us, is_later));
+        }
+        let request = self.slab.get(slot)?;
+        let (pool, number) = (request.pool, request.number);
         let acquire_sent = request.acquire_sent;
         let mut verdict = None;
         for effect in effects {
-            match effect {
-                Effect::Forward { path, holds } => {
+            match (effect, pool) {
+                (Effect::Forward { path, holds }, _) => {
                     let reason = phase.reason();
-                    cx.count_in(pool, forwarded(path, reason));
+                    if !is_later {
+                        cx.count_in(pool, forwarded(path, reason));
+                    }
                     verdict = Some(Verdict::Forward {
                         path,
                         reason,
@@ -221,22 +223,24 @@ impl Requests {
                         holds,
                     });
                 }
-                Effect::RejectSaturated { retry_after_ms } => {
-                    cx.count_in(pool, Counter::Rejected(Reason::Saturated));
+                (Effect::RejectSaturated { retry_after_ms }, _) => {
+                    let reason = phase.reason().unwrap_or(Reason::Saturated);
+                    cx.count_in(pool, rejected(reason, is_later));
                     verdict = Some(Verdict::Saturated {
                         pool,
+                        reason,
                         retry_after_ms,
                     });
                 }
-                Effect::RejectUnavailable => {
+                (Effect::RejectUnavailable, _) => {
                     let reason = phase.reason().unwrap_or(Reason::Refused);
-                    cx.count_in(pool, Counter::Rejected(reason));
+                    cx.count_in(pool, rejected(reason, is_later));
                     verdict = Some(Verdict::Unavailable { pool, reason });
                 }
-                Effect::ChooseLocally => {
-                    let event = self.choose_locally(cx, pool);
+                (Effect::ChooseLocally, _) => {
+                    let event = self.choose_locally(cx, slot, pool);
                     // Ahead of the lease that is recorded: the shadow must not see its own request.
-                    if phase.reason() == Some(Reason::Shadow) {
+                    if let (Some(pool), Some(Reason::Shadow)) = (pool, phase.reason()) {
                         let account = event.account_chosen_locally();
                         cx.tasks.push_back(Task::Shadow {
                             slot,
@@ -246,9 +250,22 @@ impl Requests {
                     }
                     return self.step(cx, slot, event);
                 }
-                Effect::CountUp { account } => cx.change_table(pool, |table| table.up(account)),
-                Effect::CountDown { account } => cx.change_table(pool, |table| table.down(account)),
-                Effect::Record { lease, account } => {
+                // Without a pool there is no account either.
+                (
+                    Effect::CountUp { .. }
+                    | Effect::CountDown { .. }
+                    | Effect::Record { .. }
+                    | Effect::Cool { .. }
+                    | Effect::Release { .. },
+                    None,
+                ) => {}
+                (Effect::CountUp { account }, Some(pool)) => {
+                    cx.change_table(pool, |table| table.up(account));
+                }
+                (Effect::CountDown { account }, Some(pool)) => {
+                    cx.change_table(pool, |table| table.down(account));
+                }
+                (Effect::Record { lease, account }, Some(pool)) => {
                     if let Some(request) = self.slab.get_mut(slot) {
                         request.renewed_ms = cx.now_ms;
                     }
@@ -259,23 +276,29 @@ impl Requests {
                         account,
                     });
                 }
-                Effect::Cool {
-                    account,
-                    cooldown_ms,
-                } => self.cool(cx, slot, pool, account, cooldown_ms),
-                Effect::Release { lease, in_doubt } if acquire_sent => {
+                (
+                    Effect::Cool {
+                        account,
+                        cooldown_ms,
+                    },
+                    Some(pool),
+                ) => self.cool(cx, slot, pool, account, cooldown_ms),
+                // Else Redis never heard of it.
+                (Effect::Release { lease, in_doubt }, Some(pool)) if acquire_sent => {
                     cx.tasks.push_back(Task::Release {
                         pool,
                         lease,
                         in_doubt,
                     });
                 }
-                // Redis never heard of it.
-                Effect::Release { .. } => {}
+                (Effect::Release { .. }, Some(_)) => {}
             }
         }
         if phase == Phase::Done {
             self.close(slot);
+        }
+        if is_later {
+            verdict = verdict.map(Verdict::of_later_try);
         }
         if let Some(verdict) = verdict {
             self.decisions.close(cx.now_ms, number, verdict);
@@ -283,25 +306,56 @@ impl Requests {
         verdict
     }
 
+    /// A request begins to wait in the queue, or this event ends its wait.
+    #[inline(never)]
+    fn note_waiting(
+        &mut self,
+        cx: &mut Context,
+        pool: Option<usize>,
+        event: Event,
+        (came_us, is_later): (u64, bool),
+    ) {
+        let ended = match event {
+            Event::Waits => {
+                self.waiting = self.waiting.saturating_add(1);
+                cx.counters.touch();
+                return;
+            }
+            Event::Granted { .. } => Counter::QueueGranted,
+            Event::WaitedTooLong { .. } => Counter::QueueTimedOut,
+            Event::Ended => Counter::QueueLeft,
+            _ => Counter::QueueFailed,
+        };
+        self.waiting = self.waiting.saturating_sub(1);
+        cx.count_in(pool, ended);
+        if ended == Counter::QueueGranted && !is_later && cx.output.queued_us.len() < MOST_WAITS {
+            let waited_us = cx.now_us.saturating_sub(came_us);
+            cx.output.queued_us.push((pool, waited_us));
+        }
+    }
+
     /// Steps a request that waits for its verdict, and keeps the verdict until it may be handed out.
     pub(super) fn settle(&mut self, cx: &mut Context, slot: usize, event: Event) {
         let Some(request) = self.slab.get(slot) else {
             return;
         };
-        let (stream, pool) = (request.stream, request.pool.unwrap_or(NO_POOL));
+        let (stream, pool) = (request.stream, request.pool);
+        // The time of a later try is not that of an acquire.
+        let queued = matches!(request.phase, Phase::Waiting { .. }) || request.tries.is_some();
         let waited_us = cx.now_us.saturating_sub(request.came_us);
         if let Some(verdict) = self.step(cx, slot, event) {
-            if cx.output.waited_us.len() < MOST_WAITS {
+            if !queued && cx.output.waited_us.len() < MOST_WAITS {
                 cx.output.waited_us.push((pool, waited_us));
             }
             let log = self.logged(cx, slot, Some(waited_us));
-            let answer = Answer {
-                stream,
-                verdict,
-                log,
-            };
-            self.answers.push_back((slot, answer));
+            let id = RequestId { slot, stream };
+            self.answers.push(id, verdict, log);
         }
+    }
+
+    /// Keeps a verdict for a request until it may be handed out.
+    pub(super) fn answer(&mut self, id: RequestId, verdict: Verdict) {
+        self.answers.push(id, verdict, None);
     }
 
     /// Whether verdicts wait to be handed out.
@@ -311,20 +365,22 @@ impl Requests {
 
     /// A round of the event loop is over: more verdicts may be handed out.
     pub(super) fn refill(&mut self) {
-        self.may_settle = SETTLED_PER_ROUND;
+        self.answers.refill();
     }
 
     /// The next verdict to be handed out, if one may be.
     pub(super) fn next_answer(&mut self) -> Option<Answer> {
-        let may_settle = self.may_settle.checked_sub(1)?;
-        loop {
-            let (slot, answer) = self.answers.pop_front()?;
-            // Its client may have left meanwhile.
-            if self.is_there((slot, answer.stream)) {
-                self.may_settle = may_settle;
-                return Some(answer);
+        let slab = &mut self.slab;
+        self.answers.next(|id| {
+            let request = slab.get_mut(id.slot)?;
+            if request.stream != id.stream {
+                return None;
             }
-        }
+            match &mut request.tries {
+                None => Some(None),
+                Some(tries) => tries.hand_out(request.phase).map(Some),
+            }
+        })
     }
 
     /// What the access log shows of a request; `None` without `access_log`.
@@ -341,13 +397,14 @@ impl Requests {
         })
     }
 
-    fn choose_locally(&mut self, cx: &mut Context, pool: usize) -> Event {
+    fn choose_locally(&mut self, cx: &mut Context, slot: usize, pool: Option<usize>) -> Event {
+        let tenant = self.slab.get(slot).and_then(Request::tenant).copied();
         let share = match cx.config.traditional {
             Traditional::Local { share } => share,
             Traditional::Passthrough => 1,
         };
         let (now_ms, score) = (cx.now_ms, cx.config.score);
-        let of_pool = cx.config.pools.get(pool).zip(cx.pools.get(pool));
+        let of_pool = pool.and_then(|pool| cx.config.pools.get(pool).zip(cx.pools.get(pool)));
         let account = of_pool.and_then(|(pool, view)| {
             let behind = |account| view.windows.is_behind(now_ms, account);
             let random = &mut cx.random;
@@ -356,7 +413,7 @@ impl Requests {
         });
         match account {
             Some(account) => Event::ChosenLocally {
-                lease: self.ids.mint(),
+                lease: self.ids.mint(tenant.as_ref()),
                 account,
             },
             None => Event::FullLocally,
@@ -368,22 +425,46 @@ impl Requests {
     /// Redis may know of the lease from now on.
     pub(super) fn mark_sent(&mut self, slot: usize, lease: LeaseId) {
         if let Some(request) = self.slab.get_mut(slot)
-            && (request.phase == Phase::Acquiring { lease } || holds(request, lease))
+            && (request.phase.awaits() == Some(lease) || request.holds(lease))
         {
             request.acquire_sent = true;
         }
     }
 
-    /// Whether a request waits for this very lease, and if so, whether Redis was told of it.
-    pub(super) fn awaits(&self, slot: usize, lease: LeaseId) -> Option<bool> {
+    /// Whether the first answer about this very lease is still to come, and if so, whether Redis was told of it.
+    pub(super) fn acquires(&self, slot: usize, lease: LeaseId) -> Option<bool> {
         let request = self.slab.get(slot)?;
         (request.phase == Phase::Acquiring { lease }).then_some(request.acquire_sent)
+    }
+
+    /// Whether a request waits in the queue for this very lease.
+    pub(super) fn is_waiting(&self, slot: usize, lease: LeaseId) -> bool {
+        let request = self.slab.get(slot);
+        request.is_some_and(|request| request.phase == Phase::Waiting { lease })
+    }
+
+    /// The pool and the lease of a request that has not been given a slot so far.
+    pub(super) fn awaited(&self, slot: usize) -> Option<(usize, LeaseId)> {
+        let request = self.slab.get(slot)?;
+        request.pool.zip(request.phase.awaits())
+    }
+
+    /// How many requests wait in the queue.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
     }
 
     /// Whether an acquire's request still is where it was when it was sent.
     pub(super) fn wants(&self, acquire: &AcquireCommand) -> bool {
         match acquire.kind {
-            AcquireKind::Take => self.awaits(acquire.slot, acquire.lease).is_some(),
+            AcquireKind::Take => {
+                let request = self.slab.get(acquire.slot);
+                request.is_some_and(|request| request.phase.awaits() == Some(acquire.lease))
+            }
+            AcquireKind::Bind => {
+                let request = self.slab.get(acquire.slot);
+                request.is_some_and(|request| request.holds(acquire.lease))
+            }
             AcquireKind::Dry | AcquireKind::DryBeside(_) => true,
             AcquireKind::Record(account) => self.slab.get(acquire.slot).is_some_and(|request| {
                 request.phase
@@ -408,7 +489,8 @@ impl Requests {
         let (pool, slot) = (acquire.pool, acquire.slot);
         let wanted = self.wants(acquire);
         if acquire.kind == AcquireKind::Take && !wanted {
-            if matches!(answer, Acquired::Granted { .. }) {
+            let heard = self.put_right(cx, acquire, answer);
+            if matches!(answer, Acquired::Granted { .. }) && !heard {
                 // Its release is on the way since the request left.
                 cx.count_in(pool, Counter::LateGrant);
             }
@@ -426,7 +508,11 @@ impl Requests {
                 }
             }
             Acquired::NoAccount => cx.counters.add(Counter::RedisError(Fault::NoAccount)),
-            Acquired::Granted { .. } | Acquired::Saturated { .. } => {}
+            Acquired::QueueFull { .. } => cx.count_in(pool, Counter::QueueRefused),
+            Acquired::Granted { .. }
+            | Acquired::Saturated { .. }
+            | Acquired::Waits { .. }
+            | Acquired::TenantFull { .. } => {}
         }
         if acquire.kind != AcquireKind::Take {
             return Known::Yes;
@@ -442,145 +528,35 @@ impl Requests {
         }
     }
 
-    /// The ledger says that a request probes, or may have said so.
-    pub(super) fn may_probe(&mut self, cx: &mut Context, slot: usize) {
-        let probe = self.slab.get(slot).map(|request| request.probe);
-        let early = matches!(probe, Some(Probe::Early | Probe::Passed));
-        let probe = if early { Probe::Passed } else { Probe::Awaits };
-        self.set_probe(cx, slot, probe);
-    }
-
-    // ---- responses ----
-
-    /// Whether a request wants to know more of a response with this status. The usual one it only counts.
-    pub(super) fn wants_response(
-        &mut self,
+    /// The ledger answered an acquire whose request may hold a slot already. If it has the lease elsewhere, it lost its data
+    /// before that acquire came: a renewal tells it at once. Returns whether the request holds this lease.
+    pub(super) fn put_right(
+        &self,
         cx: &mut Context,
-        id: (usize, u32),
-        status: u16,
+        acquire: &AcquireCommand,
+        answer: Acquired,
     ) -> bool {
-        let Some((request, pool)) = self.get(id).and_then(|one| Some((one, one.pool?))) else {
+        let (pool, slot, lease) = (acquire.pool, acquire.slot, acquire.lease);
+        let request = self.slab.get(slot).filter(|request| request.holds(lease));
+        let Some((request, (_, account))) =
+            request.and_then(|request| Some((request, request.phase.holds()?)))
+        else {
             return false;
         };
-        // One that was chosen here may probe before the ledger has said so.
-        let probes = request.probe == Probe::Awaits || request.acquire_sent && request.epoch == 0;
-        let Some((_, account)) = request.phase.holds() else {
-            return false;
-        };
-        let pushback = cx.config.cooldown.statuses.contains(&status);
-        let failed = status >= 500 && cx.config.failing.percent > 0;
-        if pushback || failed || probes {
-            return true;
-        }
-        answered(cx, pool, account);
-        false
-    }
-
-    /// Does what a response to a request with an account brings about: counts a failure, which may put the account behind the
-    /// others; cools the account on pushback; notes how a probe ended. A status may be a failure and pushback at once.
-    /// `now_unix_s` is the wall clock; the headers are read only for pushback.
-    pub(super) fn on_response(
-        &mut self,
-        cx: &mut Context,
-        id: (usize, u32),
-        (source, status): (Source, u16),
-        headers: Headers,
-        now_unix_s: u64,
-    ) {
-        let Some((request, pool)) = self.get(id).and_then(|one| Some((one, one.pool?))) else {
-            return;
-        };
-        let (slot, probe) = (id.0, request.probe);
-        let Some((_, account)) = request.phase.holds().filter(|_| source != Source::Envoy) else {
-            return;
-        };
-        if status >= 500 {
-            let settings = cx.config.failing;
-            let view = cx.pools.get_mut(pool);
-            if view.is_some_and(|view| view.windows.failed(cx.now_ms, account, settings)) {
-                cx.count_in(pool, Counter::Behind);
-                self.report(cx, slot, account, AccountReport::Behind(settings.behind_ms));
-            }
-        } else {
-            answered(cx, pool, account);
-        }
-        if source == Source::NoUpstream {
-            return;
-        }
-        if let Some(rest) = cooldown::rest(&cx.config.cooldown, status, headers, now_unix_s) {
-            cx.counters
-                .add_in(pool, Counter::CooldownMalformed, rest.malformed);
-            let cooldown_ms = rest.ms;
-            self.step(cx, slot, Event::Pushback { cooldown_ms });
-        } else if status < 500 {
-            let passed = matches!(probe, Probe::Awaits | Probe::Passed);
-            let probe = if passed { Probe::Passed } else { Probe::Early };
-            return self.set_probe(cx, slot, probe);
-        }
-        self.set_probe(cx, slot, Probe::No);
-    }
-
-    /// Cools an account after pushback: for this worker's own choice, unless it is for a scope alone, and in the ledger.
-    fn cool(&self, cx: &mut Context, slot: usize, pool: usize, account: u32, cooldown_ms: u64) {
-        cx.count_in(pool, Counter::Cooldown);
-        let request = self.slab.get(slot);
-        let scope = request.and_then(|request| request.scope.as_deref().copied());
-        if let Some(view) = cx.pools.get_mut(pool)
-            && scope.is_none()
-        {
-            let until_ms = cx.now_ms.saturating_add(cooldown_ms);
-            view.table.cool(account, until_ms);
-        }
-        let report = if scope.is_none() && cx.config.cooldown.probe {
-            AccountReport::CoolThenProbe(cooldown_ms)
-        } else {
-            AccountReport::Cool(cooldown_ms, scope)
-        };
-        self.report(cx, slot, account, report);
-    }
-
-    /// Notes how far a request's probe is. One that has passed is reported now if the pipe is ready, and with each of its renewals
-    /// until the ledger has replied.
-    #[inline(never)]
-    fn set_probe(&mut self, cx: &mut Context, slot: usize, probe: Probe) {
-        if let Some(request) = self.slab.get_mut(slot) {
-            request.probe = probe;
-            if let Some((lease, account)) = request.phase.holds().filter(|_| probe == Probe::Passed)
-            {
-                self.report(cx, slot, account, AccountReport::Passed(lease));
-            }
-        }
-    }
-
-    /// Tells the ledger what a response says of its account; if the pipe is not ready, nothing is sent, now or later.
-    #[inline(never)]
-    fn report(&self, cx: &mut Context, slot: usize, account: u32, report: AccountReport) {
-        let pool = self.slab.get(slot).and_then(|request| request.pool);
-        if let (Some(pool), true) = (pool, cx.is_ready) {
-            cx.commands.push_back(Command::Report {
+        let is_right = matches!(answer, Acquired::Granted { account: said, .. }
+            if cx.account_index(pool, said) == Some(account));
+        if !is_right {
+            let epoch = request.epoch;
+            let held = HeldLease {
                 slot,
-                pool,
+                lease,
                 account,
-                report,
-            });
+                epoch,
+            };
+            let leases = vec![held];
+            cx.commands.push_back(Command::Renew { pool, leases });
         }
-    }
-
-    /// The ledger heard a report; `ended`: how many probes that ended.
-    pub(super) fn on_reported(
-        &mut self,
-        cx: &mut Context,
-        (slot, pool): (usize, usize),
-        report: AccountReport,
-        ended: u64,
-    ) {
-        if let AccountReport::Passed(lease) = report {
-            cx.counters.add_in(pool, Counter::ProbePassed, ended.min(1));
-            let request = self.slab.get_mut(slot);
-            if let Some(request) = request.filter(|request| holds(request, lease)) {
-                request.probe = Probe::No;
-            }
-        }
+        true
     }
 
     // ---- renewals ----
@@ -624,7 +600,7 @@ impl Requests {
     /// Whether a lease is still held by its request.
     pub(super) fn still_holds(&self, held: &HeldLease) -> bool {
         let request = self.slab.get(held.slot);
-        request.is_some_and(|request| holds(request, held.lease))
+        request.is_some_and(|request| request.holds(held.lease))
     }
 
     /// The ledger answered a renewal that was sent at `sent_ms`. Returns whether the lease was found lost for the first time.
@@ -637,7 +613,7 @@ impl Requests {
         (epoch, sent_ms): (u64, u64),
     ) -> bool {
         let request = self.slab.get_mut(held.slot);
-        let Some(request) = request.filter(|request| holds(request, held.lease)) else {
+        let Some(request) = request.filter(|request| request.holds(held.lease)) else {
             return false;
         };
         match answer {
@@ -659,36 +635,26 @@ impl Requests {
     // ---- ends ----
 
     /// The stream is over, however it ended. Asking twice, or for a request that held nothing, does nothing.
-    pub(super) fn on_end(&mut self, cx: &mut Context, id: (usize, u32)) {
+    pub(super) fn on_end(&mut self, cx: &mut Context, id: RequestId) {
         if self.is_there(id) {
-            self.step(cx, id.0, Event::Ended);
+            self.step(cx, id.slot, Event::Ended);
         }
     }
 
     /// Which way a request was sent on, and its account by pool and index; `None` when it was not sent on.
-    pub(super) fn path(&self, id: (usize, u32)) -> Option<(Path, Option<(usize, u32)>)> {
+    pub(super) fn path(&self, id: RequestId) -> Option<(Path, Option<(usize, u32)>)> {
         let request = self.get(id)?;
         let holds = request.phase.holds();
         let account = request.pool.zip(holds.map(|(_, account)| account));
         Some((request.phase.path()?, account))
     }
-
-    /// Whether the request still waits for its verdict.
-    pub(super) fn is_acquiring(&self, id: (usize, u32)) -> bool {
-        let request = self.get(id);
-        request.is_some_and(|request| matches!(request.phase, Phase::Acquiring { .. }))
-    }
 }
 
-fn holds(request: &Request, lease: LeaseId) -> bool {
-    let held = request.phase.holds();
-    held.is_some_and(|(held, _)| held == lease)
-}
-
-/// Counts an answer that is no failure.
-fn answered(cx: &mut Context, pool: usize, account: u32) {
-    if let Some(view) = cx.pools.get_mut(pool) {
-        view.windows.answered(account);
+fn rejected(reason: Reason, is_later: bool) -> Counter {
+    if is_later {
+        Counter::FailoverNoOther
+    } else {
+        Counter::Rejected(reason)
     }
 }
 
@@ -701,16 +667,28 @@ fn forwarded(path: Path, reason: Option<Reason>) -> Counter {
 }
 
 /// The event that an acquire's reply is for the request that waits for it.
-fn outcome(cx: &Context, pool: usize, answer: Acquired) -> Event {
+fn outcome(cx: &mut Context, pool: usize, answer: Acquired) -> Event {
+    let refused = |reason, retry_after_ms| Event::Saturated {
+        reason,
+        retry_after_ms,
+    };
     match answer {
-        Acquired::Granted { account, .. } => match cx.account_index(pool, account) {
+        Acquired::Granted { account, .. } => match cx.find_account(pool, account) {
             Some(account) => Event::Granted { account },
             None => Event::Failed {
                 reason: Reason::UnknownAccount,
                 in_doubt: true,
             },
         },
-        Acquired::Saturated { retry_after_ms } => Event::Saturated { retry_after_ms },
+        Acquired::Saturated { retry_after_ms } => refused(Reason::Saturated, retry_after_ms),
+        Acquired::QueueFull { retry_after_ms } => refused(Reason::WaitingFull, retry_after_ms),
+        Acquired::TenantFull { retry_after_ms } => refused(Reason::TenantLimit, retry_after_ms),
+        Acquired::Waits { .. } if cx.config.saturated.queue().is_some() => Event::Waits,
+        // Without a queue nothing would end its wait.
+        Acquired::Waits { .. } => Event::Failed {
+            reason: Reason::Refused,
+            in_doubt: true,
+        },
         Acquired::NoAccount => Event::Failed {
             reason: Reason::Refused,
             in_doubt: false,

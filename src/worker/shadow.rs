@@ -45,7 +45,7 @@ impl Shadow {
         match answer {
             Acquired::Granted { account, .. } => {
                 cx.count_in(pool, Counter::ShadowGranted);
-                let would_be = cx.account_index(pool, account);
+                let would_be = cx.find_account(pool, account);
                 let agrees = would_be.zip(traditional).map(|(would_be, traditional)| {
                     match self.routed.get(pool) {
                         Some(routed) => routed.same_headers(would_be, traditional),
@@ -61,7 +61,11 @@ impl Shadow {
                     },
                 );
             }
-            Acquired::Saturated { .. } => cx.count_in(pool, Counter::ShadowSaturated),
+            // `dry` refuses in one way only.
+            Acquired::Saturated { .. }
+            | Acquired::Waits { .. }
+            | Acquired::QueueFull { .. }
+            | Acquired::TenantFull { .. } => cx.count_in(pool, Counter::ShadowSaturated),
             Acquired::NoAccount => self.failed(cx, pool),
         }
     }

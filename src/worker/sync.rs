@@ -3,11 +3,11 @@
 use super::command::{Command, SYNC_PART, SyncStep};
 use super::context::Context;
 use super::notice::Notice;
-use crate::config::{Config, Pool, is_name};
+use crate::config::{Config, Pool, PriorityMode, is_name};
+use crate::hash::hash128;
 use crate::ledger::commands::{self, Synced};
 use crate::ledger::fault::Fault;
-use crate::pool;
-use crate::request::gray;
+use crate::pool::Scale;
 use crate::units::millionths;
 
 /// How often a sync in parts begins anew when someone else has changed the accounts meanwhile.
@@ -61,7 +61,8 @@ impl Syncs {
     /// The ledger has no accounts. Of a large pool someone else may have sent parts already. If not, a command that is sent
     /// again comes after the first part, which is enough to take leases.
     pub(super) fn on_no_pool(&mut self, cx: &mut Context, pool: usize) {
-        let step = if is_large(cx, pool) {
+        let listed = cx.pool(pool).map_or(0, |pool| pool.listed);
+        let step = if listed == 0 || is_large(cx, pool) {
             SyncStep::Ask
         } else {
             SyncStep::Whole
@@ -96,6 +97,9 @@ impl Syncs {
             Synced::Part => next_part(cx, pool, step, reply),
             Synced::Wanted if matches!(step, SyncStep::Ask) => Some(if large {
                 SyncStep::From(0)
+            } else if cx.pool(pool).is_some_and(|pool| pool.listed == 0) {
+                // Operators put them in.
+                SyncStep::Last { gone: Vec::new() }
             } else {
                 SyncStep::Whole
             }),
@@ -139,6 +143,12 @@ impl Syncs {
         Ok(Next::Done)
     }
 
+    /// Whether other accounts are in force than this configuration says.
+    pub(super) fn is_ignored(&self, pool: usize) -> bool {
+        let answer = self.0.get(pool).and_then(|state| state.answer);
+        matches!(answer, Some(Synced::Newer(_) | Synced::Differs))
+    }
+
     /// A sync failed, and is not sent again.
     pub(super) fn on_failed(&mut self, pool: usize) {
         if let Some(state) = self.0.get_mut(pool) {
@@ -167,7 +177,9 @@ impl Syncs {
     #[inline(never)]
     pub(super) fn see_stray(&mut self, cx: &mut Context, pool: usize, account: &[u8]) -> bool {
         let answer = self.0.get(pool).and_then(|state| state.answer);
-        if !matches!(answer, Some(Synced::Current | Synced::Replaced)) {
+        // Accounts of the ledger are nobody's to take away but an operator's.
+        let is_ledgers = cx.pool(pool).is_none_or(|pool| pool.accounts_are_ledgers);
+        if is_ledgers || !matches!(answer, Some(Synced::Current | Synced::Replaced)) {
             return false;
         }
         match std::str::from_utf8(account) {
@@ -226,7 +238,7 @@ fn notice_of(cx: &Context, pool: usize, before: Option<Synced>, answer: Synced) 
 /// Whether a pool's accounts go in parts.
 pub(super) fn is_large(cx: &Context, pool: usize) -> bool {
     let pool = cx.pool(pool);
-    pool.is_some_and(|pool| pool.accounts.len() > SYNC_PART)
+    pool.is_some_and(|pool| pool.listed > SYNC_PART)
 }
 
 /// A part of a large pool has arrived: what comes after it.
@@ -234,9 +246,11 @@ fn next_part(cx: &Context, pool: usize, step: &SyncStep, reply: &[u8]) -> Option
     match step {
         SyncStep::From(from) => {
             let next = from.saturating_add(SYNC_PART);
-            let accounts = &cx.pool(pool)?.accounts;
-            Some(if next < accounts.len() {
+            let pool = cx.pool(pool)?;
+            Some(if next < pool.listed {
                 SyncStep::From(next)
+            } else if pool.accounts_are_ledgers {
+                SyncStep::Last { gone: Vec::new() }
             } else {
                 SyncStep::Sweep {
                     cursor: "0".to_owned(),
@@ -264,13 +278,36 @@ fn next_part(cx: &Context, pool: usize, step: &SyncStep, reply: &[u8]) -> Option
 #[must_use]
 pub fn digest(pool: &Pool, config: &Config) -> u64 {
     let mut text = millionths(config.score.load).to_string();
-    let bases = pool::bases(&pool.accounts, config.score, config.priority_mode);
-    for (account, base) in pool.accounts.iter().zip(bases) {
-        text.push_str(&format!(
-            "\n{} {} {base} {}",
-            account.id, account.max_concurrency, account.enabled
-        ));
+    let scale = Scale::of(pool, config.score, config.priority_mode);
+    if let Some(least) = config.adaptive {
+        text.push_str(&format!("\nadaptive {least}"));
     }
-    let [a, b, c, d, e, f, g, h, ..] = gray::hash128(text.as_bytes());
+    if pool.accounts_are_ledgers {
+        // Those that an empty pool begins with may differ.
+        text.push_str(&format!("\nledger {scale:?}"));
+    } else {
+        if pool.priority_range.is_some() {
+            text.push_str(&format!("\n{scale:?}"));
+        }
+        let mut tiers: Vec<u32> = pool.accounts.iter().map(|one| one.priority).collect();
+        tiers.sort_unstable();
+        tiers.dedup();
+        for account in &pool.accounts {
+            let base = match config.priority_mode {
+                PriorityMode::Weighted => scale.base(account.priority),
+                // As older versions did: one step for each better priority that is there.
+                PriorityMode::Strict => {
+                    let tier = tiers.partition_point(|other| *other < account.priority);
+                    (tier as u64).saturating_mul(scale.weight)
+                }
+            };
+            let (id, max) = (&account.id, account.max_concurrency);
+            text.push_str(&format!("\n{id} {max} {base} {}", account.enabled));
+            if let Some(pace) = account.pace {
+                text.push_str(&format!(" {pace}"));
+            }
+        }
+    }
+    let [a, b, c, d, e, f, g, h, ..] = hash128(text.as_bytes());
     u64::from_le_bytes([a, b, c, d, e, f, g, h])
 }

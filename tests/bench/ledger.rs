@@ -1,7 +1,8 @@
 //! What the ledger's scripts cost Redis, beside what others do: `make bench-ledger`.
 //!
 //! Every row is measured in turn, round after round, on one Redis and one connection; the table holds medians. Calls per
-//! second are taken at pipeline 16, microseconds per call from Redis' own `INFO commandstats`.
+//! second are taken at pipeline 16, microseconds per call from Redis' own `INFO commandstats`. Where other work shares the cores, read the last column: the CPU time of the whole
+//! server, reading and answering included, which waiting for a core does not lengthen.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -15,13 +16,14 @@
 mod pipe;
 
 use pipe::Pipe;
-use slotgate::ledger::commands::{Mode, SyncAccount};
+use slotgate::config::TenantLimits;
+use slotgate::hash::hash128;
+use slotgate::ledger::commands::{Mode, Place, SyncAccount, Terms, Waiting};
 use slotgate::ledger::resp::{push_array, push_bulk};
 use slotgate::ledger::source::ScriptRef;
-use slotgate::request::gray::hash128;
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use std::time::Instant;
-use support::{HASHED, Redis};
+use support::{HASHED, Redis, Usage};
 
 const PIPELINE: usize = 16;
 /// How long a session is remembered, and how much memory the sessions of a pool may take: the defaults.
@@ -29,6 +31,8 @@ const SESSION_MS: u64 = 3_600_000;
 /// Leases in one command, about what a busy worker asks for at once.
 const TOGETHER: usize = 8;
 const SIZES: [usize; 5] = [10, 100, 1_000, 10_000, 100_000];
+/// How many wait for a slot.
+const WAITING: [usize; 3] = [10, 1_000, 100_000];
 /// What stands for others' work, written from its description; see the comments.
 const OTHERS: [usize; 3] = [10, 100, 1_000];
 
@@ -93,8 +97,11 @@ struct Row {
     calls: usize,
     /// Work done by one call: 100 for a batch of 100 renewals.
     per_call: usize,
-    rounds: Vec<(f64, f64)>,
+    rounds: Vec<Timed>,
 }
+
+/// Calls per second, Redis' µs per call, and the server's CPU µs per call.
+type Timed = (f64, f64, f64);
 
 struct Bench {
     redis: Redis,
@@ -107,10 +114,17 @@ struct Bench {
 impl Bench {
     /// Runs these commands at pipeline 16 and notes calls per second and Redis' microseconds per call.
     fn measure(&mut self, name: &str, per_call: usize, commands: &[Vec<u8>]) {
+        let round = self.timed(commands);
+        self.note(name, per_call, commands.len(), round);
+    }
+
+    fn timed(&mut self, commands: &[Vec<u8>]) -> Timed {
         let _: String = self.redis.run("CONFIG", &["RESETSTAT"]);
-        let began = Instant::now();
+        let cpu_s = |redis: &Redis| Usage::of(redis.pid()).cpu_s;
+        let (began, cpu_began_s) = (Instant::now(), cpu_s(&self.redis));
         self.send(commands);
         let calls_per_s = commands.len() as f64 / began.elapsed().as_secs_f64();
+        let cpu_us = (cpu_s(&self.redis) - cpu_began_s) * 1e6 / commands.len() as f64;
         let info: String = self.redis.run("INFO", &["commandstats"]);
         let line = info
             .lines()
@@ -121,19 +135,23 @@ impl Bench {
             .nth(1)
             .and_then(|rest| rest.split(',').next())
             .unwrap_or("0");
+        (calls_per_s, us.parse::<f64>().unwrap(), cpu_us)
+    }
+
+    fn note(&mut self, name: &str, per_call: usize, calls: usize, round: Timed) {
         let row = match self.rows.iter_mut().position(|row| row.name == name) {
             Some(at) => &mut self.rows[at],
             None => {
                 self.rows.push(Row {
                     name: name.into(),
-                    calls: commands.len(),
+                    calls,
                     per_call,
                     rounds: Vec::new(),
                 });
                 self.rows.last_mut().unwrap()
             }
         };
-        row.rounds.push((calls_per_s, us.parse::<f64>().unwrap()));
+        row.rounds.push(round);
     }
 
     fn load(&mut self, script: &str) -> Vec<u8> {
@@ -144,7 +162,7 @@ impl Bench {
     /// Acquire and release on a pool of this many accounts, three of ten slots in use.
     fn ledger(&mut self, accounts: usize, calls: usize) {
         let mut pipe = Pipe::open(&self.redis, &format!("n{accounts}"));
-        let leases: Vec<LeaseId> = (0..calls).map(|_| self.ids.mint()).collect();
+        let leases: Vec<LeaseId> = (0..calls).map(|_| self.ids.mint(None)).collect();
         let acquires: Vec<Vec<u8>> = leases
             .iter()
             .map(|lease| {
@@ -154,7 +172,7 @@ impl Bench {
             })
             .collect();
         self.measure(&format!("acquire {accounts}"), 1, &acquires);
-        let more: Vec<LeaseId> = (0..calls).map(|_| self.ids.mint()).collect();
+        let more: Vec<LeaseId> = (0..calls).map(|_| self.ids.mint(None)).collect();
         let (mut together, mut releases) = (Vec::new(), Vec::new());
         for leases in more.chunks(TOGETHER) {
             let (mut out, mut release) = (Vec::new(), Vec::new());
@@ -187,16 +205,7 @@ impl Bench {
             })
             .collect();
         self.measure(&format!("renew {accounts}, batch of 100"), 100, &renews);
-        let releases: Vec<Vec<u8>> = leases
-            .iter()
-            .map(|lease| {
-                let mut out = Vec::new();
-                pipe.encode(&mut out, |keys, out, by: ScriptRef| {
-                    keys.release(out, by, [*lease].into_iter())
-                });
-                out
-            })
-            .collect();
+        let releases = single_releases(&pipe, &leases);
         self.measure(&format!("release {accounts}"), 1, &releases);
     }
 
@@ -248,7 +257,7 @@ impl Bench {
     ) {
         let (mut acquires, mut releases) = (Vec::new(), Vec::new());
         for part in hashes.chunks(together) {
-            let leases: Vec<LeaseId> = part.iter().map(|_| self.ids.mint()).collect();
+            let leases: Vec<LeaseId> = part.iter().map(|_| self.ids.mint(None)).collect();
             let (mut acquire, mut release) = (Vec::new(), Vec::new());
             pipe.encode_with_sessions(&mut acquire, &leases, part, SESSION_MS, self.random.u32(..));
             pipe.encode(&mut release, |keys, out, by: ScriptRef| {
@@ -264,6 +273,85 @@ impl Bench {
         self.send(&releases);
     }
 
+    /// In a full pool in which so many wait: joins, and releases that hand their slot on. As many join as are served.
+    fn queue(&mut self, waiting: usize, calls: usize) {
+        const SLOTS: usize = 1_000;
+        let mut pipe = Pipe::open(&self.redis, &format!("q{waiting}"));
+        pipe.ttl_ms = 3_600_000;
+        pipe.waiting = Waiting {
+            most: 1_000_000,
+            vouched_ms: 3_600_000,
+            channel: "slotgate:bench",
+        };
+        let names: Vec<String> = (0..100).map(|n| format!("acct-{n}")).collect();
+        let accounts: Vec<SyncAccount> = names
+            .iter()
+            .map(|id| pipe::account(id, SLOTS as u32 / 100))
+            .collect();
+        pipe.sync(1, 1, Some(&accounts)).unwrap();
+        let terms = Terms {
+            limits: TenantLimits {
+                max_concurrency: 0,
+                max_waiting: 0,
+                weight: 1,
+            },
+            cookie: 7,
+            place: Place::Last,
+        };
+        let ids = &mut self.ids;
+        let random = &mut self.random;
+        let mut joins = |count: usize, together: usize| {
+            let leases: Vec<LeaseId> = (0..count).map(|_| ids.mint(None)).collect();
+            let commands: Vec<Vec<u8>> = leases
+                .chunks(together)
+                .map(|part| {
+                    let mut out = Vec::new();
+                    pipe.encode_acquires(&mut out, part, Mode::Join(terms), random.u32(..));
+                    out
+                })
+                .collect();
+            (leases, commands)
+        };
+        let (mut holders, filling) = joins(SLOTS, 100);
+        let (mut line, lining) = joins(waiting, 100);
+        // What the measured calls send, in blocks that change little about how many wait.
+        let block = waiting.min(500);
+        let rounds = calls.div_ceil(block);
+        let blocks: Vec<_> = (0..rounds).map(|_| joins(block, 1)).collect();
+        let before = pipe.memory();
+        for commands in [filling, lining] {
+            self.send(&commands);
+        }
+        let memory = (pipe.memory() - before) as f64 / (SLOTS + waiting) as f64;
+        if self
+            .rows
+            .iter()
+            .all(|row| row.name != format!("join, {waiting} wait"))
+        {
+            println!(
+                "memory with {waiting} waiting: {memory:.0} bytes for each lease and each waiter"
+            );
+        }
+        for (leases, commands) in blocks {
+            let releases = single_releases(&pipe, &holders[..block.min(SLOTS)]);
+            self.measure(&format!("join, {waiting} wait"), 1, &commands);
+            self.measure(
+                &format!("release and hand on, {waiting} wait"),
+                1,
+                &releases,
+            );
+            line.extend(leases);
+            holders.drain(..releases.len());
+            holders.extend(line.drain(..releases.len()));
+        }
+        assert_eq!(
+            pipe.owners(&holders[..1])[0].as_bytes()[0],
+            b'a',
+            "it was handed on"
+        );
+        self.redis.run::<()>("FLUSHALL", &[]);
+    }
+
     fn send(&mut self, commands: &[Vec<u8>]) {
         for part in commands.chunks(PIPELINE) {
             self.pipe.exchange_many(&part.concat(), part.len(), |_| {});
@@ -276,7 +364,7 @@ impl Bench {
         let semaphore = self.load(SEMAPHORE);
         let commands: Vec<_> = (0..calls)
             .map(|_| {
-                let lease = self.ids.mint();
+                let lease = self.ids.mint(None);
                 evalsha(
                     &semaphore,
                     &[b"sem"],
@@ -307,7 +395,7 @@ impl Bench {
                     call(
                         &scan,
                         &[b"counts"],
-                        self.ids.mint(),
+                        self.ids.mint(None),
                         self.random.u32(..1 << 30),
                     )
                 })
@@ -318,7 +406,7 @@ impl Bench {
                 .collect();
             self.measure(&format!("linear scan's release {accounts}"), 1, &commands);
             let commands: Vec<_> = (0..calls)
-                .map(|_| call(&zset, &[], self.ids.mint(), self.random.u32(..1 << 30)))
+                .map(|_| call(&zset, &[], self.ids.mint(None), self.random.u32(..1 << 30)))
                 .collect();
             self.measure(&format!("scan over ZSETs {accounts}"), 1, &commands);
         }
@@ -331,21 +419,39 @@ impl Bench {
         let _: i64 = self.redis.run("DEL", &["counts"]);
     }
 
-    fn median(&self, name: &str) -> (f64, f64) {
+    fn median(&self, name: &str) -> Timed {
         let row = self
             .rows
             .iter()
             .find(|row| row.name == name)
             .unwrap_or_else(|| panic!("no row {name}"));
-        let middle = |mut all: Vec<f64>| {
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        };
-        (
-            middle(row.rounds.iter().map(|r| r.0).collect()),
-            middle(row.rounds.iter().map(|r| r.1).collect()),
-        )
+        middle(&row.rounds)
     }
+}
+
+/// The medians.
+fn middle(rounds: &[Timed]) -> Timed {
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    (
+        median(rounds.iter().map(|round| round.0).collect()),
+        median(rounds.iter().map(|round| round.1).collect()),
+        median(rounds.iter().map(|round| round.2).collect()),
+    )
+}
+
+/// A release of each lease by itself.
+fn single_releases(pipe: &Pipe, leases: &[LeaseId]) -> Vec<Vec<u8>> {
+    let release = |lease: &LeaseId| {
+        let mut out = Vec::new();
+        pipe.encode(&mut out, |keys, out, by: ScriptRef| {
+            keys.release(out, by, [*lease].into_iter());
+        });
+        out
+    };
+    leases.iter().map(release).collect()
 }
 
 fn evalsha(sha: &[u8], keys: &[&[u8]], arguments: &[&[u8]]) -> Vec<u8> {
@@ -378,6 +484,9 @@ fn main() {
         rows: Vec::new(),
         random: fastrand::Rng::with_seed(1),
     };
+    for waiting in WAITING {
+        bench.queue(waiting, calls.min(2_000));
+    }
     let mut memory = Vec::new();
     for size in &sizes {
         let ids: Vec<String> = (0..*size).map(|n| format!("acct-{n}")).collect();
@@ -390,6 +499,7 @@ fn main() {
                 max_concurrency: slots,
                 base: 0,
                 enabled: true,
+                pace: None,
             })
             .collect();
         let mut pipe = Pipe::open(&bench.redis, &format!("n{size}"));
@@ -397,7 +507,7 @@ fn main() {
         pipe.sync(1, 1, Some(&accounts)).unwrap();
         let empty = pipe.memory();
         let in_use = size * slots as usize * 3 / 10;
-        let leases: Vec<LeaseId> = (0..in_use).map(|_| bench.ids.mint()).collect();
+        let leases: Vec<LeaseId> = (0..in_use).map(|_| bench.ids.mint(None)).collect();
         for part in leases.chunks(PIPELINE) {
             let mut out = Vec::new();
             for lease in part {
@@ -422,13 +532,13 @@ fn main() {
         }
     }
     println!(
-        "{:<42} {:>10} {:>12} {:>14}",
-        "pipeline 16", "calls/s", "us per call", "us per lease"
+        "{:<42} {:>10} {:>12} {:>14} {:>16}",
+        "pipeline 16", "calls/s", "us per call", "us per lease", "CPU us per call"
     );
     for row in &bench.rows {
-        let (calls_per_s, us) = bench.median(&row.name);
+        let (calls_per_s, us, cpu_us) = bench.median(&row.name);
         println!(
-            "{:<42} {calls_per_s:>10.0} {us:>12.2} {:>14.2}",
+            "{:<42} {calls_per_s:>10.0} {us:>12.2} {:>14.2} {cpu_us:>16.2}",
             row.name,
             us / row.per_call as f64
         );

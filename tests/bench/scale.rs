@@ -102,7 +102,7 @@ fn main() {
     let each = streams / POOLS;
     let mut leases: Vec<Vec<LeaseId>> = Vec::new();
     for pipe in &mut pools {
-        let own: Vec<LeaseId> = (0..each).map(|_| ids.mint()).collect();
+        let own: Vec<LeaseId> = (0..each).map(|_| ids.mint(None)).collect();
         let commands = acquires(pipe, &own, &mut random);
         for part in commands.chunks(PIPELINE) {
             pipe.exchange_many(&part.concat(), part.len(), |_| {});
@@ -142,7 +142,7 @@ fn main() {
         .collect();
     let (mut one, count) = (Pipe::open(&redis, "pool-0"), 20_000);
     let renewal = measure("renewal of one lease", held, &redis, &mut one, &renews);
-    let fresh: Vec<LeaseId> = (0..count).map(|_| ids.mint()).collect();
+    let fresh: Vec<LeaseId> = (0..count).map(|_| ids.mint(None)).collect();
     let commands = acquires(&pools[0], &fresh, &mut random);
     let acquire = measure("acquire beside them", count, &redis, &mut one, &commands);
     let commands: Vec<Vec<u8>> = fresh

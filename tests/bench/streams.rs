@@ -82,7 +82,7 @@ fn weight_in_the_core() -> usize {
     }
     worker.on_pipe_bytes(0, b"*3\r\n$7\r\ncurrent\r\n$1\r\n1\r\n$1\r\n9\r\n");
     // The first look at the operator's overrides: there are none.
-    worker.on_pipe_bytes(0, b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n");
+    worker.on_pipe_bytes(0, b"*5\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n");
     worker.on_pipe_bytes(0, b"*2\r\n$1\r\n9\r\n$1\r\na\r\n");
     let before = ALLOCATED.load(Ordering::Relaxed);
     for stream in 1..=streams {

@@ -1,5 +1,6 @@
 //! The faults: each begins, lasts and ends under load.
 
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub struct Fault {
     pub name: &'static str,
     pub redis: &'static [&'static str],
     pub accounts: Accounts,
+    /// Whether requests wait for a slot instead of being refused.
+    pub queue: bool,
     /// Begins, waits and ends.
     pub cause: fn(&mut World),
     /// What the cause itself does to requests.
@@ -56,6 +59,7 @@ const fn fault(
         name,
         redis: &[],
         accounts: ACCOUNTS,
+        queue: false,
         cause,
         counted,
         toll: Toll::None,
@@ -71,6 +75,14 @@ const fn forgetful(
     Fault {
         window_ms: LOST_LEASES_MS,
         ..fault(name, counted, cause)
+    }
+}
+
+/// The same where requests wait for a slot.
+const fn queued(fault: Fault) -> Fault {
+    Fault {
+        queue: true,
+        ..fault
     }
 }
 
@@ -110,9 +122,7 @@ pub const FAULTS: &[Fault] = &[
     forgetful(
         "FLUSHALL, ten times",
         &["redis_error;reason=no_pool", "lease.readopted"],
-        |world| {
-            again(world, 10, 200, |redis| redis.run("FLUSHALL", &[]));
-        },
+        flushed,
     ),
     fault(
         "connections killed at 20 Hz",
@@ -154,13 +164,7 @@ pub const FAULTS: &[Fault] = &[
             "redis_error;reason=read_only",
             "pipe.lost;reason=wrong_server",
         ],
-        |world| {
-            let empty = Redis::start();
-            let port = empty.port().to_string();
-            world.redis.run::<()>("REPLICAOF", &["127.0.0.1", &port]);
-            sleep(LASTS);
-            world.redis.run::<()>("REPLICAOF", &["NO", "ONE"]);
-        },
+        made_a_replica,
     ),
     fault(
         "50 ms late",
@@ -205,11 +209,7 @@ pub const FAULTS: &[Fault] = &[
     ),
     Fault {
         toll: Toll::Killed,
-        ..fault("Envoy killed", &[], |world| {
-            world.envoy(VICTIM).kill();
-            sleep(LASTS);
-            world.start_envoy(VICTIM);
-        })
+        ..fault("Envoy killed", &[], envoy_killed)
     },
     Fault {
         // Its leases expire while the upstream still serves its streams.
@@ -222,14 +222,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         toll: Toll::Refused,
-        ..fault("Envoy drained and replaced", &[], |world| {
-            world.envoy(VICTIM).admin_post("/drain_listeners?graceful");
-            sleep(LASTS);
-            world.envoy(VICTIM).terminate();
-            let ended = world.envoy(VICTIM).wait_exit(PATIENCE);
-            assert!(ended.is_some(), "Envoy does not end");
-            world.start_envoy(VICTIM);
-        })
+        ..fault("Envoy drained and replaced", &[], envoy_drained)
     },
     fault(
         "reconfigured, one after the other",
@@ -319,12 +312,156 @@ pub const FAULTS: &[Fault] = &[
             world.redis.sigcont();
         },
     ),
+    queued(fault("a queue, and nothing breaks", &[], |_| sleep(LASTS))),
+    queued(forgetful(
+        "a queue, and Redis restarted empty",
+        &["pipe.lost;reason=closed"],
+        killed,
+    )),
+    queued(fault(
+        "a queue, and Redis frozen for three seconds",
+        &["requests;outcome=traditional;reason=timed_out"],
+        |world| {
+            world.redis.sigstop();
+            sleep(Duration::from_secs(3));
+            world.redis.sigcont();
+        },
+    )),
+    queued(forgetful(
+        "a queue, and FLUSHALL, ten times",
+        &["redis_error;reason=no_pool", "lease.readopted"],
+        flushed,
+    )),
+    queued(fault(
+        "a queue, and its ears killed at 20 Hz",
+        &[],
+        |world| {
+            again(world, 40, 50, |redis| {
+                redis.run::<u64>("CLIENT", &["KILL", "TYPE", "pubsub"]);
+            });
+        },
+    )),
+    queued(fault(
+        "a queue, and all connections killed at 20 Hz",
+        &["pipe.lost;reason=closed"],
+        |world| {
+            again(world, 40, 50, |redis| {
+                redis.run::<u64>("CLIENT", &["KILL", "TYPE", "pubsub"]);
+                redis.run::<u64>("CLIENT", &["KILL", "TYPE", "normal"]);
+            });
+        },
+    )),
+    queued(Fault {
+        toll: Toll::Killed,
+        ..fault("a queue, and Envoy killed", &[], envoy_killed)
+    }),
+    queued(Fault {
+        window_ms: LOST_LEASES_MS,
+        ..fault(
+            "a queue, and Envoy stopped for longer than it is vouched for",
+            &[],
+            |world| {
+                world.envoy(VICTIM).signal(libc::SIGSTOP);
+                sleep(Duration::from_secs(7));
+                world.envoy(VICTIM).signal(libc::SIGCONT);
+            },
+        )
+    }),
+    queued(forgetful(
+        "a queue, and made a replica of an empty one",
+        &["pipe.lost;reason=wrong_server"],
+        made_a_replica,
+    )),
+    queued(Fault {
+        toll: Toll::Refused,
+        ..fault(
+            "a queue, and Envoy drained and replaced",
+            &[],
+            envoy_drained,
+        )
+    }),
+    queued(fault(
+        "a queue, and reconfigured, one after the other",
+        &["requests;outcome=traditional;reason=out_of_percentage"],
+        reconfigured,
+    )),
+    queued(fault(
+        "a queue, and clients that leave at every phase",
+        &["lease.in_doubt"],
+        leaving,
+    )),
+    queued(fault(
+        "a queue, and garbage in it, ten times",
+        &["garbage"],
+        |world| {
+            for round in 0..10 {
+                let key = |name: &str| format!("slotgate:{{demo}}:{name}");
+                let (queue, tenants) = (key("queue"), key("tenants"));
+                let run = |command, args: &[&str]| {
+                    // It may be of another type just then.
+                    let mut command = redis::cmd(command);
+                    let _ = command.arg(args).query::<()>(&mut world.redis.connect());
+                };
+                match round % 4 {
+                    0 => run("SET", &[&queue, "garbage"]),
+                    1 => run("ZADD", &[&queue, "0", "w:-:-:0:x", "0", "t:-:x"]),
+                    2 => run("SET", &[&tenants, "garbage"]),
+                    _ => run("HSET", &[&tenants, "@now", "x", "@-", "\u{1b}"]),
+                }
+                sleep(Duration::from_millis(300));
+            }
+        },
+    )),
+    queued(fault(
+        "a queue, and five thousand wait at once",
+        &[],
+        |world| {
+            let seen = crowd_of(world, 5_000, |_| Request::get("/delay?ms=20"));
+            assert_eq!(seen.get(&200), Some(&(5_000 / ENVOYS * ENVOYS)), "{seen:?}");
+        },
+    )),
+    queued(fault(
+        "a queue, and ten thousand requests at once",
+        &[],
+        storm,
+    )),
 ];
 
 fn killed(world: &mut World) {
     world.redis.kill();
     sleep(LASTS);
     world.redis.start_again();
+}
+
+fn flushed(world: &mut World) {
+    again(world, 10, 200, |redis| redis.run("FLUSHALL", &[]));
+}
+
+fn made_a_replica(world: &mut World) {
+    let empty = Redis::start();
+    let port = empty.port().to_string();
+    world.redis.run::<()>("REPLICAOF", &["127.0.0.1", &port]);
+    sleep(LASTS);
+    world.redis.run::<()>("REPLICAOF", &["NO", "ONE"]);
+}
+
+fn envoy_killed(world: &mut World) {
+    world.envoy(VICTIM).kill();
+    sleep(LASTS);
+    world.start_envoy(VICTIM);
+}
+
+fn envoy_drained(world: &mut World) {
+    world.envoy(VICTIM).admin_post("/drain_listeners?graceful");
+    // Until the drain time is over it takes requests, and one that waits then is still served.
+    let addr = world.addrs()[VICTIM];
+    let is_closed = || std::net::TcpStream::connect(addr).is_err();
+    let active = || world.envoy(VICTIM).stat("http.http.downstream_rq_active");
+    eventually(PATIENCE, || is_closed() && active() == Some(0));
+    world.envoy(VICTIM).terminate();
+    let ended = world.envoy(VICTIM).wait_exit(PATIENCE);
+    assert!(ended.is_some(), "Envoy does not end");
+    world.start_envoy(VICTIM);
 }
 
 fn again(world: &World, times: u32, every_ms: u64, act: fn(&Redis)) {
@@ -436,7 +573,16 @@ fn storm(world: &mut World) {
 }
 
 fn storm_of(world: &World, make: fn(usize) -> Request) {
-    let each = CROWD / ENVOYS;
+    let seen = crowd_of(world, CROWD, make);
+    let answered = |status: &u16| seen.get(status).copied().unwrap_or_default();
+    let all = CROWD / ENVOYS * ENVOYS;
+    assert_eq!(answered(&204) + answered(&429), all, "{seen:?}");
+}
+
+/// So many at once, over a few connections to each Envoy: how many had which status.
+fn crowd_of(world: &World, all: usize, make: fn(usize) -> Request) -> BTreeMap<u16, usize> {
+    let each = all / ENVOYS;
+    let mut seen = BTreeMap::new();
     let storms: Vec<_> = world
         .addrs()
         .into_iter()
@@ -448,8 +594,9 @@ fn storm_of(world: &World, make: fn(usize) -> Request) {
         })
         .collect();
     for storm in storms {
-        let statuses = count_statuses(&storm.join().expect("the storm passes"));
-        let answered = |status: &u16| statuses.get(status).copied().unwrap_or_default();
-        assert_eq!(answered(&204) + answered(&429), each, "{statuses:?}");
+        for (status, count) in count_statuses(&storm.join().expect("the storm passes")) {
+            *seen.entry(status).or_default() += count;
+        }
     }
+    seen
 }

@@ -14,20 +14,25 @@
 
 mod faults;
 mod load;
+mod refusals;
 mod row;
 mod world;
+
+use std::time::Duration;
 
 use faults::FAULTS;
 use row::Row;
 use support::allow_open_files;
 
 /// Those that break most in the shortest time.
-const SHORT: [&str; 5] = [
+const SHORT: [&str; 7] = [
     "Redis restarted empty",
     "Redis frozen",
     "connections killed at 20 Hz",
     "replies cut by a reset",
     "Envoy killed",
+    "a queue, and FLUSHALL, ten times",
+    "a queue, and Envoy killed",
 ];
 
 #[test]
@@ -40,6 +45,26 @@ fn a_few_faults() {
 fn every_fault() {
     let wanted = std::env::var("CHAOS").unwrap_or_default();
     run(|name| name.contains(&wanted));
+}
+
+#[test]
+fn accounts_that_refuse() {
+    storm_of_refusals(Duration::from_secs(6));
+}
+
+#[test]
+#[ignore = "a minute: make chaos"]
+fn every_fault_while_accounts_refuse() {
+    let wanted = std::env::var("CHAOS").unwrap_or_default();
+    if refusals::NAME.contains(&wanted) {
+        storm_of_refusals(Duration::from_secs(60));
+    }
+}
+
+fn storm_of_refusals(length: Duration) {
+    let (row, broken) = refusals::storm(length);
+    println!("{}\n{row}", Row::HEAD);
+    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 fn run(wanted: impl Fn(&str) -> bool) {

@@ -35,7 +35,7 @@ pub struct Row {
 }
 
 pub fn measure(fault: &Fault) -> Row {
-    let mut world = World::start(fault.redis, fault.accounts);
+    let mut world = World::start(fault.redis, fault.accounts, fault.queue, |config| config);
     let load = Load::start(&world.addrs());
     let began = Instant::now();
     eventually(PATIENCE, || recovered(&load.records(), began).is_some());
@@ -76,7 +76,11 @@ pub fn measure(fault: &Fault) -> Row {
     for record in during {
         row.requests += 1;
         match (&record.outcome, fault.toll, record.envoy) {
-            (Outcome::Atomic | Outcome::Saturated, ..) => {}
+            (Outcome::Atomic, ..) => {}
+            (Outcome::Saturated, ..) if fault.queue => {
+                row.failed.push("refused instead of waiting".into());
+            }
+            (Outcome::Saturated, ..) => {}
             (Outcome::Traditional, ..) => {
                 row.traditional += 1;
                 let after = record.end - begin;
@@ -115,7 +119,7 @@ fn recovered(records: &[Record], since: Instant) -> Option<Instant> {
 }
 
 /// Slots still counted although nobody uses them, one lease's time after the last request.
-fn leaked(world: &World) -> i64 {
+pub fn leaked(world: &World) -> i64 {
     eventually(PATIENCE, || world.upstream.snapshot().now == 0);
     let patience = Duration::from_millis(LEASE_TTL_MS) + SLACK;
     if poll(patience, || world.ledger.is_empty().then_some(())).is_none() {
@@ -127,13 +131,23 @@ fn leaked(world: &World) -> i64 {
         }
         let _ = poll(SLACK, || world.ledger.is_empty().then_some(()));
     }
+    let queue = world.ledger.key("queue");
+    let waits = || world.redis.run::<u64>("ZCARD", &[&queue]);
+    assert!(
+        poll(patience, || (waits() == 0).then_some(())).is_some(),
+        "{} still stand in the queue",
+        waits()
+    );
     let state = world.ledger.state();
     state.assert_consistent();
     state.used.values().sum()
 }
 
 /// What was counted, but for what every request counts.
-fn moved(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+pub fn moved(
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+) -> BTreeMap<String, u64> {
     const USUAL: [&str; 9] = [
         "requests;outcome=atomic",
         "requests;outcome=rejected;reason=saturated",

@@ -23,6 +23,10 @@ pub struct World {
     pub upstream: Upstream,
     pub ledger: Ledger,
     accounts: Accounts,
+    /// Whether requests wait for a slot.
+    queue: bool,
+    /// What is otherwise in its configuration.
+    change: fn(EnvoyConfig) -> EnvoyConfig,
 }
 
 /// One Envoy, which may be restarted on its ports.
@@ -33,7 +37,12 @@ pub struct Node {
 }
 
 impl World {
-    pub fn start(redis_args: &[&str], accounts: Accounts) -> World {
+    pub fn start(
+        redis_args: &[&str],
+        accounts: Accounts,
+        queue: bool,
+        change: fn(EnvoyConfig) -> EnvoyConfig,
+    ) -> World {
         let clock = Clock::running();
         let redis = Redis::start_at(&clock, redis_args);
         let nodes = (0..ENVOYS).map(|_| Node {
@@ -49,6 +58,8 @@ impl World {
             redis,
             clock,
             accounts,
+            queue,
+            change,
         };
         for node in 0..ENVOYS {
             world.start_envoy(node);
@@ -62,11 +73,17 @@ impl World {
             .iter()
             .map(|(id, limit)| json!({"id": id, "max_concurrency": limit, "set_headers": {"x-upstream": "acct_1"}}))
             .collect();
-        EnvoyConfig::from_example()
+        let config = EnvoyConfig::from_example()
             .plugin(|plugin| {
                 plugin["lease"] =
                     json!({"ttl_ms": LEASE_TTL_MS, "renew_interval_ms": RENEW_INTERVAL_MS});
                 plugin["gray"]["percent"] = json!(percent);
+                if self.queue {
+                    // A crowd's acquires take longer than that of one.
+                    plugin["redis"]["acquire_timeout_ms"] = json!(1_000);
+                    plugin["saturated"] =
+                        json!({"action": "queue", "queue": {"max_waiting": 100_000}});
+                }
                 plugin["pools"][0]["revision"] = json!(revision);
                 plugin["pools"][0]["accounts"] = accounts.clone();
             })
@@ -81,7 +98,9 @@ impl World {
             .upstream(self.upstream.addr())
             .log_levels("warning", "wasm:info")
             .listeners_from_file()
-            .args(&["--drain-time-s", "1"])
+            // Whoever waits, and is served then, must have the time; and a stream on slow cores takes longer than it says.
+            .args(&["--drain-time-s", if self.queue { "10" } else { "4" }]);
+        (self.change)(config)
     }
 
     pub fn start_envoy(&mut self, node: usize) {

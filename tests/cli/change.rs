@@ -3,8 +3,8 @@
 use crate::Rig;
 use crate::pipe::{Pipe, account};
 use serde_json::{Value, json};
+use slotgate::hash::hash128;
 use slotgate::ledger::commands::{Mode, SyncAccount};
-use slotgate::request::gray::hash128;
 use support::Redis;
 
 fn percent(redis: &Redis, pool: &str) -> Option<String> {
@@ -133,7 +133,7 @@ fn unbind_forgets_a_session() {
     );
     let hash = hash128(b"alice");
     let bind = |rig: &mut Rig| {
-        let lease = rig.ids.mint();
+        let lease = rig.ids.mint(None);
         rig.pipe
             .acquire(lease, Mode::Take, Some((&hash, 60_000)))
             .unwrap();

@@ -1,5 +1,6 @@
 //! Set-ups that are broken by a small change of a shipped file, in `tests/cli/check/`: what `check` says of each, and what a
-//! real Envoy says and does. `UPDATE=1` writes both anew, and the table in the folder's README.
+//! real Envoy says and does. `UPDATE=1` writes both anew, and the table in the folder's README; `SETUP=failover` starts an Envoy
+//! for those named so only.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -13,9 +14,11 @@ use crate::{Ran, run};
 use support::{Client, Dir, Envoy, EnvoyConfig, Redis, Request, Upstream, root};
 
 /// How many set-ups there are.
-const SETUPS: usize = 57;
+const SETUPS: usize = 75;
 /// Enough that each of three accounts is chosen.
 const REQUESTS: u64 = 40;
+/// The shipped file with failover. Half of the requests come to an account that refuses them.
+const LLM: &str = "envoy/llm.yaml";
 
 /// One file of the folder.
 #[derive(Debug, Deserialize)]
@@ -27,6 +30,12 @@ struct Setup {
     /// The shipped files, with a space between; the first is changed.
     of: String,
     change: Vec<Change>,
+    /// How many streams are held at once, before the requests one after the other.
+    #[serde(default)]
+    held: usize,
+    /// Envoy's workers, where it is not one.
+    #[serde(default)]
+    workers: Option<u32>,
     /// The lines of `check`.
     says: Vec<String>,
     /// What Envoy says and does.
@@ -177,9 +186,14 @@ fn said(setup: &Setup) -> (Vec<String>, Ran) {
             true => of_plugin,
             false => line.contains(" filter ") && line.contains(" error"),
         };
-        let finding = line.starts_with("error: ") || line.starts_with("warning: ");
+        let severities = ["error: ", "warning: ", "note: "];
+        let finding = severities.iter().any(|severity| line.starts_with(severity));
         let error = of_plugin && own && !line.starts_with("  at ") && !line.starts_with("  try: ");
-        if finding || line.contains(": error: ") || line.contains(": warning: ") {
+        if finding
+            || severities
+                .iter()
+                .any(|severity| line.contains(&format!(": {severity}")))
+        {
             kept.push(line);
         } else if error {
             kept.push(format!("error: {}", line.trim_start()));
@@ -238,9 +252,10 @@ fn every_shipped_file_passes() {
         let ran = run(&["check", "--strict", file]);
         let text = std::fs::read_to_string(&path).unwrap();
         // A role, not just a name: a cluster alone is no set-up.
-        if ["role: scheduler", "role: bridge", "role: console"]
+        let roles = ["scheduler", "bridge", "upstream", "console"];
+        if roles
             .iter()
-            .any(|role| text.contains(role))
+            .any(|role| text.contains(&format!("role: {role}")))
         {
             ran.done();
             passed.insert(name);
@@ -255,6 +270,8 @@ fn every_shipped_file_passes() {
     }
     for name in [
         "envoy/slotgate.yaml",
+        "envoy/clusters.yaml",
+        "envoy/endpoints.yaml",
         "envoy/sidecar.yaml",
         "envoy/console.yaml",
         "envoy/compose/envoy.yaml",
@@ -284,47 +301,63 @@ fn write(name: &str, change: impl FnOnce(&mut serde_yaml_ng::Value)) {
 
 /// What Envoy says to a set-up of slotgate.yaml, and what becomes of requests.
 fn envoys(setup: &Setup, redis: &Redis) -> String {
-    if setup.of != "envoy/slotgate.yaml" {
-        return "no bootstrap of its own".to_owned();
-    }
     let (accounts, traditional) = (Upstream::start(), Upstream::start());
-    let mut config = EnvoyConfig::from_example()
-        .redis(redis.addr())
-        .upstream(accounts.addr())
-        .cluster("traditional", traditional.addr());
+    let mut config = match setup.of.as_str() {
+        "envoy/slotgate.yaml" => EnvoyConfig::from_example()
+            .redis(redis.addr())
+            .upstream(accounts.addr())
+            .cluster("traditional", traditional.addr()),
+        LLM => providers(redis, &accounts),
+        _ => return "no bootstrap of its own".to_owned(),
+    };
+    let ask = match setup.of == LLM {
+        true => refused_by_one,
+        false => way,
+    };
     let mut documents = [config.document.take()];
     apply(setup, &mut documents);
     let [document] = documents;
     config.document = document;
     config = config.built_wasm();
-    if let Err(log) = Envoy::validate(&config, &[]) {
+    // Of one that it is known to take, the start shows whether it still does.
+    if (updates() || setup.envoy.starts_with("refuses: "))
+        && let Err(log) = Envoy::validate(&config, &[])
+    {
         return format!("refuses: {}", refusal(&log));
     }
     // Its address is that of a port that is another's here.
     if setup.name == "redis-is-the-admin" {
         return "takes it".to_owned();
     }
+    let config = config.workers(setup.workers.unwrap_or(1));
     let envoy = Envoy::start(config.log_levels("warning", "wasm:info"));
     let client = envoy.client();
     // Long enough for a pipe to open, or to be given up.
-    let _ = way(&client);
+    let first = ask(&client);
     std::thread::sleep(Duration::from_millis(1_300));
+    let held = held(&client, setup.held);
     let mut ways = BTreeSet::new();
     // A machine that is busy with other things may be late for one of them.
     for _ in 0..3 {
         accounts.forget();
         traditional.forget();
-        ways = (0..REQUESTS).map(|_| way(&client)).collect();
+        ways = (0..REQUESTS).map(|_| ask(&client)).collect();
         let both = ["200 with a slot", "200 without a slot"];
-        if !both.iter().all(|way| ways.contains(*way)) {
+        if setup.workers.is_some() || !both.iter().all(|way| ways.contains(*way)) {
             break;
         }
     }
+    // An account that refused the first request rests while the others are sent.
+    if first.contains("with a slot") {
+        ways.insert(first);
+    }
     let ways: Vec<String> = ways.into_iter().collect();
-    let mut text = ways.join(" or ");
+    let mut text = held + &ways.join(" or ");
     let count = |upstream: &Upstream| upstream.snapshot().requests;
     let (with, without) = (count(&accounts), count(&traditional));
-    if with + without > REQUESTS {
+    if setup.of == LLM {
+        // What is tried again is more than one.
+    } else if with + without > REQUESTS {
         text.push_str(", two requests for one");
     } else if with == 0 && without > 0 && text.contains("with a slot") {
         text.push_str(", to the cluster for those without");
@@ -335,19 +368,88 @@ fn envoys(setup: &Setup, redis: &Redis) -> String {
     text
 }
 
+/// `envoy/llm.yaml` with upstreams that say which account a request has, and rests that are over at once.
+fn providers(redis: &Redis, accounts: &Upstream) -> EnvoyConfig {
+    let mut config = EnvoyConfig::from_file(LLM)
+        .redis(redis.addr())
+        .upstream(accounts.addr())
+        .host_env(|name| format!("of-{name}"))
+        .plugin(|plugin| {
+            plugin["response_headers"] = true.into();
+            plugin["redis"]["acquire_timeout_ms"] = 20_000.into();
+            plugin["cooldown"]["max_ms"] = 50.into();
+        })
+        .manager(|manager| {
+            let host = &mut manager["route_config"]["virtual_hosts"][0];
+            host["request_headers_to_remove"] = serde_json::json!(["x-provider"]);
+        });
+    for provider in ["openai", "anthropic"] {
+        config = config.edit_cluster(provider, |cluster| {
+            cluster.as_object_mut().unwrap().remove("transport_socket");
+            let options = &mut cluster["typed_extension_protocol_options"];
+            let options = &mut options["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"];
+            // It chooses the protocol by TLS.
+            options.as_object_mut().unwrap().remove("auto_config");
+            options["explicit_http_config"] = serde_json::json!({"http_protocol_options": {}});
+        });
+    }
+    config
+}
+
+/// What becomes of a request that one of two accounts would refuse.
+fn refused_by_one(client: &Client) -> String {
+    std::thread::sleep(Duration::from_millis(60));
+    let request = Request::get("/refuse?accounts=anthropic-1&status=429");
+    let Ok(reply) = client.send(request.header("anthropic-version", "2023-06-01")) else {
+        return "every connection breaks".to_owned();
+    };
+    let path = reply.headers.get("x-slotgate-path");
+    way_of(reply.status, path.map(|path| path.to_str().unwrap()))
+}
+
+/// What becomes of streams that are held at once.
+fn held(client: &Client, count: usize) -> String {
+    let open = |_| client.open("/sse?events=100000", &[]);
+    let streams: Vec<_> = (0..count).map(open).collect();
+    let ways: Vec<String> = streams
+        .iter()
+        .map(|stream| {
+            let path = stream.headers.get("x-slotgate-path");
+            way_of(stream.status, path.map(|path| path.to_str().unwrap()))
+        })
+        .collect();
+    let kinds: BTreeSet<&String> = ways.iter().collect();
+    let counted: Vec<String> = kinds
+        .into_iter()
+        .map(|kind| {
+            let count = ways.iter().filter(|way| *way == kind).count();
+            format!("{count} × {kind}")
+        })
+        .collect();
+    match count {
+        0 => String::new(),
+        _ => format!("held at once: {}; then ", counted.join(", ")),
+    }
+}
+
 /// What becomes of a request.
 fn way(client: &Client) -> String {
     let Ok(reply) = client.send(Request::get("/")) else {
         return "every connection breaks".to_owned();
     };
     let path = reply.headers.get("x-slotgate-path");
-    let path = match path.map(|path| path.to_str().unwrap()) {
+    way_of(reply.status, path.map(|path| path.to_str().unwrap()))
+}
+
+fn way_of(status: u16, path: Option<&str>) -> String {
+    let path = match path {
         Some("atomic") => "with a slot",
         Some("traditional") => "without a slot",
+        Some("rejected") => "by slotgate",
         Some(other) => panic!("{other}"),
         None => "untouched by slotgate",
     };
-    format!("{} {path}", reply.status)
+    format!("{status} {path}")
 }
 
 /// What an operator reads of slotgate in the log, once each, with ports masked.
@@ -391,18 +493,48 @@ fn refusal(log: &str) -> String {
     own.or_else(envoys).unwrap_or_else(|| panic!("{log}"))
 }
 
-/// What Envoy says and does is what the file says.
-#[test]
-fn envoy_says_and_does_what_is_written() {
-    let redis = Redis::start();
-    for setup in setups() {
-        let _: String = redis.run("FLUSHALL", &[]);
-        let does = envoys(&setup, &redis);
-        if updates() {
-            write(&setup.name, |values| values["envoy"] = does.into());
-        } else {
-            assert_eq!(does, setup.envoy, "{}", setup.name);
+/// What Envoy says and does is what the files say. A quarter of them each, side by side: most of the time they wait.
+mod envoy_says_and_does_what_is_written {
+    use super::*;
+
+    /// One in how many files a test is for.
+    const PARTS: usize = 4;
+
+    fn part(first: usize) {
+        let redis = Redis::start();
+        for setup in setups().iter().skip(first).step_by(PARTS) {
+            let only = std::env::var("SETUP").unwrap_or_default();
+            if !setup.name.contains(&only) {
+                continue;
+            }
+            let _: String = redis.run("FLUSHALL", &[]);
+            let does = envoys(setup, &redis);
+            if updates() {
+                write(&setup.name, |values| values["envoy"] = does.into());
+            } else {
+                assert_eq!(does, setup.envoy, "{}", setup.name);
+            }
         }
+    }
+
+    #[test]
+    fn first() {
+        part(0);
+    }
+
+    #[test]
+    fn second() {
+        part(1);
+    }
+
+    #[test]
+    fn third() {
+        part(2);
+    }
+
+    #[test]
+    fn fourth() {
+        part(PARTS - 1);
     }
 }
 
@@ -441,7 +573,7 @@ fn short(line: &str) -> String {
         return line.to_owned();
     };
     let (severity, rest) = match severity {
-        "error" | "warning" => (severity.to_owned(), rest),
+        "error" | "warning" | "note" => (severity.to_owned(), rest),
         // A file's name before it.
         file => match rest.split_once(": ") {
             Some((severity, rest)) => (format!("{file}: {severity}"), rest),
@@ -583,6 +715,41 @@ fn the_lines_to_add_mend_it() {
     }
 }
 
+/// The same of failover's parts: filters of a cluster, and fields.
+#[test]
+fn the_lines_to_add_mend_failover() {
+    let options = "/static_resources/clusters/3/typed_extension_protocol_options\
+                   /envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let route = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config\
+                 /virtual_hosts/0/routes/1/route";
+    for (name, under) in [
+        ("failover-filter-forgotten", options),
+        ("failover-no-retry-policy", route),
+        ("failover-another-mark", route),
+        ("failover-few-at-once", "/static_resources/clusters/3"),
+    ] {
+        let setup = setups().into_iter().find(|setup| setup.name == name);
+        let setup = setup.unwrap();
+        let mut documents = documents(&setup.of);
+        apply(&setup, &mut documents);
+        let dir = Dir::temporary();
+        let path = dir.join("envoy.yaml");
+        let file = path.to_str().unwrap();
+        std::fs::write(&path, documents[0].to_string()).unwrap();
+        let ran = run(&["check", file, "--json"]).done();
+        let answer: Value = serde_json::from_str(&ran).unwrap();
+        let lines = answer["warnings"][0]["add"]["lines"].as_str().unwrap();
+        let place = documents[0].pointer_mut(under).unwrap();
+        match serde_yaml_ng::from_str(lines).unwrap() {
+            Value::Object(fields) => place.as_object_mut().unwrap().extend(fields),
+            filters => place["http_filters"] = filters,
+        }
+        std::fs::write(&path, documents[0].to_string()).unwrap();
+        let told = run(&["check", "--strict", file]).done();
+        assert!(!told.contains("note:"), "{told}");
+    }
+}
+
 /// What is read of the body must be read before slotgate asks for it.
 #[test]
 fn metadata_that_comes_too_late() {
@@ -680,4 +847,92 @@ fn other_ways_that_are_right() {
         "{}",
         ran.out
     );
+}
+
+/// Which accounts lead to a cluster, and which of its bounds count.
+#[test]
+fn bounds_of_clusters() {
+    let dir = Dir::temporary();
+    let path = dir.join("envoy.json");
+    let file = path.to_str().unwrap();
+    let warned = |config: EnvoyConfig| {
+        std::fs::write(&path, config.document.to_string()).unwrap();
+        let answer: Value = serde_json::from_str(&run(&["check", file, "--json"]).out).unwrap();
+        let warnings = answer["warnings"].as_array().unwrap().iter();
+        let lines = warnings.map(|warning| {
+            let text = warning["text"].as_str().unwrap();
+            let add = warning["add"]["lines"].as_str().unwrap().to_owned();
+            (text.split(": requests").next().unwrap().to_owned(), add)
+        });
+        lines.collect::<Vec<_>>()
+    };
+    // 2005 slots, of them 2000 of acct-3.
+    let many = || {
+        EnvoyConfig::from_example().plugin(|plugin| {
+            let accounts = plugin["pools"][0]["accounts"].as_array_mut().unwrap();
+            accounts.remove(1);
+            accounts[1]["max_concurrency"] = 2000.into();
+        })
+    };
+    let told = warned(many());
+    let at = "static_resources.clusters[4].circuit_breakers: the accounts that lead here have";
+    let all = "Envoy's own bound is 1024 (max_connections, max_pending_requests, max_requests)";
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, format!("{at} 2000 slots, and {all}"));
+    // The lines that are shown are enough.
+    let mended: Value = serde_yaml_ng::from_str(&told[0].1).unwrap();
+    let breakers = &mended["circuit_breakers"];
+    let with = |breakers: &Value| {
+        many().edit_cluster("acct_3", |cluster| {
+            cluster["circuit_breakers"] = breakers.clone();
+        })
+    };
+    assert_eq!(warned(with(breakers)), []);
+    // Those of another priority are not.
+    let mut other = breakers.clone();
+    other["thresholds"][0]["priority"] = "HIGH".into();
+    assert_eq!(warned(with(&other)).len(), 1);
+    // Over HTTP/2 one connection has many requests.
+    let mut without = breakers.clone();
+    let threshold = without["thresholds"][0].as_object_mut().unwrap();
+    threshold.remove("max_connections");
+    assert_eq!(warned(with(&without)).len(), 1);
+    let http2 = with(&without).edit_cluster("acct_3", |cluster| {
+        cluster["typed_extension_protocol_options"] = serde_json::json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http2_protocol_options": {}},
+            },
+        });
+    });
+    assert_eq!(warned(http2), []);
+    // By slotgate's own header, and those that are left by a route for all.
+    let routed = |header: Value| {
+        many().manager(|manager| {
+            let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+            *routes = serde_json::json!([
+                {"match": {"prefix": "/", "headers": [header]}, "route": {"cluster": "acct_1", "timeout": "0s"}},
+                {"match": {"prefix": "/"}, "route": {"cluster": "acct_2", "timeout": "0s"}},
+            ]);
+        })
+    };
+    let at = |place: usize| {
+        format!(
+            "static_resources.clusters[{place}].circuit_breakers: the accounts that lead here have"
+        )
+    };
+    let exact = |name: &str| serde_json::json!({"name": "x-slotgate-account", "string_match": {"exact": name}});
+    let told = warned(routed(exact("acct-3")));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, format!("{} 2000 slots, and {all}", at(2)));
+    let told = warned(routed(exact("acct-1")));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, format!("{} 2000 slots, and {all}", at(3)));
+    // A client's header may lead all of them to either.
+    let told = warned(routed(
+        serde_json::json!({"name": "x-mine", "present_match": true}),
+    ));
+    let texts: Vec<&str> = told.iter().map(|(text, _)| text.as_str()).collect();
+    let both = [2, 3].map(|place| format!("{} 2005 slots, and {all}", at(place)));
+    assert_eq!(texts, both);
 }

@@ -34,8 +34,12 @@ fn own_options_first_then_redis_then_the_form() {
             &["session", "percent", "salt", "config"],
             false,
         ),
-        (&["status"], &["pool", "rows", "config"], true),
-        (&["watch"], &["pool", "rows", "interval", "count"], true),
+        (&["status"], &["pool", "rows", "tenant", "config"], true),
+        (
+            &["watch"],
+            &["pool", "rows", "tenant", "interval", "count"],
+            true,
+        ),
         (
             &["explain"],
             &[

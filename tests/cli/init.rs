@@ -76,13 +76,11 @@ impl Desk {
     /// Envoy on a file as it was written.
     fn start(&self, name: &str, admin: &Port) -> Process {
         let log = fs::File::create(self.0.join("envoy.log")).unwrap();
+        let out = fs::File::create(self.0.join("envoy.out")).unwrap();
         let mut command = envoy();
         command.current_dir(self.0.path()).args(["-c", name]);
         command.args(["--concurrency", "1", "--disable-hot-restart"]);
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+        command.stdin(Stdio::null()).stdout(out).stderr(log);
         let process = Process::start(command);
         let admin = Client::new(admin.addr());
         eventually(PATIENCE, || {
@@ -218,11 +216,153 @@ fn one_host_with_many_keys() {
     // Without Redis: the key of the others.
     world.redis.kill();
     // A client that says where to does not get there.
-    let reply = client.get("/echo", &[("x-upstream", "redis")]);
+    let own = [
+        ("authorization", "Bearer of-the-client"),
+        ("x-upstream", "redis"),
+    ];
+    let reply = client.get("/echo", &own);
     assert_eq!(reply.header("x-slotgate-path"), "traditional");
     let headers = &reply.json()["headers"];
     assert_eq!(headers["authorization"], "Bearer key-of-the-others");
     assert_untold(headers);
+}
+
+/// Another key serves what one is refused for, unless `failover` says not.
+#[test]
+fn a_refused_request_is_served_by_the_other_key() {
+    for (failover, attempts) in [("", 3), ("failover: {max_attempts: 1}\n", 1)] {
+        let world = World::new();
+        let desk = Desk::with(&format!(
+            "{}{failover}upstream: http://{}\npools:\n- name: main\n  accounts:\n  \
+             - {{id: one, limit: 2, key_env: KEY_ONE}}\n  - {{id: two, limit: 3, key_env: KEY_TWO}}\n",
+            world.top(),
+            world.upstream.addr()
+        ));
+        desk.init(&["pools.yaml"]).done();
+        desk.validate("envoy.yaml");
+        let written = desk.text("envoy.yaml");
+        for part in [
+            "failover: {max_attempts: 3}",
+            "role: upstream",
+            "retry_policy:",
+        ] {
+            assert_eq!(written.contains(part), attempts > 1, "{part}");
+        }
+        // A busy machine may be late for Redis' answer.
+        let redis = "{pipe_cluster: slotgate_pipe";
+        let patient = format!("{redis}, acquire_timeout_ms: 20000");
+        desk.put("envoy.yaml", &written.replace(redis, &patient));
+        let _envoy = desk.start("envoy.yaml", &world.admin);
+        let client = world.client();
+        granted(&client, "first", &[]);
+        let mut number = 0;
+        let reply = eventually_some(PATIENCE, || {
+            number += 1;
+            let session = number.to_string();
+            let before = world.upstream.snapshot().requests;
+            let reply = client.get("/refuse?key=first-key", &[("x-session-id", &session)]);
+            let tries = world.upstream.snapshot().requests - before;
+            (tries > 1 || reply.status != 200).then_some(reply)
+        });
+        if attempts == 1 {
+            assert_eq!(reply.status, 429);
+            continue;
+        }
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.header("x-slotgate-account"), "two");
+        let headers = &reply.json()["headers"];
+        assert_eq!(headers["authorization"], "Bearer second-key");
+        assert_untold(headers);
+        // The access log says so.
+        eventually(PATIENCE, || desk.text("envoy.out").contains("\"tries\":"));
+    }
+}
+
+/// Where each account has its own cluster it is asked for; where the cluster is the operator's, it is theirs to do.
+#[test]
+fn other_accounts_are_tried_by_themselves_only_behind_one_cluster() {
+    const ACCOUNTS: &str = "pools:\n- name: main\n  accounts:\n  - {id: one, limit: 2, key_env: KEY_ONE}\n  \
+                            - {id: two, limit: 3, key_env: KEY_TWO}\n";
+    for (top, arguments) in [
+        (
+            "layout: cluster-per-account\nupstream: http://a\n",
+            &["pools.yaml"][..],
+        ),
+        ("layout: sidecar\nupstream: http://a\n", &["pools.yaml"]),
+        (
+            "layout: cluster-per-account\nupstream: http://a\n",
+            &["pools.yaml", "--fragment"],
+        ),
+    ] {
+        let desk = Desk::with(&format!("{top}{ACCOUNTS}"));
+        desk.init(&[arguments, &["--output", "out.yaml"]].concat())
+            .done();
+        assert!(!desk.text("out.yaml").contains("role: upstream"), "{top}");
+        let asked = format!("{top}failover: {{max_attempts: 2}}\n{ACCOUNTS}");
+        desk.put("pools.yaml", &asked);
+        desk.init(&[arguments, &["--output", "out.yaml", "--force"]].concat())
+            .done();
+        let written = desk.text("out.yaml");
+        for part in [
+            "role: upstream",
+            "cluster: slotgate_accounts",
+            "num_retries: 1",
+            "server_listener_name: slotgate_accounts",
+        ] {
+            assert!(written.contains(part), "{top}: {part}");
+        }
+        let told = desk.run(&["check", "out.yaml", "--strict"], "").done();
+        assert!(!told.contains("note:"), "{told}");
+    }
+    let own = "above 1 needs clusters that are made here, from https://host or http://host:port: one that you have needs role upstream in its filters";
+    let top = "upstream: {cluster: api}\n";
+    let desk = Desk::with(&format!("{top}{ACCOUNTS}"));
+    let asked = format!("{top}failover: {{max_attempts: 2}}\n{ACCOUNTS}");
+    desk.put("pools.yaml", &asked);
+    let told = desk
+        .init(&["pools.yaml", "--fragment", "--force"])
+        .failed(1);
+    let expected = format!("pools.yaml:2:26: failover.max_attempts: {own}\n");
+    assert!(told.starts_with(&expected), "{told}");
+    // One account has no other.
+    let desk = Desk::with(SMALL);
+    desk.init(&["pools.yaml"]).done();
+    assert!(!desk.text("envoy.yaml").contains("failover"));
+    for (wrong, problem) in [
+        (
+            "{max_attempts: 0}",
+            "failover.max_attempts: \"0\" is not a whole number in 1..=10",
+        ),
+        (
+            "{max_attempts: 11}",
+            "failover.max_attempts: \"11\" is not a whole number in 1..=10",
+        ),
+        ("{}", "failover.max_attempts: is required"),
+        (
+            "{max_attempts: 2, budget_ms: 5}",
+            "failover.budget_ms: unknown field",
+        ),
+    ] {
+        desk.put("pools.yaml", &format!("failover: {wrong}\n{SMALL}"));
+        let told = desk.init(&["pools.yaml", "--force"]).failed(1);
+        assert!(told.contains(problem), "{told}");
+    }
+    // Pieces for an Envoy that is there have it all, where the cluster is made here.
+    let desk = Desk::with(&format!(
+        "failover: {{max_attempts: 5}}\nupstream: http://a\n{ACCOUNTS}"
+    ));
+    desk.init(&["pools.yaml", "--fragment"]).done();
+    let told = desk.run(&["check", "fragment.yaml", "--strict"], "").done();
+    assert!(!told.contains("note:"), "{told}");
+    let fragment = desk.text("fragment.yaml");
+    for part in [
+        "max_attempts: 5",
+        "num_retries: 4",
+        "role: upstream",
+        "max_retries: 1024",
+    ] {
+        assert!(fragment.contains(part), "{part}");
+    }
 }
 
 #[test]
@@ -251,6 +391,39 @@ fn a_cluster_for_each_account() {
     // There is no other way.
     world.redis.kill();
     assert_eq!(client.get("/", &[]).status, 503);
+}
+
+#[test]
+fn a_refused_request_is_served_by_the_other_cluster() {
+    let world = World::new();
+    let other = Upstream::start();
+    let desk = Desk::with(&format!(
+        "layout: cluster-per-account\n{}failover: {{max_attempts: 2}}\npools:\n- name: main\n  accounts:\n  \
+         - {{id: one, limit: 2, key_env: KEY_ONE, upstream: \"http://{}\"}}\n  \
+         - {{id: two, limit: 3, key_env: KEY_TWO, upstream: \"http://{}\"}}\n",
+        world.top(),
+        world.upstream.addr(),
+        other.addr()
+    ));
+    desk.init(&["pools.yaml"]).done();
+    desk.validate("envoy.yaml");
+    let _envoy = desk.start("envoy.yaml", &world.admin);
+    let client = world.client();
+    granted(&client, "first", &[]);
+    let mut number = 0;
+    let reply = eventually_some(PATIENCE, || {
+        number += 1;
+        let session = number.to_string();
+        let before = world.upstream.snapshot().requests;
+        let reply = client.get("/refuse?key=first-key", &[("x-session-id", &session)]);
+        let tries = world.upstream.snapshot().requests - before;
+        (tries > 0 || reply.status != 200).then_some(reply)
+    });
+    let seen = reply.json();
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(seen["headers"]["authorization"], "Bearer second-key");
+    assert_eq!(seen["headers"]["host"], other.addr().to_string());
+    assert_untold(&seen["headers"]);
 }
 
 /// An Envoy before the upstream that only talks TLS.
@@ -300,10 +473,12 @@ fn beside_an_application() {
     // Inbound: the application's own limit.
     let inbound = Client::new(inbound.addr());
     let ledger = Ledger::new(&world.redis, "slotgate", "app");
-    let held: Vec<_> = (0..4)
-        .map(|_| inbound.open("/sse?events=100000", &[]))
-        .collect();
-    assert_eq!(ledger.used("app"), 4);
+    // The first of them may be too early for its pipe.
+    let mut held = Vec::new();
+    eventually(PATIENCE, || {
+        held.push(inbound.open("/sse?events=100000", &[]));
+        ledger.used("app") == 4
+    });
     assert_eq!(inbound.get("/", &[]).status, 429);
     drop(held);
 }
@@ -407,6 +582,102 @@ fn a_fragment_merged_into_an_envoy_that_is_there() {
     assert!(in_it > 10 && out > 10, "{in_it} {out}");
 }
 
+/// A fragment is said to be one. Its pieces are checked, and nothing is missing that is in what it is merged into.
+#[test]
+fn a_fragment_can_be_checked_by_itself() {
+    let desk = Desk::with(
+        "upstream: {cluster: api}\npools:\n- name: main\n  accounts:\n  - {id: one, limit: 2, key_env: KEY_ONE}\n",
+    );
+    desk.init(&["pools.yaml", "--fragment"]).done();
+    let whole = "fragment.yaml: network filter \"slotgate_bridge\", role bridge: OK\n\
+                 fragment.yaml: http filter \"slotgate\", role scheduler: OK\n  not set here, so not checked: KEY_ONE\n";
+    let rest = "fragment.yaml: not here, so not checked: what this fragment is merged into; check that as well\n";
+    let check = ["check", "fragment.yaml", "--strict"];
+    assert_eq!(desk.run(&check, "").done(), format!("{whole}{rest}"));
+    let json = desk.run(&["check", "fragment.yaml", "--json"], "").done();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["ok"], &json["warnings"]), (&json!(true), &json!([])));
+    let fragment = desk.text("fragment.yaml");
+    for (from, to, code, said) in [
+        // In the first part.
+        (
+            "cluster: redis\n",
+            "cluster: reddis\n",
+            0,
+            "not here, so not checked: cluster reddis, where Redis is",
+        ),
+        (
+            "- name: envoy.bootstrap.internal_listener\n  typed_config:",
+            "- name: mine\n  other:",
+            1,
+            "error: [0].bootstrap_extensions: no extension envoy.bootstrap.internal_listener",
+        ),
+        // In the second.
+        (
+            "max_concurrency: 2",
+            "max_concurrency: 0",
+            1,
+            "  pools[0].accounts[0].max_concurrency: 0 is not in",
+        ),
+        (
+            "timeout: 0s}",
+            "idle_timeout: 60s, timeout: 0s}",
+            0,
+            "warning: [1].route_config.virtual_hosts[0].routes[0].route.idle_timeout: cuts a stream",
+        ),
+        (
+            "- remove: x-upstream",
+            "- remove: x-other",
+            0,
+            "warning: [1].early_header_mutation_extensions: does not take x-upstream off requests",
+        ),
+        // From one to the other.
+        (
+            "redis: {pipe_cluster: slotgate_pipe}",
+            "redis: {pipe_cluster: pipe}",
+            1,
+            "error: [1].http_filters[0].typed_config.config.configuration.value.redis.pipe_cluster: there is no cluster pipe; the one that leads to an internal listener is slotgate_pipe",
+        ),
+    ] {
+        let broken = fragment.replacen(from, to, 1);
+        assert_ne!(broken, fragment, "{from}");
+        desk.put("fragment.yaml", &broken);
+        let ran = desk.run(&["check", "fragment.yaml"], "");
+        assert_eq!((ran.code, ran.err.as_str()), (code, ""), "{}", ran.out);
+        assert!(ran.out.contains(said), "{said} is not in\n{}", ran.out);
+        assert!(ran.out.contains(rest), "{}", ran.out);
+    }
+}
+
+/// A cluster is given what its slots need, the application's too.
+#[test]
+fn more_than_envoys_own_bound() {
+    let desk = Desk::with(&format!(
+        "layout: sidecar\nwasm: {}\napp: {{address: \"127.0.0.1:1\", limit: 2000}}\npools:\n- name: main\n  accounts:\n  \
+         - {{id: one, limit: 1500, upstream: \"http://127.0.0.1:2\"}}\n",
+        wasm().display()
+    ));
+    desk.init(&["pools.yaml"]).done();
+    let written = desk.text("envoy.yaml");
+    for bound in ["max_requests: 4000", "max_requests: 3000"] {
+        assert!(written.contains(bound), "{written}");
+    }
+    desk.validate("envoy.yaml");
+    // Without these lines it is said.
+    let kept = written.lines().filter(|line| {
+        let breakers = ["circuit_breakers:", "  thresholds:", "- {max_connections"];
+        !breakers.iter().any(|part| line.contains(part))
+    });
+    desk.put("envoy.yaml", &kept.collect::<Vec<_>>().join("\n"));
+    let told = desk.run(&["check", "envoy.yaml"], "").done();
+    for part in [
+        "here have 2000 slots, and Envoy's own bound is 1024 (max_connections, max_pending_requests, max_requests)",
+        "here have 1500 slots",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+}
+
 /// Names that YAML could take for something else, many pools, hosts with TLS, a login, more than Envoy's own limit.
 #[test]
 fn whatever_is_written_is_valid() {
@@ -444,6 +715,19 @@ fn whatever_is_written_is_valid() {
         desk.init(&["pools.yaml", "--fragment"]).done();
         assert_eq!(documents(&desk.text("fragment.yaml")).len(), 2);
     }
+}
+
+/// One key may also be that of requests without a slot, or of Redis: Envoy takes no variable's name twice.
+#[test]
+fn one_variable_for_several_things() {
+    let desk = Desk::with(&format!(
+        "wasm: {}\nredis: {{address: 127.0.0.1, password_env: KEY_TWO}}\nupstream: http://127.0.0.1:1\n\
+         traditional: {{key_env: KEY_ONE}}\npools:\n- name: main\n  accounts:\n  - {{id: one, limit: 2, key_env: KEY_ONE}}\n  \
+         - {{id: two, limit: 3, key_env: KEY_TWO}}\n",
+        wasm().display()
+    ));
+    desk.init(&["pools.yaml"]).done();
+    desk.validate("envoy.yaml");
 }
 
 /// What the filter itself would refuse, in whichever way it was not foreseen.

@@ -8,11 +8,13 @@
     missing_docs
 )]
 
+mod accounts;
 mod beside;
 mod change;
 mod check;
 mod corpus;
 mod escapes;
+mod explain;
 mod faults;
 mod generate;
 mod help;
@@ -20,6 +22,7 @@ mod init;
 mod ledger;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
+mod queue;
 mod recall;
 mod show;
 mod warnings;
@@ -130,7 +133,7 @@ impl Rig {
 
     /// A lease of this account; its id.
     fn take(&mut self, account: &str) -> String {
-        let lease = self.ids.mint();
+        let lease = self.ids.mint(None);
         self.pipe
             .acquire(lease, Mode::Force(account), None)
             .unwrap();

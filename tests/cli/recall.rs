@@ -112,6 +112,119 @@ fn a_request_is_explained_by_whoever_decided_on_it() {
     assert!(!log.contains("panicked"));
 }
 
+/// A request's id, and what `explain` says of it as text and as JSON.
+fn explained(run: impl Fn(&[&str]) -> crate::Ran, id: &str) -> (String, Value) {
+    let text = run(&["explain", "--request", id]).done();
+    let json = run(&["explain", "--json", "--request", id]).done();
+    (text, serde_json::from_str(&json).expect("JSON"))
+}
+
+/// Accounts and statuses of the tries as they must be, and the text's first line and a line for each of them.
+#[track_caller]
+fn assert_tries(text: &str, json: &Value, first: &str, expected: &[(&str, u64)]) {
+    let tries = json["tries"].as_array().expect("tries");
+    let mut lines = format!("{first}\n");
+    let mut seen = Vec::new();
+    for one in tries {
+        let (account, status) = (
+            one["account"].as_str().unwrap(),
+            one["status"].as_u64().unwrap(),
+        );
+        seen.push((account, status));
+        lines += &format!(
+            "{account} refused it with {status} after {} ms\n",
+            one["ms"]
+        );
+    }
+    assert_eq!(seen, expected);
+    assert!(text.starts_with(&lines), "{text}\n{lines}");
+}
+
+#[test]
+fn each_try_of_a_refused_request_is_named() {
+    let (redis, upstream) = (Redis::start(), Upstream::start());
+    let config = EnvoyConfig::from_example().plugin(|plugin| {
+        plugin["redis"]["acquire_timeout_ms"] = json!(20_000);
+        plugin["gray"]["percent"] = json!(100);
+        plugin["response_headers"] = json!(true);
+        // Each request finds all accounts rested.
+        plugin["cooldown"] = json!({"max_ms": 1, "probe": false});
+        plugin["priority_mode"] = json!("strict");
+        let account = |(id, priority)| {
+            json!({"id": id, "max_concurrency": 5, "priority": priority, "set_headers": {"x-upstream": "acct_1"}})
+        };
+        plugin["pools"][0]["accounts"] = [("a", 1), ("b", 2)].into_iter().map(account).collect();
+    });
+    let keep_ids = |manager: &mut Value| manager["preserve_external_request_id"] = json!(true);
+    let config = config.failover(3).manager(keep_ids);
+    let envoy = Envoy::start(config.redis(redis.addr()).upstream(upstream.addr()));
+    let run = |arguments: &[&str]| {
+        let mut command = program();
+        command.args(arguments);
+        command.arg("--redis").arg(redis.addr().to_string());
+        finish(command, "")
+    };
+    let send = |path: &str, id: &str| {
+        let request = Request::get(path).header("x-request-id", id);
+        envoy.client().send(request).expect("a reply")
+    };
+    // The first request of the worker opens the pipe.
+    support::eventually(support::PATIENCE, || {
+        send("/refuse?accounts=", "warm").header("x-slotgate-path") == "atomic"
+    });
+
+    // Served after a refusal: the account that served comes first, and alone has the lease.
+    let reply = send("/refuse?accounts=a&status=529", "served");
+    assert_eq!(
+        (reply.status, reply.header("x-slotgate-account")),
+        (200, "b")
+    );
+    let (text, json) = explained(run, "served");
+    let first = "request \"served\" took a slot of b of pool demo";
+    assert_tries(&text, &json, first, &[("a", 529)]);
+    assert_eq!(
+        (&json["way"], &json["account"]),
+        (&json!("atomic"), &json!("b"))
+    );
+    print!("{text}");
+
+    // All refuse it.
+    let reply = send("/refuse?accounts=a,b", "refused");
+    assert_eq!(reply.json()["error"]["type"], "slotgate_exhausted");
+    let (text, json) = explained(run, "refused");
+    let first =
+        "request \"refused\" was answered here of pool demo: no other account had a free slot";
+    let mut tries = [("a", 429), ("b", 429)];
+    if json["tries"][0]["account"] == "b" {
+        tries.reverse();
+    }
+    assert_tries(&text, &json, first, &tries);
+    print!("{text}");
+
+    // Nobody is there. How far the tries get is Envoy's to say: it may give up while the second one waits for its slot.
+    upstream.refuse();
+    assert_eq!(send("/refuse?accounts=", "gone").status, 503);
+    let (text, json) = explained(run, "gone");
+    let first = &json["tries"][0];
+    assert_eq!(first["status"], 0);
+    // Which of the two is first depends on which one refused later.
+    let account = first["account"].as_str().expect("an account");
+    let line = format!(
+        "{account} gave no answer; the next try began after {} ms\n",
+        first["ms"]
+    );
+    assert!(text.contains(&line), "{text}");
+    print!("{text}");
+    upstream.accept_again();
+
+    // Nothing is said of tries where there was one.
+    let (text, json) = explained(run, "warm");
+    assert!(
+        json.get("tries").is_none() && !text.contains("refused it"),
+        "{text}"
+    );
+}
+
 #[test]
 fn what_nobody_remembers_is_said_so() {
     let world = World::start();

@@ -270,6 +270,38 @@ def hostile(driver, at):
     harmless("garbage")
 
 
+def post(at, path, **body):
+    """A change that takes the token."""
+    request = urllib.request.Request(at["console"] + path, json.dumps(body).encode(), {
+        "content-type": "application/json", "authorization": f"Bearer {at['token']}"})
+    return json.load(urllib.request.urlopen(request))
+
+
+def waits(driver, at):
+    """With every account drained requests wait, of three tenants; what holds them up over, they are served."""
+    open_console(driver, at["console"])
+    tenants = lambda: driver.execute_script(
+        "return [...document.querySelectorAll('main .tenants tr')].map((row) => [...row.cells].map((cell) => cell.innerText))")
+    accounts = [f"acct-{n}" for n in range(1, 4)]
+    for account in accounts:
+        post(at, "api/drain", pool="demo", account=account)
+    until("some wait", lambda: re.fullmatch(r"\d+ waiting, the first for \d+ s", text(driver, "main .queue")))
+    until("each tenant waits", lambda: len([name for name, what in tenants()
+                                           if re.fullmatch("[0-9a-f]{16}", name) and " waiting, " in what]) == 3)
+    shoot(driver, "waiting")
+    for size in SIZES:
+        view(driver, size, "light")
+        fits(driver)
+        shoot(driver, f"waiting-{size}")
+    driver.find_elements(By.CSS_SELECTOR, "main form")[1].find_elements(By.TAG_NAME, "button")[1].click()
+    until("explained", lambda: driver.execute_script("return document.querySelector('#why').open"))
+    assert re.search(r"No account can take a request now; \d+ wait already", text(driver, "#why p")), text(driver, "#why p")
+    ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+    for account in accounts:
+        post(at, "api/undrain", pool="demo", account=account)
+    until("nobody waits", lambda: text(driver, "main .queue") == "nobody waits")
+
+
 def read_only(driver, at):
     """Without a token no button is left that would change anything."""
     open_console(driver, at["console"])
@@ -284,7 +316,7 @@ def read_only(driver, at):
 def many(driver, at):
     """500 accounts: found by typing, and put in order."""
     rows = lambda: driver.execute_script(
-        "return [...document.querySelectorAll('main tbody tr')].filter((row) => !row.hidden).map((row) => row.cells[0].innerText)")
+        "return [...document.querySelectorAll('main .do')].map((cell) => cell.parentNode).filter((row) => !row.hidden).map((row) => row.cells[0].innerText)")
     assert len(rows()) == 500 and rows()[:3] == ["acct-1", "acct-2", "acct-3"], rows()[:3]
     find = driver.find_element(By.CSS_SELECTOR, "[type=search]")
     find.send_keys("disabled")
@@ -308,6 +340,7 @@ def main():
             looks(driver, at, 3)
             keyboard(driver, at)
             plain_words(driver, at)
+            waits(driver, at)
             read_only(driver, at)
             hostile(driver, at)
         with stage(6, 60) as at:
@@ -315,7 +348,7 @@ def main():
             driver.find_element(By.CSS_SELECTOR, "#key").click()
             ActionChains(driver).send_keys(at["token"], Keys.ENTER).perform()
             driver.find_elements(By.CSS_SELECTOR, "main .do button")[6].click()
-            view(driver, (900, 608), "light")
+            view(driver, (900, 800), "light")
             driver.find_element(By.CSS_SELECTOR, "h1").click()
             time.sleep(8.5)
             states = lambda: text(driver, "main tbody")

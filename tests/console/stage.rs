@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use support::{Client, Envoy, EnvoyConfig, Redis, Request, Upstream, eventually, spawn};
 
 const TOKEN: &str = "the stage's own token";
+const TENANTS: [&str; 3] = ["red", "green", "blue"];
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -43,6 +44,8 @@ fn main() {
         .plugin(|plugin| {
             plugin["gray"]["percent"] = json!(80);
             plugin["pools"][0]["accounts"] = json!(accounts);
+            plugin["saturated"] = json!({"action": "queue", "queue": {"max_wait_ms": 20_000}});
+            plugin["tenant"] = json!({"source": [{"header": "x-tenant"}]});
         })
         .console(|console| {
             console["token_env"] = json!("SLOTGATE_CONSOLE_TOKEN");
@@ -85,6 +88,7 @@ async fn drive(client: Client, lane: usize) {
         };
         let session = format!("session-{}", turn * 31 % 4_000);
         let request = Request::get(&path).header("x-session-id", session);
+        let request = request.header("x-tenant", TENANTS[lane % TENANTS.len()]);
         let refused = client
             .sending(request)
             .await

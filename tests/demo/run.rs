@@ -1,5 +1,5 @@
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -26,14 +26,58 @@ struct Seen {
     atomic: AtomicUsize,
     traditional: AtomicUsize,
     refused: AtomicUsize,
+    slowest: Mutex<Duration>,
     failures: Mutex<Vec<String>>,
     lanes_done: AtomicUsize,
 }
 
+/// What happens to a request that finds no slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Act {
+    /// It is refused, and its client comes again.
+    Refuse,
+    /// It waits for its turn.
+    Queue,
+}
+
+/// How an act went.
+struct Summary {
+    took: Duration,
+    refused: usize,
+    /// From a request's first byte to the end of its stream, refusals included.
+    slowest: Duration,
+}
+
 pub fn run() -> ExitCode {
     let stop = on_stop();
-    let config = EnvoyConfig::from_example()
-        .plugin(|plugin| plugin["gray"]["percent"] = GRAY_PERCENT.into());
+    let mut summaries = Vec::new();
+    for act in [Act::Refuse, Act::Queue] {
+        match play(act, &stop) {
+            Ok(summary) => summaries.push(summary),
+            Err(code) => return code,
+        }
+    }
+    if let [refuse, queue] = &summaries[..] {
+        println!(
+            "OK: {REQUESTS} requests served in {:.1} s, no account above its limit; the slowest took {:.1} s, {} refusals on the way\n\
+             OK: with a queue in {:.1} s, the slowest took {:.1} s, none refused",
+            refuse.took.as_secs_f64(),
+            refuse.slowest.as_secs_f64(),
+            refuse.refused,
+            queue.took.as_secs_f64(),
+            queue.slowest.as_secs_f64(),
+        );
+    }
+    ExitCode::SUCCESS
+}
+
+fn play(act: Act, stop: &AtomicBool) -> Result<Summary, ExitCode> {
+    let config = EnvoyConfig::from_example().plugin(|plugin| {
+        plugin["gray"]["percent"] = GRAY_PERCENT.into();
+        if act == Act::Queue {
+            plugin["saturated"]["action"] = "queue".into();
+        }
+    });
     let pool = Pool::of(&config);
     let slots: usize = pool.accounts.iter().map(|(_, slots)| slots).sum();
 
@@ -51,8 +95,12 @@ pub fn run() -> ExitCode {
     println!("the console: http://{}/", envoy.addrs()[1]);
     println!(
         "{REQUESTS} streams of {} s by {SESSIONS} sessions, {AT_ONCE} at a time, over {slots} slots; \
-         {GRAY_PERCENT} % of the sessions are in the gray release\n",
+         {GRAY_PERCENT} % of the sessions are in the gray release{}\n",
         EVENTS * 50 / 1000,
+        match act {
+            Act::Refuse => "",
+            Act::Queue => "; who finds no slot waits for one",
+        }
     );
     let begin = Instant::now();
     let seen = Arc::new(Seen::default());
@@ -75,6 +123,7 @@ pub fn run() -> ExitCode {
                 used: &state.used,
                 upstream: &upstream,
                 refused: seen.refused.load(Ordering::Relaxed),
+                waiting: state.waiting.len(),
                 atomic: seen.atomic.load(Ordering::Relaxed),
                 traditional: seen.traditional.load(Ordering::Relaxed),
             },
@@ -82,7 +131,7 @@ pub fn run() -> ExitCode {
         );
         if stopped {
             println!("\nstopped");
-            return ExitCode::from(130);
+            return Err(ExitCode::from(130));
         }
         if done || late {
             break begin.elapsed();
@@ -90,19 +139,19 @@ pub fn run() -> ExitCode {
         std::thread::sleep(Duration::from_millis(200));
     };
 
-    let failures = verdict(&pool, &seen, &upstream, &ledger);
+    let failures = verdict(act, &pool, &seen, &upstream, &ledger);
     if failures.is_empty() {
-        println!(
-            "OK: {REQUESTS} requests served in {:.1} s, no account above its limit",
-            ended.as_secs_f64()
-        );
-        return ExitCode::SUCCESS;
+        return Ok(Summary {
+            took: ended,
+            refused: seen.refused.load(Ordering::Relaxed),
+            slowest: *seen.slowest.lock().unwrap(),
+        });
     }
     for failure in &failures {
         println!("FAILED: {failure}");
     }
     println!("\nEnvoy's log ends with:\n{}", envoy.log_tail(40));
-    ExitCode::FAILURE
+    Err(ExitCode::FAILURE)
 }
 
 /// One client after another.
@@ -112,7 +161,12 @@ async fn lane(client: Client, seen: Arc<Seen>, begin: Instant) {
         if number >= REQUESTS {
             break;
         }
-        if let Err(failure) = serve_one(client, &seen, number, begin).await {
+        let came = Instant::now();
+        let served = serve_one(client, &seen, number, begin).await;
+        let mut slowest = seen.slowest.lock().unwrap();
+        *slowest = came.elapsed().max(*slowest);
+        drop(slowest);
+        if let Err(failure) = served {
             seen.failures
                 .lock()
                 .unwrap()
@@ -166,7 +220,13 @@ fn whole_stream(reply: &Reply, seen: &Seen) -> Result<(), String> {
 }
 
 /// Prints what the upstream and Redis say, and returns what is not as promised.
-fn verdict(pool: &Pool, seen: &Seen, upstream: &Upstream, ledger: &Ledger) -> Vec<String> {
+fn verdict(
+    act: Act,
+    pool: &Pool,
+    seen: &Seen,
+    upstream: &Upstream,
+    ledger: &Ledger,
+) -> Vec<String> {
     let mut failures = std::mem::take(&mut *seen.failures.lock().unwrap());
     failures.truncate(10);
     let mut expect = |kept: bool, failure: String| {
@@ -184,6 +244,11 @@ fn verdict(pool: &Pool, seen: &Seen, upstream: &Upstream, ledger: &Ledger) -> Ve
         format!("{served} of {REQUESTS} requests were served"),
     );
     expect(atomic > 0, "no request took a slot".into());
+    let refused = seen.refused.load(Ordering::Relaxed);
+    expect(
+        act == Act::Refuse || refused == 0,
+        format!("{refused} were refused instead of waiting"),
+    );
 
     println!("\nwhat the upstream itself saw");
     let snapshot = upstream.snapshot();

@@ -25,6 +25,8 @@ pub struct Moment<'a> {
     pub upstream: &'a Snapshot,
     /// From the clients: pool-level refusals, and whole answers by path.
     pub refused: usize,
+    /// From Redis.
+    pub waiting: usize,
     pub atomic: usize,
     pub traditional: usize,
 }
@@ -87,6 +89,7 @@ impl<'a> Table<'a> {
             "{name:<14}{count:>11}  {}{granted_all:>9}{refused:>9}",
             bar(used_all, slots_all)
         );
+        let _ = writeln!(text, "waiting       {:>11}", moment.waiting);
         let (share, answered) = (moment.gray_share(), moment.answered());
         let _ = writeln!(
             text,
@@ -107,10 +110,11 @@ impl<'a> Table<'a> {
             .iter()
             .map(|(id, _)| moment.upstream.account(id).total)
             .sum();
-        let (refused, share, answered) = (moment.refused, moment.gray_share(), moment.answered());
+        let (refused, waiting) = (moment.refused, moment.waiting);
+        let (share, answered) = (moment.gray_share(), moment.answered());
         let _ = writeln!(
             text,
-            "  granted {granted}  refused {refused}  gray {share:.1} % of {answered} answered"
+            "  granted {granted}  refused {refused}  waiting {waiting}  gray {share:.1} % of {answered} answered"
         );
         text
     }

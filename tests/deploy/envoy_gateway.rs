@@ -369,7 +369,8 @@ fn the_merged_result_runs() {
         drop(held);
         eventually(SOON, || ledger.is_empty());
         crate::world::assert_sound(&envoy);
-        assert!(redis.run::<Vec<redis::Value>>("ACL", &["LOG"]).is_empty());
+        let denied = redis.run::<Vec<redis::Value>>("ACL", &["LOG"]);
+        assert!(denied.is_empty(), "{denied:?}");
     }
 }
 

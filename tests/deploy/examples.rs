@@ -51,6 +51,8 @@ fn every_example_is_valid() {
                 .console(|plugin| plugin["pools"] = json!(["openai", "anthropic"])),
         ),
         ("compose/envoy.yaml", file("envoy/compose/envoy.yaml")),
+        ("clusters.yaml", file("envoy/clusters.yaml")),
+        ("endpoints.yaml", file("envoy/endpoints.yaml")),
         (
             "sidecar.yaml",
             with_files(

@@ -97,16 +97,9 @@ impl Stage {
             .redis(redis.addr())
             .plugin(|plugin| plugin["redis"]["acquire_timeout_ms"] = json!(20_000))
             .plugin(change)
-            .manager(|manager| {
-                let vm = &mut manager["http_filters"][1]["typed_config"]["config"]["vm_config"];
-                let names = vm["environment_variables"]["host_env_keys"].take();
-                let mut values = json!({});
-                for name in names.as_array().expect("names") {
-                    let name = name.as_str().expect("a name");
-                    let (provider, number) = name.split_once("_KEY_").expect("a key's name");
-                    values[name] = key(&provider.to_lowercase(), &number.to_lowercase()).into();
-                }
-                vm["environment_variables"] = json!({"key_values": values});
+            .host_env(|name| {
+                let (provider, number) = name.split_once("_KEY_").expect("a key's name");
+                key(&provider.to_lowercase(), &number.to_lowercase())
             });
         for ((provider, _), made) in HOSTS.iter().zip(&made) {
             let port = ports[provider].as_u64().expect("a port");
@@ -182,7 +175,9 @@ fn every_kind_of_request_of_real_clients() {
     let stage = Stage::start(&clients, |_| {});
     the_model_picks_the_provider_and_a_slot_its_key(&stage);
     a_slot_is_held_to_the_streams_end(&stage);
+    a_refused_key_costs_the_client_nothing(&stage);
     what_names_no_model(&stage);
+    the_access_log_has_the_model(&stage);
     let log = stage.envoy.log();
     assert!(!log.contains("key-of-"), "a key is in the log");
     let redis: Vec<String> = stage.redis.run("KEYS", &["*"]);
@@ -233,25 +228,6 @@ fn the_model_picks_the_provider_and_a_slot_its_key(stage: &Stage) {
         });
     }
 
-    // A refused key rests, and the client's own second try gets the other one.
-    let refused = key("openai", "1");
-    let refuses = stage.dir.join(&format!("refuse-{refused}"));
-    std::fs::write(&refuses, "").expect("a file");
-    for number in 0..20 {
-        let more = json!({"retries": 1, "user": format!("again-{number}")});
-        assert_eq!(
-            stage.ask(ask("openai", more))["text"],
-            "hello from upstream"
-        );
-        if stage.seen()["key"] == *refused {
-            assert_eq!(stage.seen()["key"], *key("openai", "2"));
-            break;
-        }
-        assert!(number < 19, "the key was never used");
-    }
-    std::fs::remove_file(refuses).expect("the file");
-    assert!(stage.ledger("openai").state().cooldown.len() <= 1);
-
     // A body of 5 MB with an image.
     for (client, _) in HOSTS {
         let got = stage.ask(ask(client, json!({"image": 5_000_000 * 3 / 4})));
@@ -259,6 +235,22 @@ fn the_model_picks_the_provider_and_a_slot_its_key(stage: &Stage) {
         let seen = stage.seen();
         assert_eq!(seen["images"], 5_000_000, "{client}");
     }
+}
+
+/// `null` where none was found.
+fn the_access_log_has_the_model(stage: &Stage) {
+    let logged = |pool: &str, model: Value| {
+        eventually(SOON, || {
+            let lines = stage.envoy.stdout();
+            let mut lines = lines
+                .lines()
+                .filter_map(|line| serde_json::from_str(line).ok());
+            lines.any(|line: Value| line["pool"] == pool && line["model"] == model)
+        });
+    };
+    logged("openai", json!("gpt-5"));
+    logged("openai", Value::Null);
+    logged("anthropic", json!("claude-opus-5"));
 }
 
 fn what_names_no_model(stage: &Stage) {
@@ -355,6 +347,63 @@ fn a_slot_is_held_to_the_streams_end(stage: &Stage) {
         eventually(SOON, || ledger.is_empty());
         ledger.assert_consistent();
     }
+}
+
+/// A request that one key is refused for goes out again with the other: without a retry of the client's own, a stream or not.
+fn a_refused_key_costs_the_client_nothing(stage: &Stage) {
+    for (client, host) in HOSTS {
+        let (refused, other) = (key(client, "1"), key(client, "2"));
+        let refuses = stage.dir.join(&format!("refuse-{refused}"));
+        std::fs::write(&refuses, "").expect("a file");
+        for stream in [false, true] {
+            // A key that was refused for one model serves another.
+            let model = format!("{}-stream-{stream}", model(client));
+            let tried_twice = (0..40).any(|number| {
+                let user = format!("{model}-{number}");
+                let image = 5_000_000 * 3 / 4;
+                let more = json!({"model": model, "user": user, "stream": stream, "image": image});
+                let got = stage.ask(ask(client, more));
+                if stream {
+                    assert_eq!(got["first"], "hello ", "{client}: {got}");
+                    let rest = stage.ask(json!({"do": "rest"}));
+                    assert_eq!(rest, json!({"rest": "from upstream"}), "{client}");
+                } else {
+                    assert_eq!(got["text"], "hello from upstream", "{client}: {got}");
+                }
+                let seen = stage.seen();
+                if seen["key"] == *other {
+                    return false;
+                }
+                assert_eq!(seen["key"], *refused);
+                let again = stage.seen();
+                assert_eq!(again["key"], *other, "{client}");
+                // All of the request, and nothing of the gateway's.
+                assert_eq!(again["images"], 5_000_000, "{client}");
+                assert_eq!(again["length"], seen["length"]);
+                assert_eq!(again["headers"]["host"], host);
+                let text = again["headers"].to_string();
+                for hidden in ["of-the-client", "x-slotgate", "x-provider", &refused] {
+                    assert!(!text.contains(hidden), "{hidden} in {text}");
+                }
+                true
+            });
+            assert!(tried_twice, "{client}: the key was never used");
+        }
+        std::fs::remove_file(refuses).expect("the file");
+        let ledger = stage.ledger(client);
+        eventually(SOON, || ledger.is_empty());
+        ledger.assert_consistent();
+    }
+    let tries = || {
+        let lines = stage.envoy.stdout();
+        let lines = lines.lines().map(serde_json::from_str::<Value>);
+        let tries = lines.flatten().map(|line| line["tries"].to_string());
+        tries.collect::<BTreeSet<_>>()
+    };
+    eventually(SOON, || tries().len() == 2);
+    assert!(tries().contains("null") && tries().iter().any(|tries| tries.contains('2')));
+    let exhausted = stage.envoy.filter_stat("failover;outcome=exhausted");
+    assert_eq!(exhausted.unwrap_or(0), 0);
 }
 
 fn every_client_is_served_by(stage: &Stage, number: &str) {

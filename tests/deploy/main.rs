@@ -15,6 +15,7 @@ mod load;
 #[path = "../e2e/world.rs"]
 mod world;
 
+mod endpoints;
 mod envoy_gateway;
 mod examples;
 mod folders;

@@ -18,23 +18,10 @@ const WINDOW: Duration = Duration::from_secs(12);
 fn resharding_and_failover() {
     let mut cluster = RedisCluster::start(3);
     let upstream = Upstream::start();
-    // Each node knows the user that the example's proxy logs in as.
-    for node in &cluster.nodes {
-        allow(node);
-    }
-    let envoy = Envoy::start(
-        config(&[("a", 20), ("b", 20), ("c", 20)])
-            .plugin(|plugin| plugin["redis"] = json!({"acquire_timeout_ms": 500}))
-            .redis_as("envoy/redis/cluster.yaml")
-            .redis(cluster.nodes[0].addr())
-            .edit_cluster("redis", |redis| {
-                let options =
-                    &mut redis["typed_extension_protocol_options"]["envoy.filters.network.redis_proxy"];
-                options["auth_password"] = json!({"inline_string": PASSWORD});
-            })
-            .log_levels("warning", "wasm:warning")
-            .upstream(upstream.addr()),
-    );
+    let config = config(&[("a", 20), ("b", 20), ("c", 20)])
+        .plugin(|plugin| plugin["redis"] = json!({"acquire_timeout_ms": 500}))
+        .log_levels("warning", "wasm:warning");
+    let envoy = by_way_of(&cluster, config.upstream(upstream.addr()));
     let serves = || way(&envoy.client().get("/", &[])) == (200, "atomic");
     if envoy.version().starts_with("1.36.") {
         // Its redis_proxy does not know SCRIPT LOAD.
@@ -65,6 +52,51 @@ fn resharding_and_failover() {
     println!(
         "Redis Cluster: {moved:?} until slots again when the pool's slot moved, {died:?} when its master died"
     );
+}
+
+/// `redis_proxy` knows no channels: what is handed on is found by asking, four times a second.
+#[test]
+fn requests_wait_without_being_told() {
+    let cluster = RedisCluster::start(3);
+    let upstream = Upstream::start();
+    let config = config(&[("a", 1)]).plugin(|plugin| {
+        plugin["redis"] = json!({"acquire_timeout_ms": 2_000});
+        plugin["saturated"] = json!({"action": "queue"});
+    });
+    let envoy = by_way_of(&cluster, config.upstream(upstream.addr()));
+    if envoy.version().starts_with("1.36.") {
+        return;
+    }
+    let client = envoy.client();
+    eventually(PATIENCE, || way(&client.get("/", &[])) == (200, "atomic"));
+    // Each of them waits for the one before it.
+    let begin = Instant::now();
+    let replies = client.load(12, 12, |_| Request::get("/delay?ms=50"));
+    for reply in &replies {
+        let reply = reply.as_ref().expect("an answer");
+        assert_eq!(way(reply), (200, "atomic"));
+    }
+    assert_eq!(upstream.snapshot().account("a").most, 1);
+    assert!(envoy.filter_stat("queue.requests;outcome=granted") >= Some(10));
+    println!(
+        "12 requests of 50 ms for one slot, by redis_proxy: {:?}",
+        begin.elapsed()
+    );
+}
+
+/// An Envoy whose pipe leads through the example's `redis_proxy` to these nodes, each of which knows its user.
+fn by_way_of(cluster: &RedisCluster, config: EnvoyConfig) -> Envoy {
+    for node in &cluster.nodes {
+        allow(node);
+    }
+    let config = config
+        .redis_as("envoy/redis/cluster.yaml")
+        .redis(cluster.nodes[0].addr());
+    Envoy::start(config.edit_cluster("redis", |redis| {
+        let options =
+            &mut redis["typed_extension_protocol_options"]["envoy.filters.network.redis_proxy"];
+        options["auth_password"] = json!({"inline_string": PASSWORD});
+    }))
 }
 
 /// The example's user.

@@ -37,6 +37,8 @@ fn no_shipped_connection_manager_cuts_a_silent_stream() {
             1,
         ),
         ("compose/envoy.yaml", file("envoy/compose/envoy.yaml"), 1),
+        ("clusters.yaml", file("envoy/clusters.yaml"), 1),
+        ("endpoints.yaml", file("envoy/endpoints.yaml"), 1),
         ("llm.yaml", file("envoy/llm.yaml"), 1),
         ("sidecar.yaml", file("envoy/sidecar.yaml"), 2),
         (

@@ -164,6 +164,48 @@ fn the_ways_without_the_ledger_are_logged_too() {
 }
 
 #[test]
+fn the_tries_of_a_refused_request_are_counted() {
+    let config = logging(&[("a", 5), ("b", 5)]).plugin(|plugin| {
+        plugin["gray"]["percent"] = json!(100);
+        // `a` is tried first as long as it has not refused anything.
+        plugin["cooldown"] = json!({"max_ms": 1, "probe": false});
+        plugin["priority_mode"] = json!("strict");
+        plugin["pools"][0]["accounts"][1]["priority"] = json!(2);
+    });
+    let config = config.failover(3).manager(|manager| {
+        let format = &mut manager["access_log"][0]["typed_config"]["log_format"]["json_format"];
+        format["tries"] = json!("%FILTER_STATE(wasm.slotgate.tries:PLAIN)%");
+    });
+    let world = World::start(config);
+    let get = |id: &str, refused: &str| {
+        let path = format!("/refuse?accounts={refused}");
+        world.client().get(&path, &[("x-request-id", id)])
+    };
+    let expect = |id: &str, words: [&str; 4]| {
+        let seen = line(&world.envoy, id);
+        let own =
+            ["path", "reason", "account", "tries"].map(|name| seen[name].as_str().unwrap_or("-"));
+        assert_eq!(own, words, "{seen}");
+        seen
+    };
+    assert_eq!(get("once", "").status, 200);
+    expect("once", ["atomic", "-", "a", "-"]);
+    let served = get("served", "a");
+    let seen = expect("served", ["atomic", "-", "b", "2"]);
+    assert_eq!(seen["lease"], served.json()["headers"]["x-slotgate-lease"]);
+    // None served it: the account is still said that was tried last.
+    assert_eq!(get("refused", "a,b").status, 429);
+    let seen = line(&world.envoy, "refused");
+    let own = ["path", "reason"].map(|name| seen[name].as_str().unwrap_or("-"));
+    assert_eq!(own, ["rejected", "saturated"], "{seen}");
+    assert!(
+        seen["account"].is_string() && seen["lease"].is_string(),
+        "{seen}"
+    );
+    assert!(seen["tries"].is_null(), "{seen}");
+}
+
+#[test]
 fn without_the_setting_nothing_is_said() {
     let world = World::start(logging(&[("a", 5)]).plugin(|plugin| {
         plugin

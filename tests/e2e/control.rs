@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use redis::Commands;
 use serde_json::json;
+use slotgate::ledger::keys::COMMON;
 use slotgate::ledger::source::Script;
 use slotgate::request::gray::Bucketer;
 use tokio::task::JoinHandle;
@@ -23,10 +24,8 @@ const SESSION: &str = "x-session-id";
 #[track_caller]
 fn control(world: &World, verb: &str, subject: &str) -> Instant {
     let mut redis = world.redis.client().get_connection().expect("a connection");
-    let names = [
-        "accounts", "free", "used", "leases", "owner", "cooldown", "control",
-    ];
-    let keys: Vec<_> = names.map(|name| world.ledger.key(name)).into();
+    let names = COMMON.iter().chain(&["control"]);
+    let keys: Vec<_> = names.map(|name| world.ledger.key(name)).collect();
     let mut call = redis::cmd("EVAL");
     call.arg(Script::Control.source()).arg(keys.len()).arg(keys);
     let _: Vec<String> = call

@@ -4,7 +4,7 @@ use support::*;
 
 /// Envoy calls what is exported. It calls back with a gRPC stream's metadata in the middle of another call
 /// (`proxy_on_grpc_receive_initial_metadata`, `proxy_on_grpc_receive_trailing_metadata`), and pays for every other call.
-const EXPORTS: [&str; 17] = [
+const EXPORTS: [&str; 18] = [
     "_initialize",
     "memory",
     "proxy_abi_version_0_2_1",
@@ -19,6 +19,7 @@ const EXPORTS: [&str; 17] = [
     "proxy_on_queue_ready",
     "proxy_on_request_body",
     "proxy_on_request_headers",
+    "proxy_on_response_body",
     "proxy_on_response_headers",
     "proxy_on_tick",
     "proxy_on_upstream_data",

@@ -352,3 +352,49 @@ fn a_new_configuration_takes_the_place_of_the_old_in_the_gauges() {
         eventually(SOON, ready);
     }
 }
+
+/// How many wait, whether their worker listens, and how long it took, in the buckets of the shipped configuration.
+#[test]
+fn requests_that_wait() {
+    let configuration = config(&[("a", 1)]).plugin(|plugin| {
+        plugin["saturated"] = json!({"action": "queue"});
+    });
+    let world = World::start(configuration);
+    let is = |name: &str, labels: &[(&str, &str)], expected: f64| {
+        eventually_is(&world.envoy, &format!("slotgate_{name}"), labels, expected);
+    };
+    let holder = world.client().open("/sse?events=100000", &[]);
+    is("acquire_us", &[], 1.0);
+    let client = world.client();
+    let served = std::thread::spawn(move || client.get("/", &[]).status);
+    let left = world.client().start("/", &[]);
+    is("queue_waiting", &[], 2.0);
+    is("queue_workers_listening", &[], 1.0);
+    left.reset();
+    is("queue_waiting", &[], 1.0);
+    std::thread::sleep(Duration::from_millis(300));
+    drop(holder);
+    assert_eq!(served.join().expect("it waited"), 200);
+    for (outcome, count) in [("granted", 1.0), ("left", 1.0), ("timed_out", 0.0)] {
+        is(
+            "queue_requests",
+            &[("pool", "demo"), ("outcome", outcome)],
+            count,
+        );
+    }
+    is("queue_waiting", &[], 0.0);
+    is("queue_wait_us", &[("pool", "demo")], 1.0);
+    // It waited in the queue, so it is not among those that waited for their acquire alone.
+    is("acquire_us", &[], 1.0);
+    let all = world.envoy.admin_get("/stats/prometheus");
+    let within = |bound: &str| {
+        let bucket = format!("slotgate_queue_wait_us_bucket{{pool=\"demo\",le=\"{bound}\"}} ");
+        let line = all.lines().find_map(|line| line.strip_prefix(&bucket));
+        line.unwrap_or_else(|| panic!("no {bucket}")).to_owned()
+    };
+    assert_eq!(
+        (within("250000").as_str(), within("3600000000").as_str()),
+        ("0", "1")
+    );
+    world.assert_all_free();
+}

@@ -8,7 +8,7 @@ use crate::world::{SOON, config, way};
 use support::*;
 
 /// The built filter, but the callback of this name traps.
-fn with_trap(name: &str) -> Vec<u8> {
+pub fn with_trap(name: &str) -> Vec<u8> {
     let path =
         std::env::var_os("SLOTGATE_WASM").map_or(root().join("target/slotgate.wasm"), Into::into);
     let mut wasm = std::fs::read(path).expect("a built filter");

@@ -312,7 +312,12 @@ fn an_account_rests_for_one_model_alone() {
     }
     assert_eq!(ask("/", "haiku"), 200);
     assert_eq!(ask("/", ""), 200);
-    assert!(world.ledger.state().cooldown.is_empty());
+    // The account itself does not cool.
+    let cooling = world.ledger.state().cooldown;
+    assert!(
+        cooling.keys().all(|who| who.starts_with("scope:")),
+        "{cooling:?}"
+    );
     eventually(SOON, || ask("/", "opus") == 200);
     assert!(rests.elapsed() > Duration::from_millis(2_400));
     world.assert_all_free();

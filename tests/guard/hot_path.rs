@@ -1,30 +1,32 @@
 //! So many requests through the pure core: in by its bucket, granted, released, each alone or eight together; or out of the
-//! percentage. `guard acquire 1000`, `guard together 1000`, `guard out 1000`.
+//! percentage; or one that waits until it is handed a slot, by the reply to a release or by a message. `guard acquire 1000`,
+//! `guard together 1000`, `guard out 1000`, `guard handed 1000`, `guard heard 1000`.
 
 use slotgate::config::{Role, parse};
 use slotgate::request::headers::Headers;
 use slotgate::ledger::source::{Script};
-use slotgate::worker::Worker;
+use slotgate::worker::{RequestId, Worker};
 
 const GRANTED: &[u8] = b"*2\r\n$10\r\n1234567890\r\n$3\r\na42\r\n";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let Some([way, requests]) = arguments.get(1..) else {
-        panic!("guard acquire|together|out REQUESTS")
+        panic!("guard acquire|together|out|handed|heard REQUESTS")
     };
     let requests: u32 = requests.parse().expect("a number");
-    let (percent, at_once) = match way.as_str() {
-        "acquire" => (100, 1),
-        "together" => (100, 8),
-        "out" => (0, 1),
-        _ => panic!("acquire, together or out, not {way}"),
+    let (percent, at_once, action) = match way.as_str() {
+        "acquire" => (100, 1, "reject"),
+        "together" => (100, 8, "reject"),
+        "out" => (0, 1, "reject"),
+        "handed" | "heard" => (100, 1, "queue"),
+        _ => panic!("acquire, together, out, handed or heard, not {way}"),
     };
     let accounts: Vec<String> = (0..100)
         .map(|n| format!(r#"{{"id": "a{n}", "max_concurrency": 10, "set_headers": {{"x-upstream": "u{n}"}}}}"#))
         .collect();
     let json = format!(
-        r#"{{"role": "scheduler", "gray": {{"percent": {percent}}}, "pools": [{{"name": "p", "accounts": [{}]}}]}}"#,
+        r#"{{"role": "scheduler", "gray": {{"percent": {percent}}}, "saturated": {{"action": "{action}"}}, "pools": [{{"name": "p", "accounts": [{}]}}]}}"#,
         accounts.join(",")
     );
     let Ok(Role::Scheduler(config)) = parse(json.as_bytes(), &|_| None) else {
@@ -43,7 +45,7 @@ fn main() {
     ]);
     let mut worker = Worker::new(*config, 1);
     let reply = |worker: &mut Worker, bytes: &[u8]| worker.on_pipe_bytes(0, bytes);
-    let (slot, _) = worker.on_request(0, 0, Headers::new(&headers));
+    let (id, _) = worker.on_request(0, 0, Headers::new(&headers));
     worker.on_tick(0);
     worker.on_pipe_open(0);
     reply(&mut worker, b"+OK\r\n");
@@ -60,12 +62,19 @@ fn main() {
     // The first look at the operator's overrides: there are none.
     reply(
         &mut worker,
-        b"*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n",
+        b"*5\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n",
     );
+    // The digits before a lease's number.
+    let prefix = prefix_of(&worker.wire().bytes);
     if percent > 0 {
         reply(&mut worker, GRANTED);
     }
-    worker.on_end(0, (slot, 0));
+    if action == "queue" {
+        while worker.next_answer().is_some() {}
+        let queue = Queue { worker, headers: Headers::new(&headers), prefix, before: id };
+        return queue.serve(requests, way == "heard");
+    }
+    worker.on_end(0, id);
     let granted = format!(
         "*{}\r\n$10\r\n1234567890\r\n{}",
         at_once + 1,
@@ -73,9 +82,9 @@ fn main() {
     );
     let streams: Vec<u32> = (1..=requests).collect();
     for streams in streams.chunks(at_once) {
-        let mut slots = [0; 8];
-        for (slot, stream) in slots.iter_mut().zip(streams) {
-            *slot = worker.on_request(1, *stream, Headers::new(&headers)).0;
+        let mut ids = [id; 8];
+        for (id, stream) in ids.iter_mut().zip(streams) {
+            *id = worker.on_request(1, *stream, Headers::new(&headers)).0;
             worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
             std::hint::black_box(worker.next_wake_ms());
         }
@@ -86,11 +95,81 @@ fn main() {
             reply(&mut worker, granted.as_bytes());
             while worker.next_answer().is_some() {}
         }
-        for (slot, stream) in slots.iter().zip(streams) {
-            worker.on_end(1, (*slot, *stream));
+        for id in ids.iter().take(streams.len()) {
+            worker.on_end(1, *id);
             std::hint::black_box(worker.next_wake_ms());
         }
         worker.wire().bytes.clear();
     }
     assert_eq!(worker.counters().total() >= u64::from(requests), true);
+}
+
+/// The first 16 digits of the leases in a worker's commands.
+fn prefix_of(commands: &[u8]) -> String {
+    let head = b"$24\r\n";
+    let at = commands.windows(head.len()).position(|window| window == head);
+    let lease = at.and_then(|at| commands.get(at + head.len()..)).and_then(|rest| rest.get(..16));
+    String::from_utf8_lossy(lease.unwrap_or_default()).into_owned()
+}
+
+/// Requests that find no slot, one after the other.
+struct Queue<'a> {
+    worker: Worker,
+    headers: Headers<'a>,
+    prefix: String,
+    /// The one that holds the slot.
+    before: RequestId,
+}
+
+impl Queue<'_> {
+    fn serve(mut self, requests: u32, heard: bool) {
+        if heard {
+            self.listen();
+        }
+        for stream in 1..=requests {
+            let (id, _) = self.worker.on_request(1, stream, self.headers);
+            self.worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
+            self.worker.flush(1);
+            self.reply(b"*2\r\n$10\r\n1234567890\r\n$27\r\n~1732999999123456001 4000 0\r\n");
+            // The one before it ends, and its release hands the slot on.
+            self.worker.on_end(1, self.before);
+            self.worker.on_tick(1);
+            let number = stream + u32::from(heard);
+            let grant = format!("{} {}{number:08x} a42 1234567890", id.slot, self.prefix);
+            let grant = format!("${}\r\n{grant}\r\n", grant.len());
+            if heard {
+                self.reply(b":1\r\n");
+                let message = format!("*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n{grant}");
+                self.worker.on_grants_bytes(1, message.as_bytes());
+            } else {
+                self.reply(format!("*2\r\n:1\r\n{grant}").as_bytes());
+            }
+            assert!(self.worker.next_answer().is_some(), "it has its slot");
+            // Its session is bound.
+            self.worker.flush(1);
+            self.reply(GRANTED);
+            std::hint::black_box(self.worker.next_wake_ms());
+            self.worker.wire().bytes.clear();
+            self.before = id;
+        }
+    }
+
+    fn reply(&mut self, bytes: &[u8]) {
+        self.worker.on_pipe_bytes(1, bytes);
+    }
+
+    /// The first that waits opens the connection on which grants are heard, and is granted by its heartbeat.
+    fn listen(&mut self) {
+        let (id, _) = self.worker.on_request(0, u32::MAX, self.headers);
+        self.worker.flush(0);
+        self.reply(b"*2\r\n$10\r\n1234567890\r\n$27\r\n~1732999999123456001 4000 0\r\n");
+        self.worker.on_tick(0);
+        self.worker.on_grants_open(0);
+        self.worker.on_grants_bytes(0, b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+        self.worker.grants_wire().bytes.clear();
+        self.worker.on_end(0, id);
+        self.worker.on_tick(0);
+        self.reply(b":0\r\n");
+        self.worker.wire().bytes.clear();
+    }
 }

@@ -4,7 +4,7 @@ use crate::pipe::Pipe;
 use slotgate::config::{Account, PriorityMode, Score};
 use slotgate::ledger::commands::{Acquired, acquired};
 use slotgate::ledger::commands::{Mode, SyncAccount};
-use slotgate::pool::bases;
+use slotgate::pool::{Scale, bases};
 use slotgate::request::lease::LeaseIds;
 use std::collections::BTreeMap;
 use support::Redis;
@@ -47,6 +47,7 @@ fn sample(redis: &Redis, accounts: usize, load: f64, priorities: Priorities, dra
                 [1, 2, 5][random.usize(..3)]
             },
             enabled: true,
+            pace: None,
             set_headers: Vec::new(),
         })
         .collect();
@@ -55,7 +56,7 @@ fn sample(redis: &Redis, accounts: usize, load: f64, priorities: Priorities, dra
     } else {
         PriorityMode::Weighted
     };
-    let priority_parts = bases(&configured, SCORE, mode);
+    let priority_parts = bases(&configured, Scale::between(None, &configured, SCORE, mode));
     let list: Vec<SyncAccount> = configured
         .iter()
         .zip(&priority_parts)
@@ -64,6 +65,7 @@ fn sample(redis: &Redis, accounts: usize, load: f64, priorities: Priorities, dra
             max_concurrency: account.max_concurrency,
             base: *base,
             enabled: true,
+            pace: None,
         })
         .collect();
     pipe.sync(1, 1, Some(&list)).unwrap();
@@ -75,7 +77,7 @@ fn sample(redis: &Redis, accounts: usize, load: f64, priorities: Priorities, dra
         let max = account.max_concurrency;
         let used = (0..max).filter(|_| random.f64() < load).count() as u64;
         for _ in 0..used {
-            pipe.encode_acquire(&mut out, ids.mint(), Mode::Force(&account.id), 1);
+            pipe.encode_acquire(&mut out, ids.mint(None), Mode::Force(&account.id), 1);
             commands += 1;
         }
         scores.push((used < u64::from(max)).then(|| base + LOAD * used / u64::from(max)));
@@ -89,7 +91,7 @@ fn sample(redis: &Redis, accounts: usize, load: f64, priorities: Priorities, dra
     for _ in 0..draws.div_ceil(100) {
         let mut out = Vec::new();
         for _ in 0..100 {
-            pipe.encode_acquire(&mut out, ids.mint(), Mode::Dry, random.u32(..));
+            pipe.encode_acquire(&mut out, ids.mint(None), Mode::Dry, random.u32(..));
         }
         pipe.exchange_many(&out, 100, |reply| {
             match acquired(reply, 1).unwrap().1.next() {
@@ -229,7 +231,7 @@ fn outcomes(pipe: &mut Pipe, leases: usize, together: bool) -> [BTreeMap<String,
     for _ in 0..ROUNDS / 100 {
         let (mut out, mut replies) = (Vec::new(), 0);
         for _ in 0..100 {
-            let all: Vec<_> = (0..leases).map(|_| ids.mint()).collect();
+            let all: Vec<_> = (0..leases).map(|_| ids.mint(None)).collect();
             for part in all.chunks(if together { leases } else { 1 }) {
                 pipe.encode_acquires(&mut out, part, Mode::Take, random.u32(..));
                 replies += 1;
@@ -279,6 +281,7 @@ fn in_one_command_as_one_after_the_other() {
                 max_concurrency: [1, 2, 3][n % 3],
                 base: apart * n as u64,
                 enabled: true,
+                pace: None,
             })
             .collect();
         pipe.sync(1, 1, Some(&list)).unwrap();

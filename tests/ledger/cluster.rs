@@ -3,16 +3,21 @@
 
 use crate::pipe::{Answer, Pipe, account, text};
 use serde_json::json;
-use slotgate::ledger::commands::Mode;
-use slotgate::ledger::commands::{Reconciled, Renewed, Synced};
+use slotgate::config::{TenantLimits, Tenants};
+use slotgate::ledger::commands::{Asked, Mode, Place, Reconciled, Renewed, Synced, Terms};
 use slotgate::ledger::fault::Fault;
-use slotgate::request::lease::LeaseIds;
+use slotgate::request::lease::{LeaseId, LeaseIds};
 use support::{
     Envoy, EnvoyConfig, Ledger, PATIENCE, Redis, RedisCluster, Upstream, acl_rules, eventually,
 };
 
 /// Each script in each mode, with a session and a scope.
 fn exercise(pipe: &mut Pipe) {
+    exercise_all(pipe, true);
+}
+
+/// `queue`: also with leases that wait.
+fn exercise_all(pipe: &mut Pipe, queue: bool) {
     let mut ids = LeaseIds::new(1);
     let (session, scope) = ([1; 16], [2; 16]);
     assert_eq!(pipe.sync(1, 1, None), Ok(Synced::Wanted));
@@ -20,7 +25,7 @@ fn exercise(pipe: &mut Pipe) {
         pipe.sync(1, 1, Some(&[account("a", 2)])),
         Ok(Synced::Replaced)
     );
-    let lease = ids.mint();
+    let lease = ids.mint(None);
     let granted = Ok(Answer::Granted("a".into()));
     assert_eq!(
         pipe.acquire(lease, Mode::Take, Some((&session, 1000))),
@@ -29,12 +34,12 @@ fn exercise(pipe: &mut Pipe) {
     pipe.cooldown_in("a", 10, Some(&scope)).unwrap();
     for mode in [Mode::Dry, Mode::Force("a")] {
         let sessions = Some((&session, 1000));
-        pipe.acquire_in(ids.mint(), mode, sessions, Some(&scope), 4)
+        pipe.acquire_in(ids.mint(None), mode, sessions, Some(&scope), 4)
             .unwrap();
     }
     pipe.cooldown("a", 10).unwrap();
     let epoch = pipe.epoch;
-    let lost = ids.mint();
+    let lost = ids.mint(None);
     let renewed = pipe.renew(&[(lease, "a", epoch), (lost, "a", epoch + 1)]);
     assert_eq!(renewed, Ok(vec![Renewed::Renewed, Renewed::Readopted]));
     assert_eq!(pipe.release(&[lease, lost]), Ok(2));
@@ -45,6 +50,9 @@ fn exercise(pipe: &mut Pipe) {
         pipe.control(verb, "a", None).unwrap();
     }
     pipe.control("unbind", "", Some(&session)).unwrap();
+    if queue {
+        wait_in_line(pipe, &mut ids);
+    }
     while matches!(pipe.reconcile("one", 1000, 10), Ok(Reconciled::Working(_))) {}
     assert_eq!(pipe.reconcile("two", 1000, 10), Ok(Reconciled::Elsewhere));
     assert_eq!(
@@ -52,9 +60,53 @@ fn exercise(pipe: &mut Pipe) {
         Ok(Synced::Replaced)
     );
     assert_eq!(
-        pipe.acquire(ids.mint(), Mode::Take, None),
+        pipe.acquire(ids.mint(None), Mode::Take, None),
         Ok(Answer::Granted("b".into()))
     );
+}
+
+/// Leases of a tenant and of none that wait, are handed slots, leave, and are recounted.
+fn wait_in_line(pipe: &mut Pipe, ids: &mut LeaseIds) {
+    let (session, scope) = ([1; 16], [2; 16]);
+    let gold = Tenants::name(b"gold");
+    pipe.cooldown_in("a", 10_000, Some(&[3; 16])).unwrap();
+    // Until it cools in no other scope.
+    std::thread::sleep(std::time::Duration::from_millis(15));
+    let leases: Vec<LeaseId> = (0..8)
+        .map(|at| ids.mint((at % 2 == 0).then_some(&gold)))
+        .collect();
+    let limits = TenantLimits {
+        max_concurrency: 1,
+        max_waiting: 5,
+        weight: 3,
+    };
+    let asked: Vec<Asked> = leases
+        .iter()
+        .enumerate()
+        .map(|(at, lease)| Asked {
+            lease: *lease,
+            mode: Mode::Join(Terms {
+                limits,
+                cookie: 1,
+                place: Place::Last,
+            }),
+            session: Some(&session),
+            scope: Some(if at < 6 { &scope } else { &[3; 16] }),
+        })
+        .collect();
+    for _ in 0..2 {
+        let answers = pipe.acquire_all(&asked, 1_000, 4).unwrap();
+        let waits = answers
+            .iter()
+            .filter(|answer| matches!(answer, Answer::Waits(_)));
+        assert_eq!(waits.count(), 7, "{answers:?}");
+    }
+    assert_eq!(pipe.release(&leases[7..]), Ok(0));
+    assert_eq!(pipe.release(&leases[..1]), Ok(1));
+    assert_eq!(pipe.handed.len(), 1);
+    while matches!(pipe.reconcile("one", 1000, 10), Ok(Reconciled::Working(_))) {}
+    pipe.inspect().unwrap();
+    pipe.release(&leases).unwrap();
 }
 
 #[test]
@@ -76,7 +128,30 @@ fn every_key_is_declared_and_no_more_is_allowed() {
     assert_eq!(text(&admin.command(&command)), "+OK\r\n");
     let mut pipe = Pipe::open(&redis, "p");
     assert_eq!(text(&pipe.command(&[b"AUTH", b"slot", b"pw"])), "+OK\r\n");
+    let mut listeners = [Pipe::open(&redis, "p"), Pipe::open(&redis, "p")];
+    listeners[0].command(&[b"AUTH", b"slot", b"pw"]);
+    for listener in &mut listeners {
+        let reply = listener.command(&[b"SUBSCRIBE", pipe.waiting.channel.as_bytes()]);
+        assert_eq!(reply[0], b'*', "{}", text(&reply));
+    }
     exercise(&mut pipe);
+    assert!(!listeners[1].published().is_empty());
+    // Without a queue its rights are not needed.
+    let dropped = admin.command(&[
+        b"ACL",
+        b"SETUSER",
+        b"slot",
+        b"resetchannels",
+        b"-zrangebylex",
+        b"-zlexcount",
+        b"-publish",
+        b"-subscribe",
+    ]);
+    assert_eq!(text(&dropped), "+OK\r\n");
+    admin.command(&[b"FLUSHALL"]);
+    let mut older = Pipe::open(&redis, "p");
+    older.command(&[b"AUTH", b"slot", b"pw"]);
+    exercise_all(&mut older, false);
     let mut other = Pipe::open(&redis, "other");
     other.command(&[b"AUTH", b"slot", b"pw"]);
     assert_eq!(

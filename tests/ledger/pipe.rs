@@ -3,16 +3,18 @@
 #![allow(dead_code)]
 
 use slotgate::ledger::commands::{
-    AccountReport, Acquire, Asked, LedgerCommands, Longest, Mode, Part, Step, Sync, SyncAccount,
+    AccountReport, AccountTerms, Acquire, Asked, Change, LedgerCommands, Longest, Mode, Order,
+    Part, Step, Sync, SyncAccount, Waiting,
 };
 use slotgate::ledger::commands::{
     Acquired, Override, Reconciled, Renewed, Synced, acquired, number, overrides, reconciled,
-    renewed, synced,
+    released, renewed, synced,
 };
 use slotgate::ledger::fault::Fault;
 use slotgate::ledger::keys::{COMMON, key, session_account};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
+use slotgate::pool::Scale;
 use slotgate::request::lease::LeaseId;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -21,6 +23,14 @@ use std::path::Path;
 use support::Redis;
 
 pub const PREFIX: &str = "slotgate";
+
+/// What syncs say of priorities: 0 to 10, half a unit apart at most.
+pub const SCALE: Scale = Scale {
+    best: 0,
+    worst: 10,
+    span: 10,
+    weight: 500_000,
+};
 
 /// A script's source; of the folder LUA instead, when it is set: that is how mutants are tried (tests/mutate.rs).
 pub fn source(script: Script) -> String {
@@ -32,8 +42,12 @@ pub fn source(script: Script) -> String {
     };
     let own = script.source();
     let flags = own.lines().next().unwrap();
-    let name = format!("{}.lua", format!("{script:?}").to_lowercase());
-    format!("{flags}\n{}{}", read("ledger.lua"), read(&name))
+    let files: String = script
+        .files()
+        .iter()
+        .map(|name| read(&format!("{name}.lua")))
+        .collect();
+    format!("{flags}\n{files}")
 }
 
 /// What an acquire answered, owned.
@@ -44,6 +58,10 @@ pub enum Answer {
     Probes(String),
     Saturated(u64),
     NoAccount,
+    /// Its order.
+    Waits(Order),
+    QueueFull(u64),
+    TenantFull(u64),
 }
 
 impl Answer {
@@ -57,6 +75,9 @@ impl Answer {
             Acquired::Granted { account, .. } => Self::Probes(id(account)),
             Acquired::Saturated { retry_after_ms } => Self::Saturated(retry_after_ms),
             Acquired::NoAccount => Self::NoAccount,
+            Acquired::Waits { order, .. } => Self::Waits(order),
+            Acquired::QueueFull { retry_after_ms } => Self::QueueFull(retry_after_ms),
+            Acquired::TenantFull { retry_after_ms } => Self::TenantFull(retry_after_ms),
         }
     }
 }
@@ -80,6 +101,16 @@ pub struct Pipe {
     pub session_mb: u64,
     /// What syncs and recounts say of the longest times.
     pub longest: Longest,
+    /// How joins wait.
+    pub waiting: Waiting<'static>,
+    /// The accounts that the leases asked for must not get.
+    pub tried: Vec<&'static str>,
+    /// Whether syncs leave the accounts to the ledger.
+    pub accounts_are_ledgers: bool,
+    /// How low syncs let limits fall that adapt; 0: none does.
+    pub adaptive: u32,
+    /// What the last release handed on: cookie, lease and account.
+    pub handed: Vec<(u64, String, String)>,
 }
 
 impl Pipe {
@@ -104,6 +135,15 @@ impl Pipe {
             probes: false,
             session_mb: 8,
             longest: Longest::default(),
+            waiting: Waiting {
+                most: 1000,
+                vouched_ms: 6_000,
+                channel: "slotgate:grants",
+            },
+            tried: Vec::new(),
+            accounts_are_ledgers: false,
+            adaptive: 0,
+            handed: Vec::new(),
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -175,7 +215,7 @@ impl Pipe {
 
     /// Several leases in one command.
     pub fn encode_acquires(&self, out: &mut Vec<u8>, leases: &[LeaseId], mode: Mode, seed: u32) {
-        let arguments = self.arguments(seed, 0);
+        let arguments = self.arguments(seed, 0, &[]);
         let asked = leases.iter().map(|lease| Asked {
             lease: *lease,
             mode,
@@ -196,7 +236,7 @@ impl Pipe {
         session_ttl_ms: u64,
         seed: u32,
     ) {
-        let arguments = self.arguments(seed, session_ttl_ms);
+        let arguments = self.arguments(seed, session_ttl_ms, &[]);
         let asked = leases.iter().zip(sessions).map(|(lease, session)| Asked {
             lease: *lease,
             mode: Mode::Take,
@@ -208,13 +248,20 @@ impl Pipe {
         });
     }
 
-    fn arguments(&self, seed: u32, session_ttl_ms: u64) -> Acquire {
+    fn arguments<'a>(
+        &self,
+        seed: u32,
+        session_ttl_ms: u64,
+        tried: &'a [&'static str],
+    ) -> Acquire<'a> {
         Acquire {
             ttl_ms: self.ttl_ms,
             seed,
             random: self.random,
             session_ttl_ms,
             session_mb: self.session_mb,
+            waiting: self.waiting,
+            tried,
         }
     }
 
@@ -254,6 +301,39 @@ impl Pipe {
             .sum()
     }
 
+    /// What was published on the channels that this connection subscribes to, in order: channel and message.
+    pub fn published(&mut self) -> Vec<(String, Vec<u8>)> {
+        let mut bytes = Vec::new();
+        push_array(&mut bytes, 1);
+        push_bulk(&mut bytes, b"PING");
+        self.stream.write_all(&bytes).unwrap();
+        let (mut inbox, mut part, mut messages) = (Vec::new(), [0; 4096], Vec::new());
+        loop {
+            let size = self.stream.read(&mut part).unwrap();
+            assert!(size > 0, "Redis hung up");
+            inbox.extend_from_slice(&part[..size]);
+            let mut at = 0;
+            while let Some(length) = reply_length(&inbox[at..]).unwrap() {
+                let mut values = Values::new(&inbox[at..at + length]);
+                at += length;
+                values.value();
+                match values.bulk() {
+                    Some(b"pong") => {
+                        assert_eq!(at, inbox.len());
+                        return messages;
+                    }
+                    Some(b"message") => {
+                        let channel = values.bulk().unwrap().to_vec();
+                        let message = values.bulk().unwrap().to_vec();
+                        messages.push((String::from_utf8(channel).unwrap(), message));
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            inbox.drain(..at);
+        }
+    }
+
     fn call(&mut self, encode: impl FnOnce(&LedgerCommands, &mut Vec<u8>, ScriptRef)) -> Vec<u8> {
         let mut bytes = Vec::new();
         encode(&self.keys, &mut bytes, ScriptRef::Sha(&self.shas));
@@ -279,7 +359,8 @@ impl Pipe {
     }
 
     pub fn acquire_all_raw(&mut self, asked: &[Asked], session_ttl_ms: u64, seed: u32) -> Vec<u8> {
-        let arguments = self.arguments(seed, session_ttl_ms);
+        let tried = self.tried.clone();
+        let arguments = self.arguments(seed, session_ttl_ms, &tried);
         self.call(|keys, out, by| keys.acquire(out, by, &arguments, asked.iter().copied()))
     }
 
@@ -344,7 +425,13 @@ impl Pipe {
     }
 
     pub fn release(&mut self, leases: &[LeaseId]) -> Result<u64, Fault> {
-        number(&self.release_raw(leases))
+        let reply = self.release_raw(leases);
+        let (live, handed) = released(&reply)?;
+        let own = |text: &[u8]| String::from_utf8(text.to_vec()).unwrap();
+        self.handed = handed
+            .map(|grant| (grant.cookie, own(grant.lease), own(grant.account)))
+            .collect();
+        Ok(live)
     }
 
     pub fn renew_raw(&mut self, leases: &[(LeaseId, &str, u64)]) -> Vec<u8> {
@@ -371,6 +458,9 @@ impl Pipe {
             digest,
             epoch,
             load: 300_000,
+            scale: SCALE,
+            accounts_are_ledgers: self.accounts_are_ledgers,
+            adaptive: self.adaptive,
             accounts,
             part: Part::Whole,
             longest: self.longest,
@@ -392,6 +482,9 @@ impl Pipe {
             digest,
             epoch: 5,
             load: 300_000,
+            scale: SCALE,
+            accounts_are_ledgers: self.accounts_are_ledgers,
+            adaptive: self.adaptive,
             accounts: Some(accounts),
             part,
             longest: self.longest,
@@ -463,6 +556,37 @@ impl Pipe {
     }
 
     /// The account that a session is bound to.
+    /// What `account.lua` says of each account: what came of it, how it was, and how it is.
+    pub fn change(
+        &mut self,
+        change: Change,
+        only_check: bool,
+        accounts: &[AccountTerms],
+    ) -> Result<Vec<String>, Fault> {
+        let reply = self.change_raw(change, only_check, accounts);
+        let mut values = Values::new(&reply);
+        let count = match values.value() {
+            Some(Value::Array(count)) => count,
+            other => return Err(Fault::in_place_of(other)),
+        };
+        let mut said = Vec::new();
+        for _ in 0..count {
+            assert_eq!(values.value(), Some(Value::Array(3)));
+            let mut word = || String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
+            said.push(format!("{} [{}] [{}]", word(), word(), word()));
+        }
+        Ok(said)
+    }
+
+    pub fn change_raw(
+        &mut self,
+        change: Change,
+        only_check: bool,
+        accounts: &[AccountTerms],
+    ) -> Vec<u8> {
+        self.call(|keys, out, by| keys.account(out, by, change, only_check, accounts))
+    }
+
     pub fn bound(&mut self, session: &[u8; 16]) -> Option<String> {
         let reply = self.call(|keys, out, _| keys.session(out, session));
         let value = Values::new(&reply).bulk()?;
@@ -518,7 +642,7 @@ impl Pipe {
         let reply = self.inspect_raw("0", 1000);
         let mut values = Values::new(&reply);
         match values.value() {
-            Some(Value::Array(8)) => {}
+            Some(Value::Array(9 | 10)) => {}
             Some(Value::Error(error)) => return Err(Fault::of(error)),
             other => panic!("{other:?}"),
         }
@@ -534,7 +658,7 @@ impl Pipe {
         };
         let mut accounts = BTreeMap::new();
         for _ in 0..rows {
-            assert_eq!(values.value(), Some(Value::Array(8)));
+            assert_eq!(values.value(), Some(Value::Array(12)));
             let id = String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
             values.number().unwrap();
             let used = u32::try_from(values.number().unwrap()).unwrap();
@@ -543,6 +667,9 @@ impl Pipe {
             let state = String::from_utf8(values.bulk().unwrap().to_vec()).unwrap();
             values.number().unwrap();
             values.number().unwrap();
+            for _ in 0..4 {
+                values.bulk().unwrap();
+            }
             accounts.insert(id, (used, state));
         }
         Ok(accounts)
@@ -551,15 +678,9 @@ impl Pipe {
     /// Everything of the pool, in one round trip.
     pub fn state(&mut self) -> State {
         let mut bytes = Vec::new();
-        let names = ["accounts", "free", "used", "leases", "owner", "cooldown"];
-        let reads: [&[&str]; 6] = [
-            &["HGETALL"],
-            &["ZRANGE", "0", "-1", "WITHSCORES"],
-            &["HGETALL"],
-            &["ZRANGE", "0", "-1", "WITHSCORES"],
-            &["HGETALL"],
-            &["ZRANGE", "0", "-1", "WITHSCORES"],
-        ];
+        let names = COMMON;
+        let (hash, set): (&[&str], &[&str]) = (&["HGETALL"], &["ZRANGE", "0", "-1", "WITHSCORES"]);
+        let reads = [hash, set, hash, set, hash, set, set, hash];
         for (name, read) in names.into_iter().zip(reads) {
             push_array(&mut bytes, read.len() + 1);
             push_bulk(&mut bytes, read[0].as_bytes());
@@ -568,16 +689,19 @@ impl Pipe {
                 push_bulk(&mut bytes, argument.as_bytes());
             }
         }
+        push_array(&mut bytes, 2);
+        push_bulk(&mut bytes, b"HGETALL");
+        push_bulk(&mut bytes, key(PREFIX, &self.pool, "roster").as_bytes());
         let sessions = [[1; 16], [2; 16], [3; 16]];
         for session in &sessions {
             self.keys.session(&mut bytes, session);
         }
         let mut replies = Vec::new();
-        self.exchange_many(&bytes, names.len() + sessions.len(), |reply| {
+        self.exchange_many(&bytes, names.len() + 1 + sessions.len(), |reply| {
             replies.push(reply.to_vec())
         });
         let now_ms = self.now_ms();
-        let maps: Vec<BTreeMap<String, String>> = replies[..names.len()]
+        let maps: Vec<BTreeMap<String, String>> = replies[..=names.len()]
             .iter()
             .map(|reply| {
                 let mut values = Values::new(reply);
@@ -597,24 +721,47 @@ impl Pipe {
             .clone()
             .into_iter()
             .partition(|(name, _)| name.starts_with('#'));
+        let (waiting, owner): (BTreeMap<_, _>, BTreeMap<_, _>) = maps[4]
+            .clone()
+            .into_iter()
+            .partition(|(_, owner)| owner.starts_with('~'));
+        let mut leases: BTreeMap<String, f64> = float(&maps[3]);
+        let waiting = waiting
+            .into_iter()
+            .map(|(lease, text)| {
+                let until = leases.remove(&lease).unwrap_or_default();
+                (lease, (text, until))
+            })
+            .collect();
+        assert!(maps[6].values().all(|score| score == "0"), "{:?}", maps[6]);
+        let (tags, tenants) = maps[7]
+            .clone()
+            .into_iter()
+            .filter(|(field, _)| !field.starts_with('#'))
+            .partition(|(field, _)| field.starts_with('@'));
         State {
             accounts,
             meta,
+            waiting,
+            queue: maps[6].keys().cloned().collect(),
+            tags,
+            tenants,
             free: float(&maps[1]),
             used: maps[2]
                 .iter()
                 .filter(|(id, _)| !id.starts_with('#'))
                 .map(|(id, used)| (id.clone(), used.parse().unwrap()))
                 .collect(),
-            leases: float(&maps[3]),
-            owner: maps[4]
+            leases,
+            owner: owner
                 .iter()
                 .map(|(lease, owner)| (lease.clone(), owner.split(':').next().unwrap().to_string()))
                 .collect(),
             cooldown: float(&maps[5]),
+            roster: maps[names.len()].clone(),
             sessions: sessions
                 .iter()
-                .zip(&replies[names.len()..])
+                .zip(&replies[names.len() + 1..])
                 .map(|(session, reply)| {
                     let account = session_account(Values::new(reply).bulk()?, session, now_ms)?;
                     Some(String::from_utf8(account.to_vec()).unwrap())
@@ -634,7 +781,15 @@ pub struct State {
     pub leases: BTreeMap<String, f64>,
     pub owner: BTreeMap<String, String>,
     pub cooldown: BTreeMap<String, f64>,
+    /// What an operator has set of accounts.
+    pub roster: BTreeMap<String, String>,
     pub sessions: Vec<Option<String>>,
+    /// Lease → what `owner` says of one that waits, and until when it is vouched for.
+    pub waiting: BTreeMap<String, (String, f64)>,
+    pub queue: Vec<String>,
+    /// What `tenants` holds beside the counts.
+    pub tags: BTreeMap<String, String>,
+    pub tenants: BTreeMap<String, String>,
 }
 
 /// An enabled account without priority.
@@ -644,6 +799,7 @@ pub fn account(id: &str, max_concurrency: u32) -> SyncAccount<'_> {
         max_concurrency,
         base: 0,
         enabled: true,
+        pace: None,
     }
 }
 

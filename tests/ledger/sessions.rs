@@ -45,7 +45,7 @@ impl Rig {
 
     /// One lease of this session: its account.
     fn lease(&mut self, session: u64) -> String {
-        let lease = self.ids.mint();
+        let lease = self.ids.mint(None);
         let granted = self
             .pipe
             .acquire(lease, Mode::Take, Some((&hash(session), TTL_MS)));
@@ -106,7 +106,7 @@ fn a_session_is_new_at_its_first_lease_and_kept_from_its_second_on() {
     // Of several leases in one command, the first is the first.
     let session = hash(3);
     let asked = [(); 3].map(|()| Asked {
-        lease: rig.ids.mint(),
+        lease: rig.ids.mint(None),
         mode: Mode::Take,
         session: Some(&session),
         scope: None,
@@ -383,7 +383,7 @@ fn a_session_that_cannot_be_written_or_read_takes_no_grant_away() {
         assert_eq!(text(&rig.pipe.command(&user)), "+OK\r\n");
         assert_eq!(text(&rig.pipe.command(&[b"AUTH", b"u", b"pw"])), "+OK\r\n");
         rig.lease(1);
-        let lease = rig.ids.mint();
+        let lease = rig.ids.mint(None);
         let granted = rig
             .pipe
             .acquire(lease, Mode::Take, Some((&hash(1), TTL_MS)));
@@ -442,7 +442,7 @@ fn a_flood_of_new_sessions_stays_within_its_memory() {
     pipe.sync(1, 1, Some(&accounts)).unwrap();
     let mut ids = LeaseIds::new(1);
     pipe.ttl_ms = 3_600_000;
-    let held: Vec<_> = (0..100).map(|_| ids.mint()).collect();
+    let held: Vec<_> = (0..100).map(|_| ids.mint(None)).collect();
     for lease in &held {
         pipe.take(*lease);
     }
@@ -450,13 +450,13 @@ fn a_flood_of_new_sessions_stays_within_its_memory() {
     let mut lease_each = |pipe: &mut Pipe, names: std::ops::Range<u64>, prefix: &str| {
         let mut granted = Vec::new();
         let hashes: Vec<_> = names
-            .map(|number| slotgate::request::gray::hash128(format!("{prefix}{number}").as_bytes()))
+            .map(|number| slotgate::hash::hash128(format!("{prefix}{number}").as_bytes()))
             .collect();
         for part in hashes.chunks(TOGETHER) {
             let asked: Vec<_> = part
                 .iter()
                 .map(|hash| Asked {
-                    lease: ids.mint(),
+                    lease: ids.mint(None),
                     mode: Mode::Take,
                     session: Some(hash),
                     scope: None,

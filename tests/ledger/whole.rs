@@ -48,7 +48,7 @@ impl Rig {
     }
 
     fn forced(&mut self, id: &str) -> LeaseId {
-        let lease = self.ids.mint();
+        let lease = self.ids.mint(None);
         self.pipe.acquire(lease, Mode::Force(id), None).unwrap();
         lease
     }
@@ -98,7 +98,7 @@ fn an_error_comes_before_the_first_write() {
                         .heard("a", AccountReport::CoolThenProbe(1))
                         .unwrap();
                     std::thread::sleep(std::time::Duration::from_millis(3));
-                    lease = rig.ids.mint();
+                    lease = rig.ids.mint(None);
                     rig.forced("b");
                     rig.pipe.acquire(lease, Mode::Force("a"), None).unwrap();
                     assert!(rig.pipe.probes);
@@ -150,7 +150,7 @@ fn a_bad_count_stops_no_end_of_a_cooldown_half_way() {
         rig.pipe.heard("a", heard).unwrap();
         rig.run("HSET", "used", &["a", "many"]);
         std::thread::sleep(std::time::Duration::from_millis(3));
-        let lease = rig.ids.mint();
+        let lease = rig.ids.mint(None);
         let answer = rig.pipe.acquire(lease, Mode::Take, None);
         assert_eq!(answer, Ok(Answer::Granted("b".into())), "{heard:?}");
         rig.run("HDEL", "used", &["a"]);
@@ -235,7 +235,9 @@ fn a_full_account_stays_shut_until_it_is_counted() {
                 holds -= 1;
             }
             CooldownEnds | ProbeBegins => {
-                rig.pipe.acquire(rig.ids.mint(), Mode::Take, None).unwrap();
+                rig.pipe
+                    .acquire(rig.ids.mint(None), Mode::Take, None)
+                    .unwrap();
             }
             Thaw | Undrain => {
                 let verb = if matches!(happens, Thaw) {
@@ -251,7 +253,7 @@ fn a_full_account_stays_shut_until_it_is_counted() {
             }
             Adopt => {
                 // Of another epoch, so that nobody asks whether there is room.
-                let lease = rig.ids.mint();
+                let lease = rig.ids.mint(None);
                 rig.pipe.renew(&[(lease, "a", epoch + 1)]).unwrap();
                 holds += 1;
             }
@@ -276,7 +278,7 @@ fn a_full_account_stays_shut_until_it_is_counted() {
         }
         // Newcomers take what they can, before, while and after it is counted.
         for step in 0..40 {
-            let taken = rig.pipe.acquire(rig.ids.mint(), Mode::Take, None);
+            let taken = rig.pipe.acquire(rig.ids.mint(None), Mode::Take, None);
             assert!(
                 matches!(taken, Ok(Answer::Granted(_) | Answer::Saturated(_))),
                 "{what}: {taken:?}"
@@ -304,7 +306,7 @@ fn a_full_account_stays_shut_until_it_is_counted() {
             Ok(held.len() - usize::from(matches!(happens, Release))),
             "{what}"
         );
-        let lease = rig.ids.mint();
+        let lease = rig.ids.mint(None);
         assert_eq!(rig.pipe.take(lease), "a", "{what}");
     }
 }
@@ -334,7 +336,9 @@ fn idle_accounts_are_counted_too() {
             rig.pipe.reconcile("one", 90_000, 1),
             Ok(Reconciled::Done(_))
         ) {
-            rig.pipe.acquire(rig.ids.mint(), Mode::Take, None).unwrap();
+            rig.pipe
+                .acquire(rig.ids.mint(None), Mode::Take, None)
+                .unwrap();
         }
         rig.ledger.assert_consistent();
         assert_eq!(rig.ledger.live(), 40, "{by_hand}");
@@ -387,7 +391,7 @@ fn a_renewal_tells_the_ledger_whose_a_lease_is() {
                 let of_a = owners.values().filter(|owner| *owner == "a").count();
                 assert!(removed || of_a == held.len(), "{what}, {round}: {owners:?}");
             }
-            rig.pipe.acquire(rig.ids.mint(), Mode::Take, None).ok();
+            rig.pipe.acquire(rig.ids.mint(None), Mode::Take, None).ok();
             rig.pipe.reconcile("one", 90_000, 1).unwrap();
         }
         rig.recount();

@@ -88,6 +88,12 @@ fn every_query_has_data_under_load() {
     assert!(value("sum(max by (account) (slotgate_account_used))") > Some(0.0));
     assert!(value("sum(slotgate_cooldown)") >= Some(1.0));
     assert!(value("sum(slotgate_requests{reason=\"saturated\"})") > Some(0.0));
+    assert!(value("sum(slotgate_failover)") >= Some(1.0));
+    assert!(value("sum(slotgate_account_refused{account=\"acct-1\"})") >= Some(1.0));
+    for outcome in ["granted", "timed_out"] {
+        let ended = format!("sum(slotgate_queue_requests{{outcome=\"{outcome}\"}})");
+        assert!(value(&ended) > Some(0.0), "{outcome}");
+    }
     let p99 = "histogram_quantile(0.99, sum by (le) (rate(slotgate_acquire_us_bucket[15s])))";
     let p99_us = value(p99).expect("a latency");
     assert!((50.0..60_000_000.0).contains(&p99_us), "{p99_us} µs");
@@ -96,7 +102,7 @@ fn every_query_has_data_under_load() {
     let firing = || {
         let rules = run.prometheus.get("/api/v1/rules");
         let rules = rules["data"]["groups"][0]["rules"].as_array().cloned();
-        let rules = rules.filter(|rules| rules.len() == 6)?;
+        let rules = rules.filter(|rules| rules.len() == 10)?;
         let state = |name: &str| {
             let rule = rules.iter().find(|rule| rule["name"] == name);
             rule.map(|rule| rule["state"].as_str().unwrap_or_default().to_owned())

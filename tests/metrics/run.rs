@@ -8,6 +8,8 @@ use crate::prometheus::Prometheus;
 use support::*;
 
 /// Two Envoys with two workers each, half of the sessions in the gray release, before one Redis; clients; Prometheus.
+/// Where no slot is free the first Envoy answers with 429, and the second lets requests wait. The second one tries other accounts
+/// where one refuses.
 pub struct Run {
     pub prometheus: Prometheus,
     pub redis: Redis,
@@ -37,14 +39,22 @@ fn now_s() -> f64 {
 impl Run {
     pub fn start() -> Run {
         let (redis, upstream) = (Redis::start(), Upstream::start());
-        let envoy = || {
-            let config = EnvoyConfig::from_example().workers(2).plugin(|plugin| {
+        let envoy = |file: &str, saturated: Value| {
+            let config = EnvoyConfig::from_file(file).workers(2).plugin(|plugin| {
+                plugin["saturated"] = saturated.clone();
                 plugin["gray"]["percent"] = json!(50);
                 plugin["redis"]["breaker"] = json!({"failures": 2});
             });
             Envoy::start(config.redis(redis.addr()).upstream(upstream.addr()))
         };
-        let envoys = [envoy(), envoy()];
+        let queue = json!({"max_wait_ms": 300});
+        let envoys = [
+            envoy("envoy/slotgate.yaml", json!({"action": "reject"})),
+            envoy(
+                "envoy/clusters.yaml",
+                json!({"action": "queue", "queue": queue}),
+            ),
+        ];
         Run {
             prometheus: Prometheus::start(&[&envoys[0], &envoys[1]]),
             redis,
@@ -99,6 +109,16 @@ impl Run {
                 !reply.header("x-slotgate-account").is_empty()
             });
         }
+        // One account refuses a request of the other Envoy, which another account then serves.
+        let other = &self.envoys[1];
+        let refused = || other.filter_stat("account.refused;account=acct-1");
+        let before = refused();
+        eventually(PATIENCE, || {
+            let session = sessions.next().unwrap_or_default();
+            let headers = [("x-session-id", session.as_str())];
+            other.client().get("/refuse?accounts=acct-1", &headers);
+            refused() > before
+        });
     }
 
     pub fn wait(&self, seconds: u64) {

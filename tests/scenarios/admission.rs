@@ -1,12 +1,17 @@
 //! The request's transition table, written down a second time and compared for every phase, event and policy.
 
 use proptest::prelude::*;
-use slotgate::config::{OnFailure, OnSaturated, Traditional};
+use slotgate::config::{OnFailure, OnSaturated, Otherwise, Queue, Traditional};
 use slotgate::request::admission::{Effect, Effects, Event, Path, Phase, Policy, Reason};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 
 fn lease() -> LeaseId {
-    LeaseIds::new(7).mint()
+    LeaseIds::new(7).mint(None)
+}
+
+/// The lease of a request's next try.
+fn other() -> LeaseId {
+    LeaseIds::new(8).mint(None)
 }
 
 fn phases() -> Vec<Phase> {
@@ -14,6 +19,7 @@ fn phases() -> Vec<Phase> {
     vec![
         Phase::Idle,
         Phase::Acquiring { lease },
+        Phase::Waiting { lease },
         Phase::Holding {
             lease,
             account: 1,
@@ -37,7 +43,16 @@ fn events() -> Vec<Event> {
         Event::In(lease()),
         Event::Unavailable(Reason::PipeDown),
         Event::Granted { account: 1 },
-        Event::Saturated { retry_after_ms: 5 },
+        Event::Saturated {
+            reason: Reason::Saturated,
+            retry_after_ms: 5,
+        },
+        Event::Saturated {
+            reason: Reason::TenantLimit,
+            retry_after_ms: 5,
+        },
+        Event::Waits,
+        Event::WaitedTooLong { retry_after_ms: 5 },
         Event::Failed {
             reason: Reason::TimedOut,
             in_doubt: true,
@@ -52,13 +67,27 @@ fn events() -> Vec<Event> {
         },
         Event::FullLocally,
         Event::Pushback { cooldown_ms: 9 },
+        Event::TriesAgain { lease: other() },
+        Event::TriesNoMore(Reason::PipeDown),
         Event::Ended,
     ]
 }
 
 fn policies() -> Vec<Policy> {
     let mut all = Vec::new();
-    for saturated in [OnSaturated::Reject, OnSaturated::Traditional] {
+    let queue = |otherwise| {
+        OnSaturated::Queue(Queue {
+            max_wait_ms: 1,
+            max_waiting: 1,
+            otherwise,
+        })
+    };
+    for saturated in [
+        OnSaturated::Reject,
+        OnSaturated::Traditional,
+        queue(Otherwise::Reject),
+        queue(Otherwise::Traditional),
+    ] {
         for failure in [OnFailure::Reject, OnFailure::Traditional] {
             for traditional in [Traditional::Passthrough, Traditional::Local { share: 2 }] {
                 all.push(Policy {
@@ -76,6 +105,7 @@ fn name(phase: Phase) -> &'static str {
     match phase {
         Phase::Idle => "Idle",
         Phase::Acquiring { .. } => "Acquiring",
+        Phase::Waiting { .. } => "Waiting",
         Phase::Holding {
             path: Path::Local, ..
         } => "Holding locally",
@@ -93,12 +123,20 @@ fn event_name(event: Event) -> &'static str {
         Event::In(_) => "in",
         Event::Unavailable(_) => "unavailable",
         Event::Granted { .. } => "granted",
+        Event::Saturated {
+            reason: Reason::TenantLimit,
+            ..
+        } => "tenant limit",
         Event::Saturated { .. } => "saturated",
+        Event::Waits => "waits",
+        Event::WaitedTooLong { .. } => "waited too long",
         Event::Failed { in_doubt: true, .. } => "failed in doubt",
         Event::Failed { .. } => "failed",
         Event::ChosenLocally { .. } => "chosen locally",
         Event::FullLocally => "full locally",
         Event::Pushback { .. } => "pushback",
+        Event::TriesAgain { .. } => "tries again",
+        Event::TriesNoMore(_) => "tries no more",
         Event::Ended => "ended",
     }
 }
@@ -150,6 +188,23 @@ Acquiring   | granted         | any               | Holding         | up, forwar
 Acquiring   | saturated       | 429               | Rejected        | 429
 Acquiring   | saturated       | spill             | Traditional     | as it is
 Acquiring   | saturated       | spill, local      | Traditional     | choose
+Acquiring   | tenant limit    | any               | Rejected        | 429
+Acquiring   | waits           | any               | Waiting         |
+Waiting     | granted         | any               | Holding         | up, forward
+Waiting     | saturated       | 429               | Rejected        | 429
+Waiting     | saturated       | spill             | Traditional     | as it is
+Waiting     | saturated       | spill, local      | Traditional     | choose
+Waiting     | tenant limit    | any               | Rejected        | 429
+Waiting     | waited too long | 429               | Rejected        | release, 429
+Waiting     | waited too long | spill             | Traditional     | release, as it is
+Waiting     | waited too long | spill, local      | Traditional     | release, choose
+Waiting     | failed          | 503               | Rejected        | 503
+Waiting     | failed          | fail over         | Traditional     | as it is
+Waiting     | failed          | fail over, local  | Traditional     | choose
+Waiting     | failed in doubt | 503               | Rejected        | release in doubt, 503
+Waiting     | failed in doubt | fail over         | Traditional     | release in doubt, as it is
+Waiting     | failed in doubt | fail over, local  | Traditional     | release in doubt, choose
+Waiting     | ended           | any               | Done            | release
 Acquiring   | failed          | 503               | Rejected        | 503
 Acquiring   | failed          | fail over         | Traditional     | as it is
 Acquiring   | failed          | fail over, local  | Traditional     | choose
@@ -158,8 +213,12 @@ Acquiring   | failed in doubt | fail over         | Traditional     | release in
 Acquiring   | failed in doubt | fail over, local  | Traditional     | release in doubt, choose
 Acquiring   | ended           | any               | Done            | release in doubt
 Holding     | pushback        | any               | Holding         | cool
+Holding     | tries again     | any               | Acquiring       | down, release
+Holding     | tries no more   | any               | Rejected        | down, release, 503
 Holding     | ended           | any               | Done            | down, release
 Holding locally | pushback    | any               | Holding locally | cool
+Holding locally | tries again | any               | Acquiring       | down, release
+Holding locally | tries no more | any             | Rejected        | down, release, 503
 Holding locally | ended       | any               | Done            | down, release
 Traditional | chosen locally  | any               | Holding locally | up, record, forward
 Traditional | full locally    | 429               | Rejected        | 429
@@ -175,11 +234,11 @@ fn speaks_of(column: &str, policy: Policy) -> bool {
     match column {
         "any" => true,
         "503" => policy.failure == OnFailure::Reject,
-        "429" => policy.saturated == OnSaturated::Reject,
+        "429" => policy.saturated.rejects(),
         other => {
             let way = match other.split(", ").next() {
                 Some("fail over") => policy.failure == OnFailure::Traditional,
-                Some("spill") => policy.saturated == OnSaturated::Traditional,
+                Some("spill") => !policy.saturated.rejects(),
                 Some("" | "local") => true,
                 odd => panic!("{odd:?}"),
             };
@@ -253,9 +312,10 @@ proptest! {
     fn any_order_of_events(
         order in proptest::collection::vec(0..events().len(), 0..12), which in 0..policies().len(), full: bool,
     ) {
-        let policy = policies()[which];
+        let mut policy = policies()[which];
         let mut phase = Phase::Idle;
-        let (mut answers, mut count, mut may_hold) = (0, 0, false);
+        // Each try may have an answer.
+        let (mut answers, mut tries, mut count, mut may_hold) = (0, 1, 0, false);
         // The worker answers `ChooseLocally` at once, and says these two at no other time.
         let unasked = |event: &Event| !matches!(event, Event::ChosenLocally { .. } | Event::FullLocally);
         let mut coming: std::collections::VecDeque<Event> =
@@ -264,13 +324,21 @@ proptest! {
             if let (Phase::Idle, Event::In(_)) | (Phase::Traditional(_), Event::ChosenLocally { .. }) = (phase, event) {
                 may_hold = true;
             }
-            if let (Phase::Acquiring { .. }, Event::Saturated { .. } | Event::Failed { in_doubt: false, .. }) = (phase, event) {
+            if let (Phase::Acquiring { .. } | Phase::Waiting { .. }, Event::Saturated { .. } | Event::Failed { in_doubt: false, .. }) = (phase, event) {
                 may_hold = false;
             }
             let (next, effects) = phase.step(event, &policy);
+            let tries_again = matches!((phase, event), (Phase::Holding { .. }, Event::TriesAgain { .. }));
+            if tries_again || matches!((phase, event), (Phase::Holding { .. }, Event::TriesNoMore(_))) {
+                tries += 1;
+                policy = policy.of_later_try();
+            }
             phase = next;
             for effect in effects {
                 match effect {
+                    Effect::Forward { path: Path::Traditional, .. } | Effect::ChooseLocally if tries > 1 => {
+                        prop_assert!(false, "the traditional way, after an account");
+                    }
                     Effect::Forward { .. } | Effect::RejectSaturated { .. } | Effect::RejectUnavailable => answers += 1,
                     Effect::CountUp { .. } => count += 1,
                     Effect::CountDown { .. } => count -= 1,
@@ -285,8 +353,9 @@ proptest! {
                     Effect::Record { .. } | Effect::Cool { .. } => {}
                 }
             }
+            may_hold |= tries_again;
         }
-        prop_assert!(answers <= 1, "answered {answers} times");
+        prop_assert!(answers <= tries, "answered {answers} times in {tries} tries");
         prop_assert_eq!(phase, Phase::Done);
         prop_assert!(!may_hold, "a lease was left behind");
         prop_assert_eq!(count, 0);

@@ -13,6 +13,7 @@ mod gray;
 mod pool;
 mod simulator;
 mod sources;
+mod tenants;
 mod values;
 mod worker;
 

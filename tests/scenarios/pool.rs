@@ -1,7 +1,7 @@
 //! Which pool serves a request, and the choice of an account on this worker's own counts.
 
 use crate::config;
-use slotgate::pool::{AccountTable, bases, select};
+use slotgate::pool::{AccountTable, Scale, bases, select};
 use slotgate::request::headers::Headers;
 
 #[test]
@@ -42,11 +42,8 @@ fn priorities_in_the_score() {
                 {"id": "z", "max_concurrency": 1, "priority": 2},
             ]);
         });
-        bases(
-            &config.pools[0].accounts,
-            config.score,
-            config.priority_mode,
-        )
+        let scale = Scale::of(&config.pools[0], config.score, config.priority_mode);
+        bases(&config.pools[0].accounts, scale)
     };
     assert_eq!(of("weighted"), [500_000, 0, 250_000]);
     // A worse tier begins above all that load (0.3) and chance (0.2) can add.

@@ -1,9 +1,10 @@
 //! Where a request's values come from, and the headers that a pool or the traditional way sets.
 
 use slotgate::config::{Config, Pool, Role, SetHeaders, ValueSource, parse};
+use slotgate::hash::hash128;
 use slotgate::pool::{RoutedAccounts, select};
 use slotgate::request::classify::classify;
-use slotgate::request::gray::{Bucketer, hash128, session};
+use slotgate::request::gray::{Bucketer, session};
 use slotgate::request::headers::Headers;
 use slotgate::request::view::View;
 

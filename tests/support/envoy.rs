@@ -222,7 +222,8 @@ impl Envoy {
     pub fn filter_stats(&self) -> BTreeMap<String, u64> {
         let mut all = BTreeMap::new();
         for (name, value) in self.stats() {
-            if let Some(name) = name.strip_prefix("wasmcustom.slotgate.") {
+            // Up to some version of Envoy they are their VM's first plugin's, which may be one of a cluster.
+            if let Some((_, name)) = name.split_once("wasmcustom.slotgate.") {
                 let labels = name.split(';').filter(|part| !part.starts_with("pool="));
                 let name = labels.collect::<Vec<_>>().join(";");
                 *all.entry(name).or_default() += value;

@@ -129,6 +129,9 @@ impl EnvoyConfig {
     pub fn plugin(mut self, mut change: impl FnMut(&mut Value)) -> EnvoyConfig {
         let mut found = false;
         each(&mut self.document, HTTP_WASM, &mut |filter| {
+            if filter["config"]["configuration"]["value"]["role"] == "upstream" {
+                return;
+            }
             found = true;
             edit_plugin(&mut filter["config"]["configuration"], &mut change);
         });
@@ -174,10 +177,80 @@ impl EnvoyConfig {
         self
     }
 
+    /// Puts values in the place of the names of the host's variables that VMs see.
+    pub fn host_env(mut self, value: impl Fn(&str) -> String) -> EnvoyConfig {
+        each(&mut self.document, HTTP_WASM, &mut |filter| {
+            let variables = &mut filter["config"]["vm_config"]["environment_variables"];
+            let names = variables["host_env_keys"].take();
+            let names = names.as_array().into_iter().flatten();
+            let values: serde_json::Map<String, Value> = names
+                .map(|name| {
+                    let name = name.as_str().expect("a name");
+                    (name.to_owned(), value(name).into())
+                })
+                .collect();
+            if !values.is_empty() {
+                *variables = json!({"key_values": values});
+            }
+        });
+        self
+    }
+
     /// Changes every HTTP connection manager: routes, timeouts, upgrades, filters.
     pub fn manager(mut self, mut change: impl FnMut(&mut Value)) -> EnvoyConfig {
         each(&mut self.document, MANAGER, &mut change);
         self
+    }
+
+    /// Lets requests try this many accounts: role `upstream` ahead of each cluster of an upstream, and routes that try again.
+    pub fn failover(self, max_attempts: u32) -> EnvoyConfig {
+        let mut half = Value::Null;
+        let found =
+            self.plugin(|plugin| plugin["failover"] = json!({"max_attempts": max_attempts}));
+        let found = found.manager(|manager| {
+            let filters = manager["http_filters"].as_array().expect("filters");
+            let wasm = filters.iter().find(|filter| filter["name"] == "slotgate");
+            half = wasm.expect("the filter").clone();
+            let routes = &mut manager["route_config"]["virtual_hosts"][0]["routes"];
+            for route in routes.as_array_mut().expect("routes") {
+                if !route["route"].is_object() {
+                    continue;
+                }
+                route["request_body_buffer_limit"] = json!(16 << 20);
+                route["route"]["retry_policy"] = json!({
+                    "retry_on": "retriable-headers,connect-failure,refused-stream",
+                    "retriable_headers": [{"name": "x-slotgate-retry", "present_match": true}],
+                    "num_retries": max_attempts - 1,
+                    "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.001s"},
+                });
+            }
+        });
+        half["name"] = json!("slotgate_upstream");
+        half["typed_config"]["config"]["name"] = json!("slotgate_upstream");
+        half["typed_config"]["config"]["root_id"] = json!("slotgate_upstream");
+        half["typed_config"]["config"]["configuration"]["value"] = json!({"role": "upstream"});
+        let codec = "envoy.filters.http.upstream_codec";
+        let codec = json!({"name": codec, "typed_config": {
+            "@type": format!("type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"),
+        }});
+        const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        found.edit(|document| {
+            let clusters = document["static_resources"]["clusters"].as_array_mut();
+            for cluster in clusters.expect("clusters") {
+                let name = cluster["name"].as_str().unwrap_or_default();
+                if !name.starts_with("acct_") && name != "traditional" {
+                    continue;
+                }
+                let most = json!({"max_retries": 100_000});
+                cluster["circuit_breakers"] = json!({"thresholds": [most]});
+                let options = &mut cluster["typed_extension_protocol_options"][OPTIONS];
+                options["@type"] = json!(format!("type.googleapis.com/{OPTIONS}"));
+                if options["explicit_http_config"].is_null() {
+                    options["explicit_http_config"] = json!({"http_protocol_options": {}});
+                }
+                options["http_filters"] = json!([half, codec]);
+            }
+        })
     }
 
     /// Envoy's own limits would refuse a crowd: 1,024 requests for each cluster.

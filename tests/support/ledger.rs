@@ -29,6 +29,12 @@ pub struct LedgerState {
     pub owner: BTreeMap<String, String>,
     /// Account id → until, ms of Redis TIME.
     pub cooldown: BTreeMap<String, f64>,
+    /// Lease id → what `owner` says of one that waits, and until when its worker vouches for it.
+    pub waiting: BTreeMap<String, (String, f64)>,
+    /// Tenant → number of its leases as counted.
+    pub tenants: BTreeMap<String, i64>,
+    /// The queue's members.
+    pub queue: BTreeSet<String>,
     /// Redis TIME of this reading, ms.
     pub now_ms: f64,
 }
@@ -51,6 +57,10 @@ impl Ledger {
         format!("{}:{{{}}}:{name}", self.prefix, self.pool)
     }
 
+    pub(super) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     fn connect(&self) -> RedisResult<Connection> {
         let timeout = std::time::Duration::from_secs(10);
         let connection = self.client.get_connection_with_timeout(timeout)?;
@@ -68,6 +78,8 @@ impl Ledger {
             .zrange_withscores(self.key("leases"), 0, -1)
             .hgetall(self.key("owner"));
         all.zrange_withscores(self.key("cooldown"), 0, -1)
+            .zrange(self.key("queue"), 0, -1)
+            .hgetall(self.key("tenants"))
             .cmd("TIME");
         type Hash = BTreeMap<String, String>;
         type Scores = Vec<(String, f64)>;
@@ -78,9 +90,11 @@ impl Ledger {
             Scores,
             Hash,
             Scores,
+            BTreeSet<String>,
+            Hash,
             (f64, f64),
         );
-        let (accounts, free, used, leases, owner, cooldown, time): Raw =
+        let (accounts, free, used, mut leases, owner, cooldown, queue, tenants, time): Raw =
             all.query(&mut self.connect()?)?;
         let (meta, accounts) = accounts
             .into_iter()
@@ -90,6 +104,21 @@ impl Ledger {
             .into_iter()
             .filter(|(field, _)| !field.starts_with('#'));
         let unmarked = |owner: String| owner.split(':').next().unwrap_or_default().to_owned();
+        let (waiting, owner): (Hash, Hash) = owner
+            .into_iter()
+            .partition(|(_, owner)| owner.starts_with('~'));
+        let until = |lease: &str| {
+            let entry = leases.iter().find(|(id, _)| id == lease);
+            entry.map_or(0.0, |(_, until)| *until)
+        };
+        let waiting: BTreeMap<_, _> = waiting
+            .into_iter()
+            .map(|(lease, text)| (lease.clone(), (text, until(&lease))))
+            .collect();
+        leases.retain(|(lease, _)| !waiting.contains_key(lease));
+        let tenants = tenants
+            .into_iter()
+            .filter(|(field, _)| !field.starts_with(['#', '@']));
         Ok(LedgerState {
             accounts,
             meta,
@@ -101,6 +130,11 @@ impl Ledger {
                 .map(|(lease, account)| (lease, unmarked(account)))
                 .collect(),
             cooldown: cooldown.into_iter().collect(),
+            waiting,
+            tenants: tenants
+                .map(|(tenant, count)| (tenant, count.parse().unwrap_or(-1)))
+                .collect(),
+            queue,
             now_ms: time.0 * 1000.0 + (time.1 / 1000.0).floor(),
         })
     }
@@ -132,7 +166,7 @@ impl Ledger {
         self.state().owner
     }
 
-    /// No lease, expired or not, and no count above 0. False while Redis doesn't answer.
+    /// No lease, expired or not, no count above 0, and nobody waits. False while Redis doesn't answer.
     pub fn is_empty(&self) -> bool {
         self.try_state().is_ok_and(|state| state.is_empty())
     }
@@ -152,10 +186,14 @@ impl LedgerState {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.leases.is_empty() && self.owner.is_empty() && self.used.values().all(|used| *used == 0)
+        self.leases.is_empty()
+            && self.owner.is_empty()
+            && self.waiting.is_empty()
+            && self.used.values().all(|used| *used == 0)
     }
 
-    /// `used` counts exactly what is owned, and `leases` and `owner` have the same members.
+    /// `used` counts exactly what is owned, `tenants` what each tenant owns, `leases` and `owner` have the same members, and
+    /// all that wait stand in the queue.
     #[track_caller]
     pub fn assert_consistent(&self) {
         let mut owned = BTreeMap::<&str, i64>::new();
@@ -176,5 +214,38 @@ impl LedgerState {
             self.leases.keys().eq(self.owner.keys()),
             "leases and owner have different members: {self:#?}"
         );
+        let mut held = BTreeMap::<String, i64>::new();
+        for tenant in self.owner.keys().filter_map(|lease| tenant_of(lease)) {
+            *held.entry(tenant.into()).or_default() += 1;
+        }
+        assert_eq!(
+            self.tenants, held,
+            "tenants (left) is not the number of their leases (right): {self:#?}"
+        );
+        let waiting: BTreeSet<String> = self
+            .waiting
+            .iter()
+            .map(|(lease, (text, _))| {
+                let mut words = text.trim_start_matches('~').split(' ');
+                let (order, line) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+                let tenant = tenant_of(lease).unwrap_or("-");
+                format!("w:{tenant}:{line}:{order}:{lease}")
+            })
+            .collect();
+        let queue: BTreeSet<String> = self
+            .queue
+            .iter()
+            .filter(|member| member.starts_with("w:"))
+            .cloned()
+            .collect();
+        assert_eq!(
+            queue, waiting,
+            "queue (left) is not who waits (right): {self:#?}"
+        );
     }
+}
+
+/// The tenant that a lease's id names.
+fn tenant_of(lease: &str) -> Option<&str> {
+    lease.split_once('.').map(|(_, tenant)| tenant)
 }

@@ -17,6 +17,7 @@ mod port;
 mod process;
 mod redis_cluster;
 mod redis_server;
+mod refuse;
 mod upstream;
 mod upstream_io;
 mod usage;
@@ -35,6 +36,7 @@ pub use port::Port;
 pub use process::Process;
 pub use redis_cluster::RedisCluster;
 pub use redis_server::{HASHED, Redis, redis_program};
+pub use refuse::{Seen, drawn};
 pub use upstream::{AccountCount, Snapshot, Upstream};
 pub use usage::Usage;
 

@@ -171,6 +171,8 @@ fn launch(
     command.args(["--bind", "127.0.0.1", "--port", &port.number().to_string()]);
     command
         .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+        // It waits so busily that a test with much to write took half as long again.
+        .args(["--jemalloc-bg-thread", "no"])
         .arg("--dir")
         .arg(dir.path())
         .args(args);

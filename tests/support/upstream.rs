@@ -5,10 +5,12 @@
 //! | `/` | 200, `ok` |
 //! | `/echo` | JSON: method, path, headers (a repeated one joined by `, `), length of the body |
 //! | `/sse?events=N&interval_ms=M` | N server-sent events like a token stream, M ms apart, then `data: [DONE]` |
+//! | `/sse-error?type=T` | a stream of events whose first one is an error of type T |
 //! | `/bytes?length=N` | N bytes |
 //! | `/grpc?messages=N&status=S` | N gRPC messages, then the trailer `grpc-status: S`; over HTTP/2 |
 //! | `/grpc-only?grpc-status=8` | headers and nothing else, as a gRPC server refuses; each query parameter is one; over HTTP/2 |
-//! | `/delay?ms=M` | 200 after M ms |
+//! | `/delay?ms=M&most=N` | 200 after M ms; 429 at once while its account holds more than N |
+//! | `/refuse?…` | refuses some, and says of others what it saw: [`super::refuse`] |
 //! | `/status/429?retry-after=3` | that status; each query parameter is a response header |
 //! | `/reset` | the connection is reset instead of an answer |
 //! | `/reset-mid?events=N&interval_ms=M` | as `/sse`, but a reset after N events |
@@ -27,7 +29,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -37,7 +39,7 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -45,12 +47,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 
+use super::refuse::{Asked, Owners, Seen};
 use super::upstream_io::{Io, Line};
-use super::{Error, Port, spawn, wait};
+use super::{Error, Ledger, Port, spawn, wait};
 
 /// The server. Dropping it closes everything.
 pub struct Upstream {
-    port: Port,
+    addr: SocketAddr,
+    _port: Option<Port>,
     shared: Arc<Shared>,
     accepting: Mutex<Option<JoinHandle<()>>>,
 }
@@ -106,8 +110,18 @@ impl Upstream {
     }
 
     pub fn start_on(port: Port) -> Upstream {
+        Upstream::listen(port.addr(), Some(port))
+    }
+
+    /// Beside another one: on the same port of another address of this machine, such as 127.0.0.2.
+    pub fn start_beside(other: &Upstream, ip: Ipv4Addr) -> Upstream {
+        Upstream::listen(SocketAddr::from((ip, other.addr.port())), None)
+    }
+
+    fn listen(addr: SocketAddr, port: Option<Port>) -> Upstream {
         let upstream = Upstream {
-            port,
+            addr,
+            _port: port,
             shared: Arc::default(),
             accepting: Mutex::default(),
         };
@@ -116,11 +130,26 @@ impl Upstream {
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.port.addr()
+        self.addr
     }
 
     pub fn snapshot(&self) -> Snapshot {
         self.shared.snapshot()
+    }
+
+    /// From here on every request is noted, with the account that this ledger says its lease is of.
+    pub fn watch(&self, ledger: &Ledger) {
+        *self.shared.owners.lock().unwrap() = Some(Arc::new(Owners::new(ledger)));
+    }
+
+    /// What was noted since the last call, in the order in which it came.
+    pub fn take_seen(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.shared.seen.lock().unwrap())
+    }
+
+    /// How many requests are noted now.
+    pub fn seen(&self) -> usize {
+        self.shared.seen.lock().unwrap().len()
     }
 
     /// Headers of the last request that counted.
@@ -179,6 +208,8 @@ struct Shared {
     counts: Mutex<AccountTable>,
     /// Every connection's task, and every upgraded one's.
     connections: Mutex<JoinSet<()>>,
+    owners: Mutex<Option<Arc<Owners>>>,
+    seen: Mutex<Vec<Seen>>,
 }
 
 #[derive(Default)]
@@ -230,6 +261,15 @@ impl Shared {
         connections.spawn(task);
     }
 
+    /// Where it is watched.
+    async fn note(&self, path: &str, version: Version, headers: &HeaderMap) {
+        let owners = self.owners.lock().unwrap().clone();
+        if let Some(owners) = owners {
+            let seen = owners.look(path, version, headers).await;
+            self.seen.lock().unwrap().push(seen);
+        }
+    }
+
     fn snapshot(&self) -> Snapshot {
         let counts = self.counts();
         let count = |(id, account): (&String, &Account)| {
@@ -256,7 +296,7 @@ impl Shared {
 }
 
 /// One request that counts; it counts until this is dropped.
-struct Hold {
+pub(super) struct Hold {
     shared: Arc<Shared>,
     account: String,
     number: u64,
@@ -264,6 +304,13 @@ struct Hold {
 }
 
 impl Hold {
+    /// Whether its account holds more than this.
+    fn is_above(&self, most: u64) -> bool {
+        let counts = self.shared.counts();
+        let account = counts.accounts.get(&self.account);
+        account.is_some_and(|account| account.held.len() as u64 > most)
+    }
+
     async fn new(shared: &Arc<Shared>, line: &Arc<Line>, headers: &HeaderMap) -> Hold {
         let text = |name: &str| {
             headers.get(name).map_or("-".into(), |value| {
@@ -367,7 +414,7 @@ async fn answer(
     line: Arc<Line>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Counted>, Error> {
-    let path = request.uri().path().to_owned();
+    let mut path = request.uri().path().to_owned();
     let query = parse_query(request.uri().query().unwrap_or_default());
     if path == "/stats" {
         return Ok(whole(
@@ -377,6 +424,9 @@ async fn answer(
         ));
     }
     let hold = Hold::new(&shared, &line, request.headers()).await;
+    shared
+        .note(&path, request.version(), request.headers())
+        .await;
     let number = |name: &str, default: u64| {
         query
             .iter()
@@ -384,6 +434,20 @@ async fn answer(
             .and_then(|(_, value)| value.parse().ok())
             .unwrap_or(default)
     };
+    let delay = Duration::from_millis(number("delay_ms", 0));
+    let asked = (path == "/refuse").then(|| Asked::of(&query, request.headers()));
+    if let Some(asked) = &asked {
+        if asked.is_early() {
+            tokio::time::sleep(delay).await;
+            // Left unread, what is still to come would reset the connection under the answer.
+            let (head, body) = request.into_parts();
+            shared.run(async { drop(body.collect().await) });
+            return asked.answer(&head, 0, &line, hold).await;
+        }
+        if let Some(then) = asked.then() {
+            path = then;
+        }
+    }
     if path == "/ws" {
         let upgrade = hyper::upgrade::on(&mut request);
         shared.run(echo_bytes(upgrade, hold));
@@ -411,6 +475,16 @@ async fn answer(
             whole(StatusCode::OK, seen.to_string(), Some(hold))
         }
         "/sse" => events(number("events", 10), interval, None, hold)?,
+        "/sse-error" => {
+            let kind = query.iter().find(|(key, _)| key == "type");
+            let kind = kind.map_or("api_error", |(_, kind)| kind.as_str());
+            let error = json!({"type": "error", "error": {"type": kind, "message": "no"}});
+            let text = format!(": wait\n\nevent: error\ndata: {error}\n\n");
+            let mut response = whole(StatusCode::OK, text, Some(hold));
+            let stream = HeaderValue::from_static("text/event-stream; charset=utf-8");
+            response.headers_mut().insert("content-type", stream);
+            response
+        }
         "/bytes" => {
             let left = number("length", 1 << 20);
             Response::new(Counted {
@@ -439,7 +513,20 @@ async fn answer(
             }
             response
         }
+        "/refuse" => {
+            tokio::time::sleep(delay).await;
+            match asked {
+                Some(asked) => asked.answer(&head, body_length, &line, hold).await?,
+                None => whole(StatusCode::NOT_FOUND, String::new(), Some(hold)),
+            }
+        }
         "/reset-mid" => events(number("events", 3), interval, Some(line), hold)?,
+        // An account that takes so many at a time refuses more at once.
+        "/delay" if hold.is_above(number("most", u64::MAX)) => whole(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many\n".into(),
+            Some(hold),
+        ),
         "/delay" => {
             tokio::time::sleep(Duration::from_millis(number("ms", 100))).await;
             whole(StatusCode::OK, "ok\n".into(), Some(hold))
@@ -467,7 +554,7 @@ async fn answer(
     })
 }
 
-fn whole(status: StatusCode, text: String, hold: Option<Hold>) -> Response<Counted> {
+pub(super) fn whole(status: StatusCode, text: String, hold: Option<Hold>) -> Response<Counted> {
     let mut response = Response::new(Counted {
         kind: Kind::Whole(Some(text.into())),
         _hold: hold,
@@ -513,7 +600,7 @@ async fn echo_bytes(upgrade: hyper::upgrade::OnUpgrade, hold: Hold) {
 }
 
 /// A response body that keeps its request counted; hyper drops it before it flushes the last byte.
-struct Counted {
+pub(super) struct Counted {
     kind: Kind,
     _hold: Option<Hold>,
 }
@@ -616,7 +703,7 @@ impl Body for Counted {
     }
 }
 
-fn headers_json(headers: &HeaderMap) -> Value {
+pub(super) fn headers_json(headers: &HeaderMap) -> Value {
     let value = |name: &HeaderName| {
         let values: Vec<_> = headers
             .get_all(name)

@@ -1,14 +1,15 @@
-//! What changes something: `drain`, `undrain`, `cooldown clear`, `percent`, `unbind`. And `lease`, which looks one up.
+//! The commands that change the ledger: `drain`, `undrain`, `cooldown clear`, `percent`, `unbind`; and `lease`, which finds a lease.
 
 use crate::Answer;
 use crate::problem::{Exit, Problem};
+use crate::queue;
 use crate::server::Server;
 use crate::show::Lines;
 use crate::words::{count, name, percent as as_percent, text};
 use serde_json::{Value, json};
+use slotgate::hash::hash128;
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{duration, quoted};
-use slotgate::request::gray::hash128;
 
 /// One of control.lua's verbs on an account.
 pub fn account(
@@ -197,6 +198,7 @@ pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer
                 Err(other) => return Err(other),
             };
         let Some(owner) = owner else { continue };
+        let place = queue::place(server, pool, id)?;
         let leases = keys::key(&server.prefix, pool, "leases");
         let expiry = server.ask_of(pool, redis::cmd("ZSCORE").arg(leases).arg(id));
         let expiry: Option<f64> = match expiry {
@@ -213,15 +215,23 @@ pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer
             Some(left) => format!("it expires in {} unless it is renewed", duration(left)),
             None => "its expiry is lost; the next recount mends that".to_owned(),
         };
+        let mut json = json!({
+            "lease": id, "pool": pool, "account": account,
+            "expires_ms": expiry.map_or(Value::Null, |expiry| json!(expiry as u64)),
+            "left_ms": left_ms,
+        });
+        let text = match (&place, json.as_object_mut()) {
+            (Some(place), Some(fields)) => {
+                fields.insert("account".to_owned(), Value::Null);
+                fields.insert("ahead".to_owned(), json!(place.ahead));
+                let words = place.words();
+                format!("lease {id} waits for a slot of pool {pool}: {words}")
+            }
+            (_, _) => format!("lease {id} holds a slot of {account} of pool {pool}; {when}"),
+        };
         return Ok(Answer {
-            text: Lines::of(&format!(
-                "lease {id} holds a slot of {account} of pool {pool}; {when}"
-            )),
-            json: json!({
-                "lease": id, "pool": pool, "account": account,
-                "expires_ms": expiry.map_or(Value::Null, |expiry| json!(expiry as u64)),
-                "left_ms": left_ms,
-            }),
+            text: Lines::of(&text),
+            json,
             exit: Exit::Done,
         });
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use slotgate::config::GrayMode;
 use slotgate::request::gray::{BUCKETS, Bucketer};
 
-/// What is given counts more than what is configured.
+/// Shows the bucket of a session. Arguments override the configuration.
 pub fn run(
     session: &str,
     basis_points: Option<u16>,

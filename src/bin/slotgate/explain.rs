@@ -5,9 +5,9 @@ use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::{Cell, Lines};
 use crate::words::{count, document, percent, text as as_text};
+use slotgate::hash::hash128;
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{Explained, Line, Next, Question, State, explain, quoted};
-use slotgate::request::gray::hash128;
 use slotgate::units::{UNIT, millionths};
 
 pub fn run(
@@ -110,10 +110,21 @@ fn text(explained: &Explained) -> Lines {
     text.line(&match next {
         Next::Bound(account) => format!("next: {account}, the session's own"),
         Next::Score => "next: the lowest sum wins".to_owned(),
-        Next::Saturated => {
-            "next: saturated, so saturated.action: 429, or on without a slot".to_owned()
-        }
+        Next::Saturated => match pool.waiting {
+            0 => "next: saturated, so saturated.action: 429, on without a slot, or it waits"
+                .to_owned(),
+            others => format!(
+                "next: saturated, so saturated.action: 429, on without a slot, or it waits behind {}",
+                count(others, "other")
+            ),
+        },
     });
+    if *next != Next::Saturated && pool.waiting > 0 {
+        text.line(&format!(
+            "{} can use none of these now",
+            count(pool.waiting, "waiting request")
+        ));
+    }
     if *next == Next::Saturated && pool.expired > 0 {
         text.line(&format!(
             "{} not cleared away yet: the next request does that first, and may find a slot",
@@ -140,7 +151,7 @@ fn reason(line: &Line, next: &Next) -> String {
     }
 }
 
-/// What the session's binding means now.
+/// A sentence about the account that the session is bound to: whether it can be taken now.
 fn binding(session: &str, bound: Option<&str>, lines: &[Line]) -> String {
     let session = quoted(session);
     let Some(bound) = bound else {

@@ -1,7 +1,14 @@
 //! `slotgate init`: an Envoy configuration from a short file, or from answers.
 
-mod marked;
+mod clusters;
+mod fields;
+mod filter;
+pub mod marked;
 mod plan;
+mod pools;
+mod reader;
+pub mod rules;
+mod text;
 mod wizard;
 mod write;
 
@@ -17,10 +24,10 @@ use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// What the answers are written to.
+/// The file that the answers are written to.
 const ANSWERS: &str = "pools.yaml";
 
-/// What `slotgate init` was told.
+/// The arguments of `slotgate init`.
 #[derive(Debug)]
 pub struct Asked {
     /// `pools.yaml`, or `-`; `None`: ask.
@@ -59,7 +66,7 @@ pub fn run(asked: &Asked) -> Result<Answer, Problem> {
         }
     };
     let shown = asked.file.as_deref().unwrap_or(ANSWERS);
-    let plan = plan::plan(&text, asked.fragment).map_err(|mistakes| {
+    let plan = reader::plan(&text, asked.fragment).map_err(|mistakes| {
         let what = format!(
             "{shown} has {}; nothing was written",
             count(mistakes.len() as u64, "error")
@@ -72,7 +79,7 @@ pub fn run(asked: &Asked) -> Result<Answer, Problem> {
         Problem::new(Exit::Wrong, "pools", what).with(listed.collect())
     })?;
     let written = write::text(&plan, &name, asked.fragment);
-    let refused = refused(output, &written, asked.fragment)?;
+    let refused = refused(output, &written)?;
     if !refused.is_empty() {
         let what = format!("what {shown} makes is refused; nothing was written");
         return Err(Problem::new(Exit::Wrong, "pools", what).with(refused));
@@ -96,8 +103,8 @@ pub fn run(asked: &Asked) -> Result<Answer, Problem> {
     Ok(done(&plan, asked, output))
 }
 
-/// What the filter's own parser, and for a whole configuration `slotgate check`, say against it.
-fn refused(output: &str, written: &str, fragment: bool) -> Result<Vec<Value>, Problem> {
+/// The errors that the filter's own parser and `slotgate check` find in the configuration that was written.
+fn refused(output: &str, written: &str) -> Result<Vec<Value>, Problem> {
     let mut errors = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(written) {
         match Value::deserialize(document) {
@@ -105,7 +112,7 @@ fn refused(output: &str, written: &str, fragment: bool) -> Result<Vec<Value>, Pr
             Err(error) => errors.push(json!({"text": error.to_string()})),
         }
     }
-    if errors.is_empty() && !fragment {
+    if errors.is_empty() {
         let file = (output.to_owned(), written.to_owned());
         let options = check::Options {
             require_env: false,

@@ -3,6 +3,7 @@
 //! It speaks to Redis itself, through the filter's own scripts, so it works while every Envoy is down. Unlike the
 //! library it reads clocks, files and sockets; what is worth testing without them is in functions of their own.
 
+mod account;
 mod act;
 mod bucket;
 mod check;
@@ -10,6 +11,7 @@ mod explain;
 mod generate;
 mod init;
 mod problem;
+mod queue;
 mod recall;
 mod server;
 mod show;
@@ -21,6 +23,7 @@ mod words;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use problem::{Exit, Problem};
 use recall::Asked;
+use slotgate::ledger::commands::Change;
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -70,7 +73,7 @@ struct Before {
 }
 
 impl Before {
-    /// What holds: what was said behind the command, else before it, else by the environment.
+    /// The connection to use: each setting as given after the command, else before it, else by the environment.
     fn and(&self, own: Connection) -> Connection {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         Connection {
@@ -181,6 +184,9 @@ enum Command {
         /// At most so many accounts of each pool, the busiest first
         #[arg(long)]
         rows: Option<usize>,
+        /// Of the tenants only this one, by its value: Redis has only its hash
+        #[arg(long, value_name = "VALUE")]
+        tenant: Option<String>,
         /// Say too where Redis keeps other accounts than this configuration has
         #[arg(long, value_name = "FILE")]
         config: Option<String>,
@@ -195,6 +201,9 @@ enum Command {
         /// At most so many accounts of each pool [default: what the terminal holds]
         #[arg(long)]
         rows: Option<usize>,
+        /// Of the tenants only this one, by its value: Redis has only its hash
+        #[arg(long, value_name = "VALUE")]
+        tenant: Option<String>,
         /// Seconds between two looks
         #[arg(long, default_value = "1")]
         interval: f64,
@@ -233,6 +242,9 @@ enum Command {
     Drain(OneAccount),
     /// Let a drained account take leases again
     Undrain(OneAccount),
+    /// Show and change accounts while everything runs: in force with the next acquire of every Envoy
+    #[command(subcommand)]
+    Account(Accounts),
     /// Show or override the share of the gray release; filters follow within their control.poll_ms
     #[command(subcommand)]
     Percent(Percent),
@@ -265,6 +277,74 @@ enum Command {
         /// Made where there is none
         folder: std::path::PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Accounts {
+    /// Each account: its slots, its state, and what an operator has set of it
+    List {
+        #[command(flatten)]
+        pool: OnePool,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Put accounts in, or set what they have, in a pool with accounts_from: ledger
+    Add(PutAccounts),
+    /// Set what accounts have, whatever their configuration says
+    Set(PutAccounts),
+    /// Take accounts away, in a pool with accounts_from: ledger; their leases finish
+    Remove(SomeAccounts),
+    /// Forget what was set of accounts, and what upstreams' answers have said of them
+    Reset(SomeAccounts),
+}
+
+/// An account and what is set of it, or many.
+#[derive(Debug, Args)]
+struct PutAccounts {
+    /// The account's id
+    #[arg(required_unless_present = "from", conflicts_with = "from")]
+    account: Option<String>,
+    #[command(flatten)]
+    terms: Terms,
+    /// Many at once, from a YAML file: accounts, each with id, max_concurrency, priority, enabled, pace; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    from: Option<String>,
+    #[command(flatten)]
+    pool: OnePool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// What is set of an account.
+#[derive(Debug, Args)]
+struct Terms {
+    /// Its slots, 1..=100000
+    #[arg(long, conflicts_with = "from", allow_hyphen_values = true)]
+    max_concurrency: Option<String>,
+    /// Lower is preferred; within the pool's priority_range
+    #[arg(long, conflicts_with = "from", allow_hyphen_values = true)]
+    priority: Option<String>,
+    /// Let it take leases
+    #[arg(long, conflicts_with_all = ["from", "disable"])]
+    enable: bool,
+    /// No new leases; those that live finish
+    #[arg(long, conflicts_with = "from")]
+    disable: bool,
+    /// At most so many requests in a time: 50/60s, 50/60s/10 with up to 10 at once, or none
+    #[arg(long, conflicts_with = "from", allow_hyphen_values = true)]
+    pace: Option<String>,
+}
+
+/// Accounts of one pool.
+#[derive(Debug, Args)]
+struct SomeAccounts {
+    /// Their ids
+    #[arg(required = true, value_name = "ACCOUNT")]
+    accounts: Vec<String>,
+    #[command(flatten)]
+    pool: OnePool,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, Subcommand)]
@@ -310,7 +390,7 @@ enum Cooldown {
     Clear(OneAccount),
 }
 
-/// What a command has to say.
+/// The result of a command, for people and for programs.
 #[derive(Debug)]
 pub struct Answer {
     /// For people.
@@ -431,6 +511,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
         Command::Status {
             pool,
             rows,
+            tenant,
             config,
             connection,
         } => {
@@ -439,11 +520,12 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                 None => Vec::new(),
             };
             let mut server = server(connection)?;
-            let pools = status::read(&mut server, &pool)?;
+            let tenant = tenant.as_deref();
+            let pools = status::read(&mut server, &pool, tenant)?;
             let differences = check::differences(&mut server, &configured, &pools)?;
             Ok(Answer {
                 text: status::with(
-                    status::text(&pools, rows, show::Colours::for_stdout()),
+                    status::text(&pools, rows, tenant, show::Colours::for_stdout()),
                     &differences,
                 ),
                 json: status::json_with(&pools, &differences),
@@ -453,6 +535,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
         Command::Watch {
             pool,
             rows,
+            tenant,
             interval,
             count,
             connection,
@@ -468,6 +551,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                 &watch::Watch {
                     pools: pool,
                     rows,
+                    tenant,
                     interval,
                     count,
                     json: cli.json,
@@ -507,9 +591,16 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                 random,
             )
         }
-        Command::Drain(one) => account(&before, one, "drain"),
-        Command::Undrain(one) => account(&before, one, "undrain"),
-        Command::Cooldown(Cooldown::Clear(one)) => account(&before, one, "thaw"),
+        Command::Drain(one) => verb(&before, one, "drain"),
+        Command::Undrain(one) => verb(&before, one, "undrain"),
+        Command::Cooldown(Cooldown::Clear(one)) => verb(&before, one, "thaw"),
+        Command::Account(Accounts::List { pool, connection }) => {
+            account::list(&mut server(connection)?, pool.pool.as_deref())
+        }
+        Command::Account(Accounts::Add(put)) => put_accounts(&before, put, Change::Add),
+        Command::Account(Accounts::Set(put)) => put_accounts(&before, put, Change::Set),
+        Command::Account(Accounts::Remove(some)) => change_accounts(&before, some, Change::Remove),
+        Command::Account(Accounts::Reset(some)) => change_accounts(&before, some, Change::Reset),
         Command::Percent(Percent::Get { pool, connection }) => {
             act::percent_set(&mut server(connection)?, &pool)
         }
@@ -543,9 +634,40 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
 }
 
 /// One of the verbs on an account.
-fn account(before: &Before, one: OneAccount, verb: &'static str) -> Result<Answer, Problem> {
+fn verb(before: &Before, one: OneAccount, verb: &'static str) -> Result<Answer, Problem> {
     let mut server = before.and(one.connection).open()?;
     act::account(&mut server, &one.pool.pool, verb, &one.account)
+}
+
+/// Puts in, or sets, the account of the arguments, or those of a file.
+fn put_accounts(before: &Before, put: PutAccounts, change: Change) -> Result<Answer, Problem> {
+    let accounts = match put.from {
+        Some(file) => account::from_file(&file, &read(&file)?)?,
+        None => {
+            let enabled = match (put.terms.enable, put.terms.disable) {
+                (true, _) => Some(true),
+                (_, true) => Some(false),
+                _ => None,
+            };
+            let given = account::Given {
+                id: put.account.unwrap_or_default(),
+                max_concurrency: put.terms.max_concurrency,
+                priority: put.terms.priority,
+                enabled,
+                pace: put.terms.pace,
+            };
+            vec![given.terms(change == Change::Add)?]
+        }
+    };
+    let mut server = before.and(put.connection).open()?;
+    account::put(&mut server, &put.pool.pool, change, &accounts)
+}
+
+/// Takes accounts away, or resets them.
+fn change_accounts(before: &Before, some: SomeAccounts, change: Change) -> Result<Answer, Problem> {
+    let accounts = account::named(&some.accounts)?;
+    let mut server = before.and(some.connection).open()?;
+    account::put(&mut server, &some.pool.pool, change, &accounts)
 }
 
 /// Files with their texts.

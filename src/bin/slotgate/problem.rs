@@ -1,4 +1,4 @@
-//! What went wrong, where, and what to try.
+//! Problems: an exit code, a message, and a hint for what to try.
 
 use crate::show::Lines;
 use serde_json::{Value, json};
@@ -39,11 +39,11 @@ pub struct Problem {
     pub exit: Exit,
     /// For programs: one word.
     pub kind: &'static str,
-    /// What, and where.
+    /// The message: the fault and its place.
     pub what: String,
-    /// What to try.
+    /// A hint for what to try.
     pub hint: Option<String>,
-    /// What it is made of: objects with a `text`.
+    /// The single faults, if there are several: objects with a `text`.
     pub parts: Vec<Value>,
 }
 
@@ -83,7 +83,7 @@ impl Problem {
         )
     }
 
-    /// What, with the pool's name.
+    /// The message, with the pool's name in it.
     pub fn named(&self, pool: &str) -> String {
         match self.what.contains(&format!("pool {pool}")) {
             true => self.what.clone(),

@@ -1,16 +1,17 @@
 //! Redis, asked through the filter's own scripts, so that a user who may do what a worker does may do this.
 
 use crate::problem::{Exit, Problem};
+use crate::queue;
 use crate::words;
 use redis::{
     Cmd, ConnectionLike, FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
     RedisError, RedisResult, Value,
 };
-use slotgate::ledger::commands::LedgerCommands;
+use slotgate::ledger::commands::{AccountTerms, Change, LedgerCommands};
 use slotgate::ledger::fault::garbage;
 use slotgate::ledger::keys;
 use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
-use slotgate::ledger::view::{Account, Pool, State};
+use slotgate::ledger::view::{Account, Off, Pool, Set, State};
 use slotgate::pipe::greeting::{self, Refusal};
 use slotgate::printable;
 use std::time::Duration;
@@ -19,6 +20,9 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Accounts in one page of `inspect`.
 const PAGE: u64 = 500;
+
+/// How many parts of it a page has without the queue.
+const PARTS: usize = 9;
 
 /// A connection to Redis.
 pub struct Server {
@@ -32,7 +36,24 @@ pub struct Server {
     loaded: Vec<Script>,
 }
 
-type Row = (String, u64, u64, u64, u64, String, u64, u64);
+type Row = (
+    String,
+    u64,
+    u64,
+    u64,
+    u64,
+    String,
+    u64,
+    u64,
+    String,
+    String,
+    String,
+    String,
+);
+/// What came of an account's change, how it was, and how it is: `<max_concurrency> <priority> <disabled> <pace>`, or empty.
+pub type Changed = (String, String, String);
+
+/// A page without the queue.
 type Inspected = (
     String,
     u64,
@@ -42,6 +63,7 @@ type Inspected = (
     u64,
     Option<Vec<u8>>,
     Vec<Value>,
+    String,
 );
 
 /// Who a configuration is to Redis, where the URL does not say it.
@@ -153,7 +175,7 @@ impl Server {
             .map_err(|error| self.garbage_or_refused(pool, &error))
     }
 
-    /// What Redis says against it.
+    /// The problem that an error of Redis is for the user.
     fn refused(&mut self, error: &RedisError) -> Problem {
         self.too_old(error)
             .unwrap_or_else(|| refused(&self.name, &self.password, error))
@@ -357,7 +379,7 @@ impl Server {
         LedgerCommands::new(&self.prefix, pool)
     }
 
-    /// What the accounts in force came from; `None`: it isn't there.
+    /// The digest of the configuration whose accounts are in force in a pool; `None`: the pool isn't there.
     pub fn digest(&mut self, pool: &str) -> Result<Option<u64>, Problem> {
         let accounts = keys::key(&self.prefix, pool, "accounts");
         let digest = self.ask_of(pool, redis::cmd("HGET").arg(accounts).arg("#digest"));
@@ -372,10 +394,18 @@ impl Server {
         pool.clone_into(&mut seen.name);
         let mut cursor = "0".to_owned();
         loop {
-            let page = self.script::<Inspected>(Script::Inspect, |out, by| {
+            let page = self.script::<Vec<Value>>(Script::Inspect, |out, by| {
                 keys.inspect(out, by, &cursor, PAGE);
             });
-            let (next, now_ms, revision, epoch, leases, expired, percent, rows) = match page {
+            let page = page.and_then(|mut page| {
+                if page.len() > PARTS
+                    && let Some(queue) = page.pop()
+                {
+                    queue::read(&mut seen, queue)?;
+                }
+                Ok(Inspected::from_redis_value(Value::Array(page))?)
+            });
+            let (next, now_ms, revision, epoch, leases, expired, percent, rows, from) = match page {
                 Ok(page) => page,
                 Err(error) if error.code() == Some("NOPOOL") => return Err(self.no_pool(pool)),
                 Err(error) => return Err(self.garbage_or_refused(pool, &error)),
@@ -384,6 +414,7 @@ impl Server {
                 let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
                 seen.put(account);
             }
+            seen.accounts_are_ledgers = from == "ledger";
             seen.now_ms = now_ms;
             seen.revision = revision.unwrap_or(0);
             seen.epoch = epoch;
@@ -429,7 +460,39 @@ impl Server {
         }
     }
 
-    /// What one of our own scripts says cannot be there, or else what Redis says.
+    /// `account.lua`, for at most 500 accounts: what came of each, how it was, and how it is.
+    pub fn account(
+        &mut self,
+        pool: &str,
+        change: Change,
+        only_check: bool,
+        accounts: &[AccountTerms],
+    ) -> Result<Vec<Changed>, Problem> {
+        let keys = self.keys(pool);
+        let reply: RedisResult<Vec<Changed>> = self.script(Script::Account, |out, by| {
+            keys.account(out, by, change, only_check, accounts);
+        });
+        reply.map_err(|error| {
+            let code = error.code().unwrap_or_default();
+            let said = error.detail().unwrap_or_default();
+            match code {
+                "NOACCOUNT" => {
+                    let account = said.split(' ').next().unwrap_or_default().to_owned();
+                    self.no_account(pool, &account)
+                }
+                "NOTLEDGER" => Problem::new(
+                    Exit::Wrong,
+                    "not_ledger",
+                    format!("pool {pool} takes its accounts from its configuration: none is put in or taken away here"),
+                )
+                .hint("slotgate account set changes what they have; accounts_from: ledger in the pool's configuration hands them over"),
+                "BADARG" => Problem::new(Exit::Wrong, "argument", format!("pool {pool}: {said}")),
+                _ => self.garbage_or_refused(pool, &error),
+            }
+        })
+    }
+
+    /// The problem that an error is for the user: keys that hold what cannot be there, as a script found, or another error of Redis.
     fn garbage_or_refused(&mut self, pool: &str, error: &RedisError) -> Problem {
         let code = error.code().unwrap_or_default();
         let said = [code, " ", error.detail().unwrap_or_default()].concat();
@@ -471,7 +534,7 @@ impl Server {
 const NO_POOL: &str = "a filter creates it at its first request; another --prefix, another database in the URL, or another Redis?";
 
 fn account(row: Value, now_ms: u64) -> Option<Account> {
-    let (id, max, used, priority_part, load_part, state, until_ms, flags) =
+    let (id, max, used, priority_part, load_part, state, until_ms, flags, set, pace, off, most) =
         Row::from_redis_value(row).ok()?;
     Some(Account {
         id,
@@ -482,6 +545,10 @@ fn account(row: Value, now_ms: u64) -> Option<Account> {
         state: State::of(state.as_bytes())?,
         cooling_ms: until_ms.saturating_sub(now_ms),
         flags,
+        set: Set::of(&set),
+        pace,
+        off: Off::read(off.as_bytes()),
+        adapts_up_to: most.parse().ok(),
     })
 }
 
@@ -495,7 +562,7 @@ fn words_of(error: &RedisError) -> String {
     }
 }
 
-/// What Redis, or the way to it, says against it.
+/// The problem that an error of Redis, or of the connection to it, is for the user.
 fn refused(name: &str, password: &str, error: &RedisError) -> Problem {
     let problem = |kind, what: String| Problem::new(Exit::Redis, kind, what);
     if error.is_timeout() {

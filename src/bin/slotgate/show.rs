@@ -1,4 +1,4 @@
-//! What is printed: lines, tables, bars and colours.
+//! Output for people: lines, tables, bars and colours.
 
 use serde_json::Value;
 use slotgate::printable::{harmless, is_harmful};
@@ -40,7 +40,7 @@ pub fn bar(used: u64, of: u64, cells: usize) -> String {
     repeat("█", full) + &repeat("·", cells.saturating_sub(full))
 }
 
-/// What is printed: nothing else can be. It is written line by line, so that no text from elsewhere commands the terminal,
+/// The text that is printed: nothing else can be. It is written line by line, so that no text from elsewhere commands the terminal,
 /// forges a line or hides something in one.
 #[derive(Debug, Default)]
 pub struct Lines(String);

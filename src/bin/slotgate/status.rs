@@ -2,6 +2,7 @@
 
 use crate::check::Difference;
 use crate::problem::{Exit, Problem};
+use crate::queue;
 use crate::server::Server;
 use crate::show::{Cell, Colours, Lines, bar};
 use crate::words::{count, document, percent};
@@ -9,11 +10,22 @@ use serde_json::{Value, json};
 use slotgate::ledger::view::{Account, Pool, State, duration};
 use std::cmp::Reverse;
 
-pub fn read(server: &mut Server, named: &[String]) -> Result<Vec<Pool>, Problem> {
+/// The pools that are named, or all; of their tenants only the one of this value, if there is one.
+pub fn read(
+    server: &mut Server,
+    named: &[String],
+    tenant: Option<&str>,
+) -> Result<Vec<Pool>, Problem> {
     let mut problem = None;
     let mut pools = Vec::new();
     for name in server.some_pools(named)? {
-        match server.pool(&name) {
+        let seen = server.pool(&name).and_then(|mut pool| {
+            if let Some(tenant) = tenant {
+                queue::only(server, &mut pool, tenant)?;
+            }
+            Ok(pool)
+        });
+        match seen {
             Ok(pool) => pools.push(pool),
             // The others are shown all the same.
             Err(other) if other.is_of_one_pool() => {
@@ -73,14 +85,15 @@ pub fn json(pools: &[Pool]) -> Value {
 }
 
 /// All pools; at most `rows` accounts of each.
-pub fn text(pools: &[Pool], rows: Option<usize>, colours: Colours) -> Lines {
-    text_of_width(pools, rows, colours, None)
+pub fn text(pools: &[Pool], rows: Option<usize>, tenant: Option<&str>, colours: Colours) -> Lines {
+    text_of_width(pools, rows, tenant, colours, None)
 }
 
 /// The same for a terminal that shows so many columns.
 pub fn text_of_width(
     pools: &[Pool],
     rows: Option<usize>,
+    tenant: Option<&str>,
     colours: Colours,
     width: Option<usize>,
 ) -> Lines {
@@ -90,6 +103,9 @@ pub fn text_of_width(
             text.line("");
         }
         table(&mut text, pool, rows, colours, width);
+        if pool.error.is_none() {
+            queue::tenants(&mut text, pool, rows, tenant);
+        }
     }
     text
 }
@@ -126,7 +142,11 @@ fn table(
         None => "as configured".to_owned(),
     };
     head.push_str(&format!("  revision {}  gray {share}", pool.revision));
+    if pool.accounts_are_ledgers {
+        head.push_str("  accounts from the ledger");
+    }
     text.line(&head);
+    queue::head(text, pool);
 
     let mut shown: Vec<&Account> = pool.accounts.iter().collect();
     let most = rows.unwrap_or(shown.len());
@@ -143,7 +163,10 @@ fn table(
     };
     let beside = widest(&|account| account.id.len(), 7)
         .saturating_add(widest(&|account| used(account).len(), 4))
-        .saturating_add(widest(&|account| state(account).len(), 5));
+        .saturating_add(widest(
+            &|account| state(account, pool.accounts_are_ledgers).len(),
+            5,
+        ));
     let room = width.map_or(BAR, |width| width.saturating_sub(beside).min(BAR));
     let with_bar = room >= LEAST_BAR;
     let row = |id: Cell, used: String, bar: String, state: Cell| {
@@ -164,7 +187,7 @@ fn table(
             Cell::from(&account.id),
             used(account),
             bar(account.used, account.max, room),
-            colours.paint(colour(account.state), &state(account)),
+            colours.paint(colour(account), &state(account, pool.accounts_are_ledgers)),
         ));
     }
     text.table(&lines);
@@ -187,23 +210,41 @@ fn load(account: &Account) -> u64 {
         .unwrap_or(0)
 }
 
-fn state(account: &Account) -> String {
+fn state(account: &Account, is_ledgers: bool) -> String {
+    let set = match account.set {
+        Some(_) if !is_ledgers => ", set by an operator",
+        _ => "",
+    };
+    let mut said = state_words(account);
+    if let Some(most) = account.adapts_up_to.filter(|most| *most != account.max) {
+        said.push_str(&format!(", adapted, up to {most}"));
+    }
+    said.push_str(set);
+    said
+}
+
+fn state_words(account: &Account) -> String {
     match account.state {
+        State::Disabled => account
+            .out_of_use()
+            .unwrap_or_else(|| account.state.as_str().to_owned()),
         State::Cooling => format!("cooling, {} left", duration(account.cooling_ms)),
+        State::Paced => format!("out of pace, {} left", duration(account.cooling_ms)),
         State::Behind => "free, behind the others".to_owned(),
         State::Probe => "free for one probe".to_owned(),
         State::Probing => "a probe is under way".to_owned(),
-        State::Free | State::Full | State::Disabled | State::Drained | State::Removed => {
+        State::Free | State::Full | State::Drained | State::Removed => {
             account.state.as_str().to_owned()
         }
     }
 }
 
-fn colour(state: State) -> &'static str {
-    match state {
+fn colour(account: &Account) -> &'static str {
+    match account.state {
         State::Free => "32",
-        State::Full | State::Behind | State::Probe => "33",
+        State::Full | State::Behind | State::Paced | State::Probe => "33",
         State::Cooling | State::Probing => "31",
+        State::Disabled if account.off.is_some() => "31",
         State::Disabled | State::Drained | State::Removed => "2",
     }
 }

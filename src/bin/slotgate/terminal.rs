@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a key means.
+/// The meaning of a key that was pressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
     /// `q`, or the end of the input.

@@ -17,6 +17,7 @@ use std::time::Duration;
 pub struct Watch {
     pub pools: Vec<String>,
     pub rows: Option<usize>,
+    pub tenant: Option<String>,
     pub interval: f64,
     pub count: Option<u64>,
     pub json: bool,
@@ -74,7 +75,7 @@ fn look(
         Some(server) => server,
         None => server.insert(open()?),
     };
-    let pools = status::read(server, &watch.pools)?;
+    let pools = status::read(server, &watch.pools, watch.tenant.as_deref())?;
     if watch.json {
         return Ok(Lines::json(&status::json(&pools), false));
     }
@@ -82,10 +83,15 @@ fn look(
     let head = format!("{} UTC  {}", clock(time), server.name);
     let colours = Colours::for_stdout();
     if let (true, Some(size)) = (in_place, size()) {
-        return Ok(on_screen(&head, &pools, watch.rows, colours, size));
+        return Ok(on_screen(&head, &pools, watch, colours, size));
     }
     let mut lines = Lines::of(&head);
-    lines.append(&status::text(&pools, watch.rows, colours));
+    lines.append(&status::text(
+        &pools,
+        watch.rows,
+        watch.tenant.as_deref(),
+        colours,
+    ));
     if !in_place {
         lines.line("");
     }
@@ -96,16 +102,17 @@ fn look(
 fn on_screen(
     head: &str,
     pools: &[Pool],
-    rows: Option<usize>,
+    watch: &Watch,
     colours: Colours,
     (width, height): (usize, usize),
 ) -> Lines {
-    let most = rows.unwrap_or(height);
+    let most = watch.rows.unwrap_or(height);
     let with = |rows| {
         let mut lines = Lines::of(head);
         lines.append(&status::text_of_width(
             pools,
             Some(rows),
+            watch.tenant.as_deref(),
             colours,
             Some(width),
         ));

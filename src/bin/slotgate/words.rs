@@ -29,7 +29,7 @@ pub fn percent(basis_points: u16) -> f64 {
     f64::from(basis_points) / 100.0
 }
 
-/// What the library wrote, as a document of its own.
+/// JSON that the library writes, read back as a value.
 pub fn document(write: impl FnOnce(&mut Json)) -> Value {
     let mut json = Json::default();
     write(&mut json);
@@ -53,7 +53,7 @@ pub fn name(what: &str, text: &str) -> Result<(), Problem> {
     )))
 }
 
-/// What Redis holds, as text: bytes that are none are shown as escapes.
+/// Bytes from Redis as text. Where they are no UTF-8, all but printable ASCII is shown as escapes.
 pub fn text(bytes: &[u8]) -> String {
     let text = std::str::from_utf8(bytes).map(str::to_owned);
     text.unwrap_or_else(|_| ascii(bytes))

@@ -1,11 +1,12 @@
-// One account's row in its pool's table: its use and state, and its two buttons.
+// One account's row in its pool's table: its use and state, and its three buttons.
 import { change } from "./changes.js";
 import { $, all, fill, fromTemplate, put } from "./dom.js";
 
-// Makes an empty row for an account of a pool.
-export function newAccount(pool, id) {
+// Makes an empty row for an account of a pool; `edit` is called with its id.
+export function newAccount(pool, id, edit) {
   const account = { row: fromTemplate("#account"), id };
-  const [drain, endCooldown] = all("button", account.row);
+  const [drain, endCooldown, editButton] = all("button", account.row);
+  editButton.onclick = () => edit(id);
   put($("th", account.row), id);
   drain.onclick = () => {
     const action = account.state === "drained" ? "undrain" : "drain";
@@ -22,14 +23,18 @@ function drainWords(answer, { id, used }) {
 }
 
 // Shows what the status says of an account.
-export function showAccount(account, { state, used, max_concurrency, cooling_ms }) {
+export function showAccount(account, { state, used, max_concurrency, cooling_ms, out_of_use, pace, set }, isLedgers) {
   Object.assign(account, { state, used, load: used / max_concurrency });
   const { row } = account;
   if (row.className !== state) row.className = state;
   fill($("i", row), account.load);
   put($(".used", row), `${used} / ${max_concurrency}`);
-  put($(".state", row), cooling_ms ? `${state}, ${Math.ceil(cooling_ms / 1000)} s` : state);
+  const why = out_of_use && state === "disabled" ? `${state} after ${out_of_use.why}` : state;
+  const words = [cooling_ms ? `${why}, ${Math.ceil(cooling_ms / 1000)} s` : why];
+  if (pace) words.push(`pace ${pace}`);
+  if (set && !isLedgers) words.push("set by an operator");
+  put($(".state", row), words.join(" · "));
   const [drain, endCooldown] = all("button", row);
   put(drain, state === "drained" ? "Undrain" : "Drain");
-  endCooldown.disabled = !cooling_ms;
+  endCooldown.disabled = !cooling_ms && !out_of_use;
 }

@@ -59,11 +59,12 @@ function parseName(name) {
 
 function isFailure(kind, { outcome, reason }) {
   const turnedAway = outcome === "rejected" || outcome === "traditional" && !EXPECTED_REASONS.includes(reason);
-  return turnedAway || FAILURES.includes(kind);
+  return turnedAway || FAILURES.includes(kind) || kind === "failover" && outcome !== "served";
 }
 
 function errorWords(kind, { outcome, reason, pool }, severalPools) {
-  const words = [outcome ?? kind, reason].filter(Boolean).join(": ").replace(/_/g, " ");
+  const what = kind === "failover" ? `refused by an account, ${outcome}` : outcome ?? kind;
+  const words = [what, reason].filter(Boolean).join(": ").replace(/_/g, " ");
   return severalPools && pool ? `${words}, pool ${pool}` : words;
 }
 

@@ -6,7 +6,8 @@ import { notify, notifyError } from "./notice.js";
 export async function explain(pool, session) {
   try {
     const answer = await ask("/api/explain", { pool, session });
-    const text = session ? `${nextWords(answer.next)} ${sessionWords(answer.session)}` : nextWords(answer.next);
+    const next = nextWords(answer);
+    const text = session ? `${next} ${sessionWords(answer.session)}` : next;
     const accounts = answer.accounts.sort((a, b) => b.chance - a.chance || byName(a.id, b.id));
     $("#why tbody").replaceChildren(...accounts.map(accountRow));
     openDialog(`Why an account of ${pool} would be taken now`, text, true);
@@ -15,12 +16,13 @@ export async function explain(pool, session) {
   }
 }
 
-// A lease's id has 24 hex digits. A request's own id may look the same, so it is tried next.
+// A lease's id has 24 hex digits, and a dot and 16 more if it has a tenant. A request's own id may look the same, so it
+// is tried next.
 export async function recall(pool, id) {
   notify("The workers are asked …");
   const askBy = (kind) => ask("/api/recall", { pool, [kind]: id });
   try {
-    const isLease = /^[\da-f]{24}$/.test(id);
+    const isLease = /^[\da-f]{24}(\.[\da-f]{16})?$/.test(id);
     const answer = await (isLease ? askBy("lease").catch(() => askBy("request")) : askBy("request"));
     notify("");
     openDialog(`Which way ${id} went`, recallWords(answer), false);
@@ -36,11 +38,11 @@ function openDialog(title, text, withTable) {
   $("#why").showModal();
 }
 
-function nextWords(next) {
+function nextWords({ next, queue: { waiting } }) {
   return {
     bound: `The next request takes ${next.account}, the session's own.`,
     score: "The lowest score wins.",
-    saturated: "No account can take a request now.",
+    saturated: `No account can take a request now${waiting ? `; ${waiting} wait already` : ""}.`,
   }[next.outcome];
 }
 
@@ -71,11 +73,16 @@ function recallWords({ way, reason, pool, account, bucket, percent, waited_ms, a
     local: `It was sent to ${account}${ofPool}, which its worker chose`,
     traditional: `It went the traditional way${ofPool}`,
     rejected: `It was answered here${ofPool}`,
-    undecided: "It still waits for its slot",
+    waiting: `It waits for a slot${ofPool}`,
+    undecided: "It still waits for the answer to its acquire",
   }[way];
   const why = reason ? `: ${reason.replace(/_/g, " ")}` : "";
   const isIn = bucket < percent * 100 ? "in" : "out";
   const gray = bucket === null ? "By no bucket" : `Its bucket ${bucket} is ${isIn} at ${percent} %`;
-  const when = `decided after ${waited_ms} ms, ${(ago_ms / 1000).toFixed(1)} s ago.`;
+  const seconds = (ms) => (ms / 1000).toFixed(1);
+  const isOpen = way === "waiting" || way === "undecided";
+  const when = isOpen
+    ? `it came ${seconds(waited_ms)} s ago.`
+    : `decided after ${waited_ms} ms, ${seconds(ago_ms)} s ago.`;
   return `${where}${why}. ${gray}; ${when}${lease ? ` Lease ${lease}.` : ""}`;
 }

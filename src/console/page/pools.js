@@ -1,10 +1,12 @@
-// One section for each pool: its sum, its gray share, its forms, and the table of its accounts.
+// One section for each pool: its sum, its queue, its gray share, its forms, and the table of its accounts.
 import { newAccount, showAccount } from "./account.js";
+import { setUpTermsForm } from "./terms.js";
 import { change } from "./changes.js";
 import { grayShareSeen } from "./counters.js";
 import { $, all, byName, fill, fromTemplate, put } from "./dom.js";
 import { explain, recall } from "./explain.js";
 import { notifyError } from "./notice.js";
+import { showQueue } from "./queue.js";
 
 const pools = new Map();
 
@@ -18,7 +20,8 @@ export function showPools(status) {
 
 function newPool(name) {
   const pool = { section: fromTemplate("#pool"), name, accounts: new Map(), hasMore: false };
-  const [grayForm, sessionForm, recallForm] = all("form", pool.section);
+  const [grayForm, sessionForm, termsForm, recallForm] = all("form", pool.section);
+  pool.edit = setUpTermsForm(pool, termsForm);
   setUpGrayForm(name, grayForm);
   setUpSessionForm(name, sessionForm);
   onSubmit(recallForm, () => recall(name, recallForm.elements[0].value.trim()));
@@ -62,12 +65,14 @@ function setUpSessionForm(pool, form) {
 
 function showPool(pool, seen, percentConfigured) {
   const { section, accounts, name } = pool;
+  const isLedgers = seen.accounts_from === "ledger";
+  pool.isLedgers = isLedgers;
   for (const account of seen.accounts) {
     if (!accounts.has(account.id)) {
-      accounts.set(account.id, newAccount(name, account.id));
+      accounts.set(account.id, newAccount(name, account.id, pool.edit));
       $("tbody", section).append(accounts.get(account.id).row);
     }
-    showAccount(accounts.get(account.id), account);
+    showAccount(accounts.get(account.id), account, isLedgers);
   }
   const ids = new Set(seen.accounts.map((account) => account.id));
   for (const [id, { row }] of accounts) {
@@ -80,6 +85,7 @@ function showPool(pool, seen, percentConfigured) {
   const slots = sum(seen.accounts.map((account) => account.max_concurrency));
   put($(".sum", section), sumWords(seen, used, slots));
   fill($(".bar i", section), used / slots || 0);
+  showQueue(section, seen.queue);
   put($(".gray", section), `${grayWords(seen.percent_override, percentConfigured)}, ${grayShareSeen(name)}`);
   arrange(pool);
 }
@@ -93,7 +99,8 @@ function sumWords(seen, used, slots) {
   for (const { state } of seen.accounts) counts[state] = (counts[state] ?? 0) + 1;
   const states = Object.entries(counts).map(([state, count]) => `${count} ${state}`).join(", ");
   const flight = `${seen.leases.live} in flight`;
-  return `${used} of ${slots} slots used · ${flight} · ${states} · revision ${seen.revision}`;
+  const from = seen.accounts_from === "ledger" ? " · accounts from the ledger" : "";
+  return `${used} of ${slots} slots used · ${flight} · ${states} · revision ${seen.revision}${from}`;
 }
 
 function grayWords(override, configured) {

@@ -1,9 +1,10 @@
 //! `acquire.lua`: choose an account for each of some leases, and take them.
 
-use super::{LedgerCommands, array, number_in, push_hashed};
+use super::{LedgerCommands, array, handed, number_in, push_hashed};
+use crate::config::TenantLimits;
 use crate::ledger::fault::Fault;
 use crate::ledger::keys;
-use crate::ledger::resp::{Value, Values, push_bulk, push_bulk_of, push_number};
+use crate::ledger::resp::{Value, Values, push_bulk, push_bulk_of, push_number, whole};
 use crate::ledger::source::{Script, ScriptRef};
 use crate::request::lease::LeaseId;
 
@@ -20,11 +21,63 @@ pub enum Mode<'a> {
     Dry,
     /// Record a lease of this account whatever its count.
     Force(&'a str),
+    /// Choose and take, or wait for a slot.
+    Join(Terms),
+}
+
+/// How a lease waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// What its tenant may take; without a tenant only the weight counts.
+    pub limits: TenantLimits,
+    /// The caller's number for it, which comes back with the grant.
+    pub cookie: u64,
+    /// Where it stands if it waits.
+    pub place: Place,
+}
+
+/// The place of a lease in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Behind all others.
+    Last,
+    /// As if it had waited for so long already, in ms; it is let in however many wait.
+    Since(u64),
+    /// Where it stood before.
+    At(Order),
+}
+
+/// Where a lease stands in the queue, as the ledger said it: 19 digits, the lower the earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order([u8; 19]);
+
+impl Order {
+    /// Its digits.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn read(digits: &[u8]) -> Option<Self> {
+        let order = <[u8; 19]>::try_from(digits).ok()?;
+        order.iter().all(u8::is_ascii_digit).then_some(Self(order))
+    }
+}
+
+/// How leases wait that find no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting<'a> {
+    /// How many may wait in this pool; 0: none.
+    pub most: u32,
+    /// For how long each of them waits without being asked for again, in ms.
+    pub vouched_ms: u64,
+    /// Where grants are said.
+    pub channel: &'a str,
 }
 
 /// Arguments of `acquire.lua`, beside the leases.
 #[derive(Debug)]
-pub struct Acquire {
+pub struct Acquire<'a> {
     /// The leases' time to live, in ms.
     pub ttl_ms: u64,
     /// Fresh random bits, 31 of them used.
@@ -35,6 +88,10 @@ pub struct Acquire {
     pub session_ttl_ms: u64,
     /// How much of Redis' memory a pool's sessions may take, in MB of 2^20 bytes.
     pub session_mb: u64,
+    /// For [`Mode::Join`].
+    pub waiting: Waiting<'a>,
+    /// The accounts that these leases' requests have tried and do not want again, at most 9; only to take or to join.
+    pub tried: &'a [&'a str],
 }
 
 /// One lease of an acquire. Those of one command have the same mode, and all of them a session or none, a scope or none.
@@ -67,6 +124,49 @@ pub enum Acquired<'a> {
     },
     /// The account named is not in the pool.
     NoAccount,
+    /// It waits for a slot.
+    Waits {
+        /// Where.
+        order: Order,
+        /// When to come back if it gives up, in ms.
+        retry_after_ms: u64,
+        /// When the next cooldown of the pool ends, in ms from now; 0: none is under way.
+        wake_ms: u64,
+    },
+    /// As many wait as may.
+    QueueFull {
+        /// When to come back, in ms.
+        retry_after_ms: u64,
+    },
+    /// Its tenant holds as many leases as it may.
+    TenantFull {
+        /// When to come back, in ms.
+        retry_after_ms: u64,
+    },
+}
+
+impl<'a> Acquired<'a> {
+    /// Reads what is no number.
+    fn of_text(text: &'a [u8]) -> Option<Self> {
+        match text.first() {
+            Some(b'~' | b'!') => {}
+            Some(_) | None => {
+                let (account, probes) = handed::account(text);
+                return Some(Self::Granted { account, probes });
+            }
+        }
+        let mut words = text.split(|byte| *byte == b' ');
+        let (what, retry_after_ms) = (words.next()?, whole(words.next()?)?);
+        Some(match what {
+            b"!full" => Self::QueueFull { retry_after_ms },
+            b"!tenant" => Self::TenantFull { retry_after_ms },
+            _ => Self::Waits {
+                order: Order::read(what.strip_prefix(b"~")?)?,
+                retry_after_ms,
+                wake_ms: whole(words.next()?)?,
+            },
+        })
+    }
 }
 
 impl LedgerCommands {
@@ -75,7 +175,7 @@ impl LedgerCommands {
         &self,
         out: &mut Vec<u8>,
         by: ScriptRef,
-        acquire: &Acquire,
+        acquire: &Acquire<'_>,
         leases: impl ExactSizeIterator<Item = Asked<'a>> + Clone,
     ) {
         let Some(first) = leases.clone().next() else {
@@ -85,6 +185,7 @@ impl LedgerCommands {
             Mode::Take => ("take", 1),
             Mode::Dry => ("dry", 1),
             Mode::Force(_) => ("force", 2),
+            Mode::Join(_) => ("join", 2),
         };
         let sessions = usize::from(first.session.is_some());
         let keys = usize::from(first.scope.is_some()).saturating_add(sessions);
@@ -113,14 +214,30 @@ impl LedgerCommands {
         push_number(out, acquire.ttl_ms);
         push_number(out, u64::from(acquire.seed >> 1));
         push_number(out, acquire.random);
-        push_bulk(out, mode.as_bytes());
+        match (first.mode, acquire.tried) {
+            (Mode::Join(_), tried) => {
+                let Waiting {
+                    most,
+                    vouched_ms,
+                    channel,
+                } = acquire.waiting;
+                let mode = format!("join {most} {vouched_ms} {channel}");
+                push_bulk(out, without(mode, tried).as_bytes());
+            }
+            (Mode::Take | Mode::Dry | Mode::Force(_), []) => push_bulk(out, mode.as_bytes()),
+            (Mode::Take | Mode::Dry | Mode::Force(_), tried) => {
+                push_bulk(out, without(mode.to_owned(), tried).as_bytes());
+            }
+        }
         push_number(out, acquire.session_ttl_ms.saturating_mul(sessions as u64));
         for asked in leases.clone() {
             push_bulk(out, asked.lease.as_bytes());
         }
         for asked in leases.clone() {
-            if let Mode::Force(account) = asked.mode {
-                push_bulk(out, account.as_bytes());
+            match asked.mode {
+                Mode::Force(account) => push_bulk(out, account.as_bytes()),
+                Mode::Join(terms) => push_terms(out, terms),
+                Mode::Take | Mode::Dry => {}
             }
         }
         if sessions > 0 {
@@ -144,6 +261,37 @@ impl LedgerCommands {
     }
 }
 
+/// A mode, and the accounts that were tried.
+#[inline(never)]
+fn without(mut mode: String, tried: &[&str]) -> String {
+    if !tried.is_empty() {
+        mode.push_str(" not");
+    }
+    for account in tried {
+        mode.push(' ');
+        mode.push_str(account);
+    }
+    mode
+}
+
+fn push_terms(out: &mut Vec<u8>, terms: Terms) {
+    let TenantLimits {
+        max_concurrency,
+        max_waiting,
+        weight,
+    } = terms.limits;
+    let mut words =
+        format!("{max_concurrency} {max_waiting} {weight} {} ", terms.cookie).into_bytes();
+    match &terms.place {
+        Place::Last => words.push(b'-'),
+        Place::Since(ms) => {
+            words.extend_from_slice(format!("+{}", ms.min(&999_999_999)).as_bytes())
+        }
+        Place::At(order) => words.extend_from_slice(order.as_bytes()),
+    }
+    push_bulk(out, &words);
+}
+
 /// Reads the reply to an acquire of `leases` leases: the ledger's epoch at that moment, and one answer each.
 ///
 /// # Errors
@@ -157,13 +305,7 @@ pub fn acquired(
     array(&mut values, length..=length)?;
     let epoch = number_in(&mut values)?;
     let answers = std::iter::from_fn(move || values.value()).map_while(|value| match value {
-        Value::Bulk(text) => {
-            let account = text.strip_suffix(b":probe");
-            Some(Acquired::Granted {
-                account: account.unwrap_or(text),
-                probes: account.is_some(),
-            })
-        }
+        Value::Bulk(text) => Acquired::of_text(text),
         Value::Integer(wait_ms) => Some(Acquired::Saturated {
             retry_after_ms: u64::try_from(wait_ms).unwrap_or(1),
         }),
@@ -190,9 +332,15 @@ mod tests {
             random: 8,
             session_ttl_ms: 9,
             session_mb: 8,
+            waiting: Waiting {
+                most: 6,
+                vouched_ms: 5,
+                channel: "c",
+            },
+            tried: &[],
         };
         let mut ids = LeaseIds::new(1);
-        let (a, b) = (ids.mint(), ids.mint());
+        let (a, b) = (ids.mint(None), ids.mint(None));
         let said = |mode: [Mode; 2], session, scope| {
             let leases = [a, b].into_iter().zip(mode);
             let leases: Vec<_> = leases

@@ -1,8 +1,10 @@
 //! The ledger's commands, a file for each script: its arguments, their bytes for the pipe, its reply.
 
+mod account;
 mod acquire;
 mod control;
 mod cooldown;
+mod handed;
 mod inspect;
 mod overrides;
 mod question;
@@ -11,8 +13,10 @@ mod release;
 mod renew;
 mod sync;
 
-pub use acquire::{Acquire, Acquired, Asked, Mode, acquired};
+pub use account::{Change, Terms as AccountTerms};
+pub use acquire::{Acquire, Acquired, Asked, Mode, Order, Place, Terms, Waiting, acquired};
 pub use cooldown::AccountReport;
+pub use handed::{Handed, released};
 pub use overrides::{Override, Overrides, overrides};
 pub use reconcile::{Reconciled, Recount, Step, reconciled};
 pub use renew::{Renewed, renewed};
@@ -37,6 +41,7 @@ pub struct Longest {
 pub struct LedgerCommands {
     common: Vec<u8>,
     control: String,
+    roster: String,
     session_prefix: String,
     scope_prefix: String,
     pass: String,
@@ -55,6 +60,7 @@ impl LedgerCommands {
         Self {
             common,
             control: keys::control(prefix, pool),
+            roster: keys::roster(prefix, pool),
             session_prefix: keys::session_prefix(prefix, pool),
             scope_prefix: keys::scope_prefix(prefix, pool),
             pass: keys::pass(prefix, pool),
@@ -124,7 +130,7 @@ fn hashed(prefix: &str, hash: &[u8; 16]) -> Vec<u8> {
     let mut key = prefix.as_bytes().to_vec();
     for byte in hash {
         let mut pair = [0; 2];
-        crate::request::lease::hex(u64::from(*byte), &mut pair);
+        crate::hash::hex(u64::from(*byte), &mut pair);
         key.extend_from_slice(&pair);
     }
     key
@@ -134,7 +140,7 @@ fn hashed(prefix: &str, hash: &[u8; 16]) -> Vec<u8> {
 fn push_hashed(out: &mut Vec<u8>, prefix: &str, hash: &[u8; 16]) {
     let mut digits = [0; 32];
     for (pair, byte) in digits.chunks_exact_mut(2).zip(hash) {
-        crate::request::lease::hex(u64::from(*byte), pair);
+        crate::hash::hex(u64::from(*byte), pair);
     }
     push_bulk_of(out, prefix.as_bytes(), &digits);
 }
@@ -144,7 +150,7 @@ mod tests {
     use super::super::source::Shas;
     use super::*;
 
-    /// The words of one command after its script and its six keys, a space between. The command has as many as it says.
+    /// The words of one command after its script and its eight keys, a space between. The command has as many as it says.
     pub fn words(encode: impl FnOnce(&LedgerCommands, &mut Vec<u8>, ScriptRef)) -> String {
         let mut out = Vec::new();
         let shas = Shas([[b'f'; 40]; Script::ALL.len()]);
@@ -161,9 +167,9 @@ mod tests {
         if words[0] == "EVALSHA" {
             let keys = words[2].parse::<usize>().unwrap();
             let names = keys::COMMON.map(|name| keys::key("x", "p", name));
-            assert_eq!(words[3..9], names);
+            assert_eq!(words[3..11], names);
             let arguments = words.split_off(keys.saturating_add(3));
-            let more = words.split_off(9);
+            let more = words.split_off(11);
             words = more
                 .into_iter()
                 .chain(["|".into()])
@@ -179,7 +185,7 @@ mod tests {
         LedgerCommands::new("x", "p").release(&mut out, ScriptRef::Source, [].into_iter());
         let source = Script::Release.source();
         let begin = format!(
-            "*9\r\n$4\r\nEVAL\r\n${}\r\n{source}\r\n$1\r\n6\r\n",
+            "*11\r\n$4\r\nEVAL\r\n${}\r\n{source}\r\n$1\r\n8\r\n",
             source.len()
         );
         assert!(out.starts_with(begin.as_bytes()));
@@ -190,7 +196,7 @@ mod tests {
         shas.0[place.unwrap()] = [b'a'; 40];
         out.clear();
         LedgerCommands::new("x", "p").renew(&mut out, ScriptRef::Sha(&shas), 1, [].into_iter());
-        let begin = format!("*10\r\n$7\r\nEVALSHA\r\n$40\r\n{}\r\n", "a".repeat(40));
+        let begin = format!("*12\r\n$7\r\nEVALSHA\r\n$40\r\n{}\r\n", "a".repeat(40));
         assert!(out.starts_with(begin.as_bytes()));
     }
 

@@ -1,6 +1,6 @@
 //! `overrides.lua`: an operator's overrides, and how full the accounts are.
 
-use super::{LedgerCommands, array};
+use super::{LedgerCommands, array, number_in};
 use crate::ledger::fault::Fault;
 use crate::ledger::resp::{Value, Values, push_bulk, push_number, whole};
 use crate::ledger::source::{Script, ScriptRef};
@@ -15,6 +15,8 @@ pub struct Overrides<'a> {
     used: &'a [u8],
     /// What someone asks about a request; empty: nothing.
     pub question: &'a [u8],
+    /// Of how many accounts a configuration says otherwise than an operator.
+    pub accounts_set: u64,
 }
 
 /// An override as Redis has it.
@@ -53,9 +55,10 @@ impl<'a> Overrides<'a> {
 impl LedgerCommands {
     /// `overrides.lua`: the overrides with at most `drained` drained accounts, and the use of at most `used` accounts.
     pub fn overrides(&self, out: &mut Vec<u8>, by: ScriptRef, drained: u64, used: u64) {
-        self.head(out, Script::Overrides, by, 2, 2);
-        push_bulk(out, self.control.as_bytes());
-        push_bulk(out, self.question.as_bytes());
+        self.head(out, Script::Overrides, by, 3, 2);
+        for key in [&self.control, &self.question, &self.roster] {
+            push_bulk(out, key.as_bytes());
+        }
         push_number(out, drained);
         push_number(out, used);
     }
@@ -67,7 +70,7 @@ impl LedgerCommands {
 /// The [`Fault`] that stands in its place.
 pub fn overrides(reply: &[u8]) -> Result<Overrides<'_>, Fault> {
     let mut values = Values::new(reply);
-    array(&mut values, 4..=4)?;
+    array(&mut values, 5..=5)?;
     let percent = Override::of(values.bulk().ok_or(Fault::Mismatch)?);
     let drained = match values.value() {
         Some(Value::Bulk(ids)) => Some(ids),
@@ -82,6 +85,7 @@ pub fn overrides(reply: &[u8]) -> Result<Overrides<'_>, Fault> {
         drained,
         used,
         question,
+        accounts_set: number_in(&mut values)?,
     })
 }
 
@@ -93,17 +97,17 @@ mod tests {
     #[test]
     fn its_words_tell_how_much() {
         let said = words(|commands, out, by| commands.overrides(out, by, 5, 6));
-        assert_eq!(said, "x:{p}:control x:{p}:question | 5 6");
+        assert_eq!(said, "x:{p}:control x:{p}:question x:{p}:roster | 5 6");
     }
 
     #[test]
     fn a_reply_is_read_as_it_stands() {
-        let reply = "*4\r\n$4\r\n2500\r\n$3\r\na b\r\n$11\r\na 1 2 b 0 3\r\n$1\r\nq\r\n";
+        let reply = "*5\r\n$4\r\n2500\r\n$3\r\na b\r\n$11\r\na 1 2 b 0 3\r\n$1\r\nq\r\n:3\r\n";
         let all = overrides(reply.as_bytes()).unwrap();
         assert_eq!(all.percent, Override::BasisPoints(2500));
         assert_eq!(all.drained, Some(&b"a b"[..]));
         assert!(all.used().eq([(&b"a"[..], 1, 2), (&b"b"[..], 0, 3)]));
-        assert_eq!(all.question, b"q");
+        assert_eq!((all.question, all.accounts_set), (&b"q"[..], 3));
         let many = reply.replace("$3\r\na b", "$-1");
         assert_eq!(overrides(many.as_bytes()).unwrap().drained, None);
         let wrong = reply.replace("$3\r\na b", ":3");

@@ -46,9 +46,10 @@ impl LedgerCommands {
     /// `reconcile.lua`
     pub fn reconcile(&self, out: &mut Vec<u8>, by: ScriptRef, step: &Step) {
         let soon = usize::from(step.soon);
-        self.head(out, Script::Reconcile, by, 2, soon.saturating_add(5));
-        push_bulk(out, self.pass.as_bytes());
-        push_bulk(out, self.control.as_bytes());
+        self.head(out, Script::Reconcile, by, 3, soon.saturating_add(5));
+        for key in [&self.pass, &self.control, &self.roster] {
+            push_bulk(out, key.as_bytes());
+        }
         push_bulk(out, step.worker.as_bytes());
         push_number(out, step.silence_ms);
         push_number(out, step.count);
@@ -109,7 +110,7 @@ mod tests {
             let said = words(|commands, out, by| commands.reconcile(out, by, &step));
             assert_eq!(
                 said,
-                format!("x:{{p}}:pass x:{{p}}:control | w 1 2 3 4{last}")
+                format!("x:{{p}}:pass x:{{p}}:control x:{{p}}:roster | w 1 2 3 4{last}")
             );
         }
     }

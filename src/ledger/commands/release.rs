@@ -28,7 +28,7 @@ mod tests {
     #[test]
     fn its_words_are_the_leases() {
         let mut ids = LeaseIds::new(1);
-        let leases = [ids.mint(), ids.mint()];
+        let leases = [ids.mint(None), ids.mint(None)];
         let [a, b] = leases.map(|lease| String::from_utf8(lease.as_bytes().to_vec()).unwrap());
         let said = words(|commands, out, by| commands.release(out, by, leases.into_iter()));
         assert_eq!(said, format!("| {a} {b}"));

@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn each_lease_has_its_account_and_epoch() {
-        let lease = LeaseIds::new(1).mint();
+        let lease = LeaseIds::new(1).mint(None);
         let name = String::from_utf8(lease.as_bytes().to_vec()).unwrap();
         let leases = [(lease, "a", 5), (lease, "b", 6)];
         let said = words(|commands, out, by| commands.renew(out, by, 10, leases.into_iter()));

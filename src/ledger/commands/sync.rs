@@ -1,9 +1,11 @@
 //! `sync.lua`: put a pool's accounts in force.
 
 use super::{LedgerCommands, Longest, array, number_in};
+use crate::config::Pace;
 use crate::ledger::fault::Fault;
 use crate::ledger::resp::{Values, push_bulk, push_bulks, push_number};
 use crate::ledger::source::{Script, ScriptRef};
+use crate::pool::Scale;
 
 /// Arguments of `sync.lua`.
 #[derive(Debug)]
@@ -16,6 +18,12 @@ pub struct Sync<'a> {
     pub epoch: u64,
     /// Full weight of the load, in millionths.
     pub load: u64,
+    /// What priorities add to a score.
+    pub scale: Scale,
+    /// Whether the accounts are the ledger's: then those here are what an empty pool begins with.
+    pub accounts_are_ledgers: bool,
+    /// How low limits may fall that adapt; 0: none does.
+    pub adaptive: u32,
     /// The accounts; `None` only asks whether they are wanted.
     pub accounts: Option<&'a [SyncAccount<'a>]>,
     /// Who asks, and how much of it this is.
@@ -37,6 +45,8 @@ pub struct SyncAccount<'a> {
     pub base: u64,
     /// Whether it takes leases.
     pub enabled: bool,
+    /// How many requests it may get in a time.
+    pub pace: Option<Pace>,
 }
 
 /// How much a sync carries.
@@ -89,12 +99,27 @@ impl LedgerCommands {
         };
         let arguments = accounts.len().saturating_mul(4).saturating_add(ids.len());
         let head = 9_usize.saturating_add(usize::from(cursor.is_some()));
-        self.head(out, Script::Sync, by, 1, arguments.saturating_add(head));
-        push_bulk(out, self.control.as_bytes());
+        self.head(out, Script::Sync, by, 2, arguments.saturating_add(head));
+        push_bulks(out, &[self.control.as_bytes(), self.roster.as_bytes()]);
         push_number(out, sync.revision);
         push_number(out, sync.digest);
         push_number(out, sync.epoch);
-        push_number(out, sync.load);
+        let Scale {
+            best,
+            worst,
+            span,
+            weight,
+        } = sync.scale;
+        let from = if sync.accounts_are_ledgers {
+            "ledger"
+        } else {
+            "config"
+        };
+        let load = format!(
+            "{} {best} {worst} {span} {weight} {from} {}",
+            sync.load, sync.adaptive
+        );
+        push_bulk(out, load.as_bytes());
         push_bulk(out, b"@");
         push_number(out, sync.longest.ttl_ms);
         push_number(out, sync.longest.cooldown_ms);
@@ -106,7 +131,13 @@ impl LedgerCommands {
             push_bulk(out, account.id.as_bytes());
             push_number(out, u64::from(account.max_concurrency));
             push_number(out, account.base);
-            push_number(out, u64::from(!account.enabled));
+            match account.pace {
+                None => push_number(out, u64::from(!account.enabled)),
+                Some(pace) => {
+                    let disabled = u64::from(!account.enabled);
+                    push_bulk(out, format!("{disabled} {pace}").as_bytes());
+                }
+            }
         }
         for id in ids {
             push_bulk(out, id.as_bytes());
@@ -155,6 +186,14 @@ mod tests {
             digest: 2,
             epoch: 3,
             load: 4,
+            scale: Scale {
+                best: 1,
+                worst: 2,
+                span: 1,
+                weight: 9,
+            },
+            accounts_are_ledgers: false,
+            adaptive: 0,
             accounts,
             part,
             longest: Longest {
@@ -173,16 +212,22 @@ mod tests {
             max_concurrency: 7,
             base: 8,
             enabled: true,
+            pace: None,
         };
         let accounts = [
             account,
             SyncAccount {
                 enabled: false,
+                pace: Some(Pace {
+                    requests: 50,
+                    per_ms: 60_000,
+                    burst: 10,
+                }),
                 ..account
             },
         ];
         let ids = ["b".to_owned(), "c".to_owned()];
-        let begin = "x:{p}:control | 1 2 3 4 @ 5 6 w";
+        let begin = "x:{p}:control x:{p}:roster | 1 2 3 4 1 2 1 9 config 0 @ 5 6 w";
         assert_eq!(said(Part::Whole, None), format!("{begin} whole"));
         for (part, name) in [
             (Part::Whole, "whole"),
@@ -191,7 +236,7 @@ mod tests {
         ] {
             assert_eq!(
                 said(part, Some(&accounts)),
-                format!("{begin} {name} a 7 8 0 a 7 8 1")
+                format!("{begin} {name} a 7 8 0 a 7 8 1 50/60000/10")
             );
         }
         assert_eq!(

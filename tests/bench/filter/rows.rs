@@ -1,5 +1,6 @@
 //! The rows: which Envoy, in front of what, and how many connections.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Instant;
@@ -23,11 +24,24 @@ enum Way {
     NoFilter,
     Nothing,
     Slotgate(&'static str),
+    /// Slotgate, and something in the upstream filters too.
+    Upstream(Half),
     /// Its own Redis stands still.
     Frozen,
     RedisProxy,
     /// Envoy's Lua filter with HTTP calls, to webdis or straight to Redis.
     HttpCalls(Calls),
+}
+
+/// What stands in the upstream filters, beside a route that tries again what is marked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// A filter that does nothing, and no failover.
+    Nothing,
+    /// Slotgate's.
+    Kept,
+    /// The same, and the first account refuses each request.
+    Refused,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +137,36 @@ pub const ROWS: &[Row] = &[
         .workers(2)
         .connections(256),
     row("a filter that does nothing, real upstream", Way::Nothing).upstream(),
-    row("slotgate, real upstream", ALL_IN).upstream(),
+    row("slotgate, real upstream", ALL_IN).upstream().paced(),
+    row(
+        "slotgate, real upstream, an upstream filter that does nothing",
+        Way::Upstream(Half::Nothing),
+    )
+    .upstream()
+    .paced(),
+    row(
+        "slotgate, real upstream, failover, none refused",
+        Way::Upstream(Half::Kept),
+    )
+    .upstream()
+    .paced(),
+    row(
+        "slotgate, real upstream, failover, none refused, 1 connection",
+        Way::Upstream(Half::Kept),
+    )
+    .upstream()
+    .connections(1),
+    row(
+        "slotgate, real upstream, failover, each refused once",
+        Way::Upstream(Half::Refused),
+    )
+    .upstream(),
+    row(
+        "slotgate, real upstream, failover, each refused once, 1 connection",
+        Way::Upstream(Half::Refused),
+    )
+    .upstream()
+    .connections(1),
     row("slotgate, affinity", ALL_IN).sessions(),
     row(
         "slotgate, access_log",
@@ -199,12 +242,8 @@ impl Running {
         };
         config = match setup.way {
             Way::NoFilter => config.without_wasm(),
-            Way::Nothing => {
-                let bytes = wat::parse_str(include_str!("../nothing.wat")).expect("nothing.wat");
-                let path = root().join("target/nothing.wasm");
-                std::fs::write(&path, bytes).expect("target can be written");
-                config.wasm(&path)
-            }
+            Way::Nothing => config.wasm(&write_nothing()),
+            Way::Upstream(half) => with_half(config, half),
             Way::Slotgate(changes) => {
                 let changes: Value = serde_json::from_str(changes).expect("JSON");
                 config.plugin(|plugin| {
@@ -233,6 +272,10 @@ impl Running {
         if setup.way == Way::Frozen {
             assert_eq!(envoy.client().get("/", &[]).status, 200);
             redis.sigstop();
+        }
+        if setup.way == Way::Upstream(Half::Refused) {
+            // Before the pipe is open a request has no account that another one could follow.
+            eventually(PATIENCE, || envoy.client().get("/", &[]).status == 200);
         }
         Running {
             setup,
@@ -272,7 +315,10 @@ impl Running {
         };
         match self.setup.way {
             Way::NoFilter | Way::Nothing => {}
-            Way::Slotgate("{}") | Way::RedisProxy => most(stat("requests;outcome=atomic")),
+            Way::Slotgate("{}") | Way::RedisProxy | Way::Upstream(Half::Nothing | Half::Kept) => {
+                most(stat("requests;outcome=atomic"));
+            }
+            Way::Upstream(Half::Refused) => most(stat("failover;outcome=served")),
             Way::Slotgate(_) => {
                 let ways = [
                     "requests;outcome=traditional;reason=out_of_percentage",
@@ -320,6 +366,51 @@ pub fn traffic(redis: &Redis) -> (f64, f64) {
     )
 }
 
+/// The filter that does nothing.
+fn write_nothing() -> PathBuf {
+    let bytes = wat::parse_str(include_str!("../nothing.wat")).expect("nothing.wat");
+    let path = root().join("target/nothing.wasm");
+    std::fs::write(&path, bytes).expect("target can be written");
+    path
+}
+
+fn with_half(config: EnvoyConfig, half: Half) -> EnvoyConfig {
+    const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    let config = config.failover(3).manager(|manager| {
+        let host = &mut manager["route_config"]["virtual_hosts"][0];
+        if half == Half::Refused {
+            host["include_request_attempt_count"] = json!(true);
+            for route in host["routes"].as_array_mut().expect("routes") {
+                let path = "/refuse?tries=1&then=bytes&length=3";
+                route["route"]["prefix_rewrite"] = json!(path);
+            }
+        }
+    });
+    match half {
+        Half::Kept => config,
+        Half::Refused => config.plugin(|plugin| {
+            // They rest for as short as can be: the others must be enough.
+            plugin["cooldown"] = json!({"default_ms": 1, "max_ms": 1});
+            // One that goes the traditional way has no other account to go to.
+            plugin["redis"]["acquire_timeout_ms"] = json!(10_000);
+        }),
+        Half::Nothing => config
+            .plugin(|plugin| plugin["failover"] = json!({"max_attempts": 1}))
+            .edit(|document| {
+                let clusters = document["static_resources"]["clusters"].as_array_mut();
+                for cluster in clusters.expect("clusters") {
+                    let options = cluster.get_mut("typed_extension_protocol_options");
+                    let options = options.and_then(|all| all.get_mut(OPTIONS));
+                    if let Some(filters) = options.and_then(|one| one.get_mut("http_filters")) {
+                        let vm = &mut filters[0]["typed_config"]["config"]["vm_config"];
+                        vm["vm_id"] = json!("nothing");
+                        vm["code"] = json!({"local": {"filename": write_nothing()}});
+                    }
+                }
+            }),
+    }
+}
+
 /// Loads the scripts, puts the accounts in force, and answers the SHA of acquire and of release.
 fn prepare(redis: &Redis) -> [String; 2] {
     let mut pipe = Pipe::open(redis, POOL);
@@ -331,6 +422,7 @@ fn prepare(redis: &Redis) -> [String; 2] {
             max_concurrency: SLOTS,
             base: 0,
             enabled: true,
+            pace: None,
         })
         .collect();
     pipe.sync(1, 1, Some(&accounts)).expect("accounts in force");

@@ -10,7 +10,8 @@ use std::collections::BTreeSet;
 fn malformed_arguments_are_named_and_write_nothing() {
     let mut rig = Rig::new();
     let keys: Vec<String> = [
-        "accounts", "free", "used", "leases", "owner", "cooldown", "control", "pass",
+        "accounts", "free", "used", "leases", "owner", "cooldown", "queue", "tenants", "control",
+        "pass",
     ]
     .map(|k| rig.ledger.key(k))
     .into();
@@ -19,15 +20,20 @@ fn malformed_arguments_are_named_and_write_nothing() {
         let source = source(script);
         let extra = match script {
             Script::Sync | Script::Control => 1,
-            Script::Reconcile | Script::Overrides => 2,
+            Script::Reconcile | Script::Overrides | Script::Account => 2,
             _ => 0,
         };
-        let mut command: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), [b"6", b"7", b"8"][extra]];
-        command.extend(keys.iter().take(6 + extra).map(|key| key.as_bytes()));
+        let mut command: Vec<&[u8]> =
+            vec![b"EVAL", source.as_bytes(), [&b"8"[..], b"9", b"10"][extra]];
+        command.extend(keys.iter().take(8 + extra).map(|key| key.as_bytes()));
         command.extend(arguments.iter().map(|argument| argument.as_bytes()));
         text(&rig.pipe.command(&command))
     };
     for (script, arguments, error) in [
+        (Script::Account, &["drop", "a"][..], "BADARG verb"),
+        (Script::Account, &["c-remove", "a"], "BADARG verb"),
+        (Script::Account, &["remove"], "BADARG accounts"),
+        (Script::Account, &["set", "a", "1"], "BADARG accounts"),
         (
             Script::Acquire,
             &["1000", "1", "0", "take", "0", ""][..],
@@ -107,6 +113,46 @@ fn malformed_arguments_are_named_and_write_nothing() {
             &["1000", "1", "0", "force", "0", "l"],
             "BADARG mode, leases, sessions or keys",
         ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take not", "0", "l"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take not ", "0", "l"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take not a b c d e f g h i j", "0", "l"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "take not a\r\n", "0", "l"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "dry not a", "0", "l"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "force not a", "0", "l", "a"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", "grab not a", "0", "l"],
+            "BADARG mode",
+        ),
+        (
+            Script::Acquire,
+            &["1000", "1", "0", " not a", "0", "l"],
+            "BADARG mode",
+        ),
         (Script::Acquire, &["1000", "1"], "BADARG random"),
         (Script::Acquire, &[], "BADARG ttl_ms"),
         (Script::Release, &[], "BADARG leases"),
@@ -175,6 +221,22 @@ fn malformed_arguments_are_named_and_write_nothing() {
             &["a", "0", "behind"],
             "BADARG cooldown_ms",
         ),
+        (
+            Script::Cooldown,
+            &["a", "-1", "disable", "401"],
+            "BADARG cooldown_ms",
+        ),
+        (
+            Script::Cooldown,
+            &["a", "86400001", "disable", "401"],
+            "BADARG cooldown_ms",
+        ),
+        (Script::Cooldown, &["a", "0", "disable"], "BADARG why"),
+        (
+            Script::Cooldown,
+            &["a", "0", "disable", "4 1"],
+            "BADARG why",
+        ),
         (Script::Cooldown, &["zz", "1"], "NOACCOUNT zz"),
     ] {
         let answer = eval(script, arguments);
@@ -226,9 +288,9 @@ fn headers_tell_the_arity() {
             assert!(told, "{script:?}: ARGV[{number}] is not in the header");
         }
         assert_eq!(
-            code.contains("KEYS[7]"),
-            header.contains("7 "),
-            "{script:?}: KEYS[7]"
+            code.contains("KEYS[9]"),
+            header.contains("9 "),
+            "{script:?}: KEYS[9]"
         );
     }
 }

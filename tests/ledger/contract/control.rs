@@ -17,7 +17,7 @@ fn inspect_runs_on_a_replica() {
         pipe.inspect().is_ok_and(|seen| seen[&account].0 == 1)
     });
     assert_eq!(pipe.inspect(), rig.pipe.inspect());
-    assert_eq!(pipe.release(&[rig.ids.mint()]), Err(Fault::ReadOnly));
+    assert_eq!(pipe.release(&[rig.ids.mint(None)]), Err(Fault::ReadOnly));
 }
 
 #[test]

@@ -20,7 +20,7 @@ fn of_many_that_race_for_a_probe_one_gets_it() {
         std::thread::sleep(Duration::from_millis(3));
         let barrier = std::sync::Barrier::new(RACERS as usize);
         let racers: Vec<(Pipe, LeaseId)> = (0..RACERS)
-            .map(|_| (Pipe::open(&rig.redis, "p"), ids.mint()))
+            .map(|_| (Pipe::open(&rig.redis, "p"), ids.mint(None)))
             .collect();
         let won: Vec<(LeaseId, bool)> = std::thread::scope(|scope| {
             let race = |(mut pipe, lease): (Pipe, LeaseId)| {

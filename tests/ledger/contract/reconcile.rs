@@ -2,6 +2,7 @@
 
 use super::rig::{Rig, pass};
 use crate::pipe::account;
+use slotgate::config::Tenants;
 use slotgate::ledger::commands::{Reconciled, Renewed, SyncAccount};
 use slotgate::request::lease::LeaseId;
 
@@ -191,4 +192,31 @@ fn who_knows_more_of_the_ledger_takes_the_passes_over() {
         )
     });
     assert!(ended);
+}
+
+/// What the older one has counted is not all that is to be counted: the pass begins anew.
+#[test]
+fn a_pass_that_is_taken_over_counts_tenants_from_the_beginning() {
+    let mut rig = Rig::bare(&["--hash-max-listpack-entries", "1"]);
+    rig.pipe.sync(1, 1, Some(&[account("a", 100)])).unwrap();
+    let gold = Tenants::name(b"gold");
+    for _ in 0..30 {
+        let lease = rig.ids.mint(Some(&gold));
+        rig.pipe.take(lease);
+    }
+    // As a version does that knows no tenants.
+    for steps in 1..30 {
+        for _ in 0..steps {
+            rig.pipe.reconcile("2.older", 60_000, 1).unwrap();
+        }
+        let tenants = rig.ledger.key("tenants");
+        let counted = format!("#{}", std::str::from_utf8(&gold).unwrap());
+        rig.redis.run::<()>("HDEL", &[&tenants, &counted]);
+        let ended = (0..1_000)
+            .map(|_| rig.pipe.reconcile("3.newer", 60_000, 100).unwrap())
+            .find(|step| !matches!(step, Reconciled::Working(_)));
+        assert_eq!(ended, Some(Reconciled::Done(0)), "after {steps}");
+        rig.ledger.assert_consistent();
+        rig.redis.run::<()>("DEL", &[&rig.ledger.key("pass")]);
+    }
 }

@@ -1,7 +1,8 @@
 //! A Redis of its own with one pool, and what the contract's tests do with it.
 
 use crate::pipe::{Answer, PREFIX, Pipe, account};
-use slotgate::ledger::commands::{Asked, Mode, Reconciled, Synced};
+use slotgate::config::TenantLimits;
+use slotgate::ledger::commands::{Asked, Mode, Place, Reconciled, Synced, Terms};
 use slotgate::request::lease::{LeaseId, LeaseIds};
 use support::{Ledger, Redis};
 
@@ -23,7 +24,11 @@ impl Rig {
 
     /// Without accounts.
     pub fn bare(arguments: &[&str]) -> Self {
-        let redis = Redis::start_with(arguments);
+        Self::on(Redis::start_with(arguments))
+    }
+
+    /// The same, in this Redis.
+    pub fn on(redis: Redis) -> Self {
         let pipe = Pipe::open(&redis, "p");
         let ledger = Ledger::new(&redis, PREFIX, "p");
         Self {
@@ -35,7 +40,7 @@ impl Rig {
     }
 
     pub fn mint(&mut self) -> LeaseId {
-        self.ids.mint()
+        self.ids.mint(None)
     }
 
     pub fn take(&mut self) -> (LeaseId, String) {
@@ -76,6 +81,17 @@ pub fn pass(rig: &mut Rig) -> u64 {
     }
     panic!("it never ends")
 }
+
+/// Of a request that waits for its slot, and no tenant's.
+pub const JOIN: Mode = Mode::Join(Terms {
+    limits: TenantLimits {
+        max_concurrency: 0,
+        max_waiting: 0,
+        weight: 1,
+    },
+    cookie: 1,
+    place: Place::Last,
+});
 
 /// A lease without session or scope.
 pub fn plain(lease: LeaseId) -> Asked<'static> {

@@ -32,7 +32,7 @@ fn a_large_pool_is_put_in_force_in_parts() {
         ask(&mut one, "one", (2, 9), Part::First, first),
         Ok(Synced::Part)
     );
-    let early = ids.mint();
+    let early = ids.mint(None);
     assert!(matches!(
         one.acquire(early, Mode::Take, None),
         Ok(Answer::Granted(_))
@@ -69,13 +69,13 @@ fn a_large_pool_is_put_in_force_in_parts() {
 
     // A new revision: leases go on, those of accounts that vanish finish, and it serves all the while.
     let (kept, gone) = (&list[..2_000], &list[2_000..]);
-    let lease = ids.mint();
+    let lease = ids.mint(None);
     two.acquire(lease, Mode::Force(gone[0].id), None).unwrap();
     assert_eq!(
         ask(&mut one, "one", (3, 1), Part::First, &kept[..1_000]),
         Ok(Synced::Part)
     );
-    let taken = ids.mint();
+    let taken = ids.mint(None);
     two.take(taken);
     // It died; who comes after it begins from the first, and a lower revision never does.
     assert_eq!(
@@ -159,7 +159,7 @@ fn a_large_pool_is_put_in_force_in_parts() {
 
 /// All accounts in one call, as filters before 0.2 send them.
 fn older_sync(pipe: &mut Pipe, revision: u64, list: &[SyncAccount]) -> Result<Synced, Fault> {
-    let mut words = vec!["EVAL".to_owned(), source(Script::Sync), "7".to_owned()];
+    let mut words = vec!["EVAL".to_owned(), source(Script::Sync), "9".to_owned()];
     let names = COMMON.iter().chain(&["control"]);
     words.extend(names.map(|name| key(PREFIX, "p", name)));
     words.extend([revision, 1, 5, 300_000].map(|number| number.to_string()));
@@ -194,12 +194,12 @@ fn a_pool_that_shrinks_goes_in_parts() {
     assert_eq!(synced(&last), Ok(Synced::Replaced));
     assert!(ledger.state().accounts.keys().eq(["a", "b", "c"]));
     ledger.assert_consistent();
-    // As many as go in one call, each with its probe, still do.
+    // As many as go in one call, each out of use and with its probe, still do.
     let (small, others) = list[..1_000].split_at(500);
     assert_eq!(pipe.sync(3, 1, Some(small)), Ok(Synced::Replaced));
     for one in small {
-        pipe.heard(one.id, AccountReport::CoolThenProbe(60_000))
-            .unwrap();
+        let report = AccountReport::Disable(60_000, 401.into());
+        pipe.heard(one.id, report).unwrap();
     }
     assert_eq!(pipe.sync(4, 1, Some(others)), Ok(Synced::Replaced));
     assert_eq!(ledger.state().accounts.len(), 500);

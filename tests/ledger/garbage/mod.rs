@@ -3,6 +3,7 @@
 
 mod large_pools;
 mod passes;
+mod queue;
 mod rig;
 mod scripts;
 mod types;

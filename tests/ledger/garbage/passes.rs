@@ -51,7 +51,7 @@ fn a_pass_under_way_is_not_led_astray() {
     let wide = [account("a", 100), account("b", 100), account("c", 100)];
     pipe.sync(3, 7, Some(&wide)).unwrap();
     for _ in 0..60 {
-        pipe.take(ids.mint());
+        pipe.take(ids.mint(None));
     }
     let broken: [(&str, &[&str]); 4] = [
         ("HSET", &["accounts", "#pass", "abc"]),
@@ -102,7 +102,7 @@ fn nothing_lives_longer_than_it_may_after_the_clock_was_set_back() {
         clock.set(START_MS + HOUR);
         pipe.sync(1, 1, Some(&accounts())).unwrap();
         for _ in 0..3 {
-            pipe.take(ids.mint());
+            pipe.take(ids.mint(None));
         }
         for id in ["a", "b", "c"] {
             pipe.heard(id, AccountReport::Cool(50_000, None)).unwrap();
@@ -128,7 +128,7 @@ fn nothing_lives_longer_than_it_may_after_the_clock_was_set_back() {
             while pipe.reconcile("one", 90_000, 10) != Ok(Reconciled::Done(0)) {}
         } else {
             // One that finds no free slot.
-            let lease = ids.mint();
+            let lease = ids.mint(None);
             let answer = pipe.acquire_in(lease, Mode::Take, None, Some(&scope), 1);
             assert!(matches!(answer, Ok(Answer::Saturated(_))), "{answer:?}");
             let key = format!("cooldown:{}", "02".repeat(16));
@@ -144,7 +144,7 @@ fn nothing_lives_longer_than_it_may_after_the_clock_was_set_back() {
         // And then all slots are there again.
         clock.set(START_MS + LONGEST.cooldown_ms + 1);
         let taken = (0..6).filter(|_| {
-            pipe.acquire(ids.mint(), Mode::Take, None)
+            pipe.acquire(ids.mint(None), Mode::Take, None)
                 .is_ok_and(|answer| matches!(answer, Answer::Granted(_)))
         });
         assert_eq!(taken.count(), 6, "{recounts}");
@@ -194,14 +194,14 @@ fn the_longest_times_of_all_envoys_count() {
     long.sync(1, 1, None).unwrap();
     short.sync(1, 1, None).unwrap();
     let mut ids = LeaseIds::new(7);
-    long.take(ids.mint());
+    long.take(ids.mint(None));
     long.cooldown("a", 400_000).unwrap();
     let recount =
         |pipe: &mut Pipe| while pipe.reconcile("one", 90_000, 10) != Ok(Reconciled::Done(0)) {};
     let latest = |name: &str| ledger_latest(&redis, &ledger.key(name));
     for _ in 0..2 {
         recount(&mut short);
-        short.acquire(ids.mint(), Mode::Take, None).unwrap();
+        short.acquire(ids.mint(None), Mode::Take, None).unwrap();
         assert_eq!(latest("leases"), START_MS + 600_000);
         assert_eq!(latest("cooldown"), START_MS + 400_000);
     }

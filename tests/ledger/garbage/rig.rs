@@ -1,8 +1,10 @@
 //! Two pools on one Redis: one that is broken on purpose, and one that must serve all the while.
 
 use crate::pipe::{Answer, PREFIX, Pipe, account, text};
+use slotgate::config::{TenantLimits, Tenants};
 use slotgate::ledger::commands::{
-    AccountReport, Asked, Longest, Mode, Part, Reconciled, Step, SyncAccount, Synced, reconciled,
+    AccountReport, Asked, Longest, Mode, Part, Place, Reconciled, Step, SyncAccount, Synced, Terms,
+    reconciled,
 };
 use slotgate::ledger::fault::{Fault, garbage};
 use slotgate::ledger::resp::{Value, Values};
@@ -50,7 +52,7 @@ impl Rig {
             );
         }
         let mut ids = LeaseIds::new(5);
-        let lease = ids.mint();
+        let lease = ids.mint(None);
         let account = pipe.take(lease);
         let ledger = Ledger::new(&redis, PREFIX, "p");
         Self {
@@ -71,7 +73,7 @@ impl Rig {
         for pool in [&mut self.pipe, &mut self.other] {
             pool.sync(revision, digest, Some(&accounts())).unwrap();
         }
-        self.lease = self.ids.mint();
+        self.lease = self.ids.mint(None);
         self.account = self.pipe.take(self.lease);
     }
 
@@ -153,13 +155,13 @@ impl Rig {
         };
         for mode in [Mode::Dry, Mode::Take, Mode::Force("a")] {
             for seed in 0..4 {
-                let lease = self.ids.mint();
+                let lease = self.ids.mint(None);
                 let pipe = &mut self.pipe;
                 hear(pipe.acquire_raw(lease, mode, Some((&session, 1_000)), Some(&scope), seed));
                 hear(pipe.release_raw(&[lease]));
             }
         }
-        let pair = [self.ids.mint(), self.ids.mint()];
+        let pair = [self.ids.mint(None), self.ids.mint(None)];
         let asked = pair.map(|lease| Asked {
             lease,
             mode: Mode::Take,
@@ -168,6 +170,36 @@ impl Rig {
         });
         hear(self.pipe.acquire_all_raw(&asked, 0, 3));
         hear(self.pipe.release_raw(&pair));
+        // More than there are slots: some of them wait.
+        let limits = TenantLimits {
+            max_concurrency: 1,
+            max_waiting: 2,
+            weight: 2,
+        };
+        let gold = Tenants::name(b"gold");
+        let crowd: Vec<LeaseId> = (0..10)
+            .map(|at| self.ids.mint((at % 2 == 0).then_some(&gold)))
+            .collect();
+        for scope in [None, Some(&scope)] {
+            let asked: Vec<Asked> = crowd
+                .iter()
+                .map(|lease| Asked {
+                    lease: *lease,
+                    mode: Mode::Join(Terms {
+                        limits,
+                        cookie: 1,
+                        place: Place::Last,
+                    }),
+                    session: Some(&session),
+                    scope,
+                })
+                .collect();
+            for _ in 0..2 {
+                hear(self.pipe.acquire_all_raw(&asked, 1_000, 3));
+            }
+            hear(self.pipe.release_raw(&crowd[..5]));
+        }
+        hear(self.pipe.release_raw(&crowd));
         let account = self.account.clone();
         let renewed = [(self.lease, account.as_str(), 1), (pair[0], "b", 1)];
         hear(self.pipe.renew_raw(&renewed));
@@ -177,10 +209,15 @@ impl Rig {
             AccountReport::Cool(1, Some(scope)),
             AccountReport::CoolThenProbe(1),
             AccountReport::Behind(1),
+            AccountReport::Disable(1, 401.into()),
             AccountReport::Passed(self.lease),
         ] {
             hear(self.pipe.heard_raw("a", heard));
         }
+        hear(
+            self.pipe
+                .heard_raw("b", AccountReport::Disable(0, 403.into())),
+        );
         for (verb, subject) in [
             ("drain", "a"),
             ("undrain", "a"),
@@ -198,7 +235,7 @@ impl Rig {
 
     #[track_caller]
     pub fn other_serves(&mut self) {
-        let lease = self.ids.mint();
+        let lease = self.ids.mint(None);
         self.other.take(lease);
         assert_eq!(self.other.release(&[lease]), Ok(1));
         assert!(self.other.inspect().is_ok());
@@ -224,7 +261,7 @@ impl Rig {
         assert!(held <= 1, "{what}: {state:#?}");
         let mut leases: Vec<LeaseId> = Vec::new();
         while let Ok(Answer::Granted(_)) = {
-            let lease = self.ids.mint();
+            let lease = self.ids.mint(None);
             leases.push(lease);
             self.pipe.acquire(lease, Mode::Take, None)
         } {

@@ -11,7 +11,7 @@ fn a_stray_account_is_taken_out_by_who_knows_the_accounts() {
     let mut rig = Rig::new();
     rig.write("HSET", "accounts", &[b"ghost", b"5 0 0 0"]);
     rig.write("ZADD", "free", &[b"-1000000", b"ghost"]);
-    let lease = rig.ids.mint();
+    let lease = rig.ids.mint(None);
     assert_eq!(rig.pipe.take(lease), "ghost");
     let ghost = ["ghost".to_owned()];
     for other in [(2, 7), (3, 8), (4, 7)] {
@@ -61,7 +61,7 @@ fn each_script_fails_before_it_writes_or_puts_it_right() {
     ] {
         rig.write("HSET", "accounts", &[b"#epoch", epoch]);
         for mode in [Mode::Take, Mode::Force("a"), Mode::Dry] {
-            let lease = rig.ids.mint();
+            let lease = rig.ids.mint(None);
             let reply = rig.pipe.acquire_raw(lease, mode, None, None, 1);
             let named = "GARBAGE accounts #epoch: not a whole number";
             assert!(text(&reply).starts_with(named), "{}", text(&reply));
@@ -70,7 +70,7 @@ fn each_script_fails_before_it_writes_or_puts_it_right() {
     }
     // What is there is renewed, and nothing is taken up above a limit.
     rig.again();
-    let a = [rig.ids.mint(), rig.ids.mint()];
+    let a = [rig.ids.mint(None), rig.ids.mint(None)];
     rig.pipe.acquire(a[0], Mode::Force("a"), None).unwrap();
     rig.write("HSET", "accounts", &[b"#epoch", b"abc"]);
     rig.pipe.ttl_ms = 60_000;
@@ -87,7 +87,7 @@ fn each_script_fails_before_it_writes_or_puts_it_right() {
         rig.pipe.cooldown("a", 1).unwrap();
         std::thread::sleep(std::time::Duration::from_millis(3));
         rig.write("HSET", "accounts", &[b"#wake", wake]);
-        let lease = rig.ids.mint();
+        let lease = rig.ids.mint(None);
         rig.pipe.take(lease);
         assert!(!rig.ledger.state().meta.contains_key("#wake"), "{wake:?}");
         assert_ne!(rig.pipe.inspect().unwrap()["a"].1, "cooling");
@@ -98,7 +98,7 @@ fn each_script_fails_before_it_writes_or_puts_it_right() {
         rig.write("HSET", "used", &[field.as_bytes(), b"abc"]);
     }
     rig.write("HSET", "accounts", &[b"#pass", b"1"]);
-    let lease = rig.ids.mint();
+    let lease = rig.ids.mint(None);
     rig.pipe.take(lease);
     assert_eq!(rig.pipe.release(&[lease]), Ok(1));
     rig.write("HDEL", "used", &[b"#a", b"#b", b"#c"]);
@@ -127,7 +127,7 @@ fn each_script_fails_before_it_writes_or_puts_it_right() {
         rig.pipe.reconcile("2.one", 90_000, 1),
         Ok(Reconciled::Working(1))
     ));
-    let lease = rig.ids.mint();
+    let lease = rig.ids.mint(None);
     let answer = rig.pipe.acquire(lease, Mode::Take, None);
     assert!(matches!(answer, Ok(Answer::Saturated(_))), "{answer:?}");
     rig.recount();

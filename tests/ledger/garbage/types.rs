@@ -16,10 +16,10 @@ const TYPES: [(&str, &[&[u8]]); 4] = [
 fn a_key_of_another_type() {
     let mut rig = Rig::new();
     for name in [
-        "accounts", "free", "used", "leases", "owner", "cooldown", "pass",
+        "accounts", "free", "used", "leases", "owner", "cooldown", "queue", "tenants", "pass",
     ] {
         for (command, rest) in TYPES {
-            let right = if ["free", "leases", "cooldown"].contains(&name) {
+            let right = if ["free", "leases", "cooldown", "queue"].contains(&name) {
                 "ZADD"
             } else {
                 "HSET"

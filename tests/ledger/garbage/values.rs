@@ -20,8 +20,11 @@ fn fields_of_the_accounts() {
         ("#rest", false),
         ("#coming", false),
         ("#pass", false),
+        ("#queue", false),
         ("#probe:a", false),
         ("#probe:nobody", false),
+        ("#off:a", false),
+        ("#off:nobody", false),
         ("#table", false),
         ("#", false),
     ] {
@@ -31,6 +34,7 @@ fn fields_of_the_accounts() {
             b"-1",
             b"1e300",
             b"99999999999999999999999",
+            b"401 x 0",
             BYTES,
         ] {
             // Nobody reads these.
@@ -182,7 +186,7 @@ fn members_of_free() {
     // Each costs one request, which says so; the next is right.
     rig.again();
     rig.write("ZADD", "free", &[b"-1e300", b"ghost"]);
-    let lease = rig.ids.mint();
+    let lease = rig.ids.mint(None);
     assert_eq!(
         rig.pipe.acquire(lease, Mode::Take, None),
         Err(Fault::Garbage)
@@ -335,13 +339,20 @@ fn whatever_bytes_there_are() {
                 "#probe:b",
                 "behind:c",
                 "1 2 3 4",
+                "#queue",
+                "@-",
+                "@now",
+                "w:-:-:1700000000000000000:l",
+                "t:-:0000000000000000:1700000000000000000:-",
+                "~1700000000000000000 - - ~ 0 1 9 9 1 c",
             ];
             let (field, value) = (word(&fields), word(&fields));
             let score = ["-inf", "inf", "0", "-7", "1e300", "1700000000000"][random.usize(..6)];
             let name = [
-                "accounts", "free", "used", "leases", "owner", "cooldown", "pass",
-            ][random.usize(..7)];
-            if ["free", "leases", "cooldown"].contains(&name) {
+                "accounts", "free", "used", "leases", "owner", "cooldown", "queue", "tenants",
+                "pass",
+            ][random.usize(..9)];
+            if ["free", "leases", "cooldown", "queue"].contains(&name) {
                 rig.write("ZADD", name, &[score.as_bytes(), &field]);
             } else {
                 rig.write("HSET", name, &[&field, &value]);

@@ -1,13 +1,17 @@
 //! The ledger written down a second time, plainly and without Redis, and random commands that compare the two after every
 //! step: answers, and the whole state.
 
+mod adaptive;
 mod ledger;
+mod operator;
+mod pace;
 mod pair;
+mod queue;
 mod steps;
 
 use self::ledger::LOAD;
 use self::pair::Pair;
-use self::steps::{Step, steps};
+use self::steps::{Listed, Step, steps};
 use crate::pipe::PREFIX;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
@@ -43,22 +47,24 @@ fn run(sequences: u32) -> u64 {
         let mut pair = pair.borrow_mut();
         pair.reset();
         // Most sequences should begin with accounts.
-        let accounts = vec![
-            (2, 0, true),
-            (1, 0, true),
-            (3, 250_000, true),
-            (1, 0, false),
-            (0, 0, true),
+        let accounts = [
+            (2, 0, true, None),
+            (1, 0, true, None),
+            (3, 250_000, true, Some([4, 2_000, 2])),
+            (1, 0, false, None),
+            (0, 0, true, None),
         ];
         let first = Step::Sync {
             revision: 0,
-            accounts,
+            accounts: accounts.map(Listed::new).into(),
+            ledgers: false,
+            adaptive: 1,
         };
         for (at, step) in std::iter::once(&first).chain(&steps).enumerate() {
             if let Err(error) = pair.apply(step) {
-                let model = &pair.model;
+                let (model, said) = (&pair.model, &pair.said);
                 return Err(TestCaseError::fail(format!(
-                    "step {at}, {step:?}: {error}\n{model:?}"
+                    "step {at}, {step:?}: {error}\nnow {model:?}\nhanded on {said}"
                 )));
             }
         }
@@ -101,7 +107,7 @@ proptest! {
         pair.reset();
         let accounts = [("a", 3), ("b", 4), ("c", 5)];
         let list: Vec<SyncAccount> =
-            accounts.iter().map(|(id, max)| SyncAccount { id, max_concurrency: *max, base: 0, enabled: true }).collect();
+            accounts.iter().map(|(id, max)| SyncAccount { id, max_concurrency: *max, base: 0, enabled: true , pace: None}).collect();
         pair.pipe.sync(1, 1, Some(&list)).unwrap();
         pair.pipe.ttl_ms = 60_000;
         let ids = pair.ids.clone();

@@ -140,7 +140,7 @@ fn open(console: &mut Host, now_ms: u64) {
     console.on_pipe_bytes(now_ms, b"+OK\r\n+OK\r\n-NOPERM no\r\n");
     assert!(sent(console).contains("LOAD"), "the scripts");
     let sha = format!("$40\r\n{}\r\n", "a".repeat(40));
-    console.on_pipe_bytes(now_ms, format!("{sha}{sha}").as_bytes());
+    console.on_pipe_bytes(now_ms, format!("{sha}{sha}{sha}").as_bytes());
 }
 
 /// Redis has not answered by then, nor a little later: replies may have lain unread.
@@ -153,14 +153,14 @@ fn be_silent(console: &mut Host, late_ms: u64) {
 /// One page of `inspect.lua`.
 fn page(cursor: &str, ids: &[&str]) -> String {
     let mut reply = format!(
-        "*8\r\n${}\r\n{cursor}\r\n$4\r\n9000\r\n$1\r\n7\r\n$2\r\n42\r\n:3\r\n:1\r\n$4\r\n1250\r\n*{}\r\n",
+        "*9\r\n${}\r\n{cursor}\r\n$4\r\n9000\r\n$1\r\n7\r\n$2\r\n42\r\n:3\r\n:1\r\n$4\r\n1250\r\n*{}\r\n",
         cursor.len(),
         ids.len()
     );
     for id in ids {
-        reply.push_str(&format!("*8\r\n${}\r\n{id}\r\n:4\r\n:2\r\n$1\r\n0\r\n:150000\r\n$7\r\ncooling\r\n$5\r\n12000\r\n:4\r\n", id.len()));
+        reply.push_str(&format!("*12\r\n${}\r\n{id}\r\n:4\r\n:2\r\n$1\r\n0\r\n:150000\r\n$7\r\ncooling\r\n$5\r\n12000\r\n:4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n", id.len()));
     }
-    reply
+    reply + "$6\r\nconfig\r\n"
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
     assert_eq!(console.next_wake_ms(), None);
     assert_eq!(status(&mut console, 0, 5), NextStep::Wait);
     open(&mut console, 1);
-    assert!(sent(&mut console).contains("slotgate:{p}:control\r\n$1\r\n0\r\n"));
+    assert!(sent(&mut console).contains("slotgate:{p}:roster\r\n$1\r\n0\r\n"));
     // Cut anywhere, and one account twice.
     let first = page("17", &["a", "b"]);
     let (one, two) = first.split_at(50);
@@ -192,7 +192,7 @@ fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
     assert_eq!(ids, ["a", "b", "c"]);
     assert_eq!(
         p["accounts"][0],
-        json!({"id": "a", "state": "cooling", "used": 2, "max_concurrency": 4, "cooling_ms": 3_000})
+        json!({"id": "a", "state": "cooling", "used": 2, "max_concurrency": 4, "cooling_ms": 3_000, "out_of_use": null, "pace": null, "adapts_up_to": null, "set": null})
     );
     assert_eq!(p["leases"], json!({"live": 2, "expired": 1}));
     assert_eq!(
@@ -344,6 +344,7 @@ fn a_refused_greeting_is_told() {
         (
             concat!(
                 "+OK\r\n+OK\r\n+OK\r\n",
+                "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'\r\n",
                 "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'\r\n",
                 "-ERR Error compiling script (new function): user_script:1: unexpected symbol near '#'\r\n",
                 "*2\r\n$7\r\nversion\r\n$5\r\n6.2.5\r\n",

@@ -14,7 +14,7 @@ fn late_replies_are_answered_by_a_release() {
     rig.wait(1);
     assert_eq!(
         rig.answers(),
-        [(id.1, passed_on(Reason::TimedOut).unwrap())]
+        [(id.stream, passed_on(Reason::TimedOut).unwrap())]
     );
     assert_eq!(
         rig.commands_soon(),
@@ -78,7 +78,7 @@ fn error_replies() {
         }
         assert_eq!(
             rig.answers(),
-            [(id.1, passed_on(Reason::Refused).unwrap())],
+            [(id.stream, passed_on(Reason::Refused).unwrap())],
             "{reply}"
         );
         let released = rig
@@ -101,7 +101,7 @@ fn an_account_unknown_here_is_given_back() {
     rig.reply(&granted("zz"));
     assert_eq!(
         rig.answers(),
-        [(id.1, passed_on(Reason::UnknownAccount).unwrap())]
+        [(id.stream, passed_on(Reason::UnknownAccount).unwrap())]
     );
     let sent = rig.commands_soon();
     // These very accounts are in force, so it is nobody's.
@@ -143,7 +143,10 @@ fn a_server_that_never_takes_the_script_is_not_asked_for_ever() {
     for _ in 0..3 {
         rig.reply("-NOSCRIPT No matching script.\r\n");
     }
-    assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
+    assert_eq!(
+        rig.answers(),
+        [(id.stream, passed_on(Reason::Refused).unwrap())]
+    );
 }
 
 #[test]
@@ -188,6 +191,9 @@ fn an_acquire_is_repeated_once_after_garbage() {
         }
         rig.reply(error);
         assert!(!rig.commands().iter().any(Sent::is_acquire));
-        assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
+        assert_eq!(
+            rig.answers(),
+            [(id.stream, passed_on(Reason::Refused).unwrap())]
+        );
     }
 }

@@ -11,7 +11,7 @@ fn times_out(rig: &mut Rig) {
     let (id, lease) = rig.acquiring();
     rig.wait(50);
     let verdict = passed_on(Reason::TimedOut).unwrap();
-    assert_eq!(rig.answers(), [(id.1, verdict)]);
+    assert_eq!(rig.answers(), [(id.stream, verdict)]);
     assert!(rig.commands().contains(&Sent::release(&lease)));
 }
 
@@ -54,7 +54,7 @@ fn the_breaker_opens_and_a_probe_that_is_answered_closes_it() {
     let (probe, verdict) = rig.request(&[]);
     assert_eq!(verdict, None);
     // Everything unanswered so far comes late, and proves nothing; the probe's own reply does.
-    while rig.worker.is_acquiring(probe) {
+    while rig.worker.path(probe).is_none() {
         assert_eq!(rig.count(Counter::BreakerClosed), 0);
         rig.reply_next();
     }
@@ -87,7 +87,7 @@ fn an_answer_in_time_starts_the_breakers_count_again() {
             times_out(&mut rig);
         }
         let (id, _) = rig.request(&[]);
-        while rig.worker.is_acquiring(id) {
+        while rig.worker.path(id).is_none() {
             rig.reply_next();
         }
         rig.answers();
@@ -124,7 +124,7 @@ fn acquires_that_wait_for_the_pipe_do_not_open_the_breaker() {
         rig.wait(50);
         assert_eq!(
             rig.answers(),
-            [(id.1, passed_on(Reason::TimedOut).unwrap())]
+            [(id.stream, passed_on(Reason::TimedOut).unwrap())]
         );
     }
     assert!(rig.notices().is_empty());
@@ -154,6 +154,6 @@ fn the_breaker_is_not_opened_by_one_pools_garbage() {
         let (id, verdict) = rig.request(&[]);
         assert_eq!(verdict, None);
         rig.reply(&granted("a"));
-        assert!(rig.answers().iter().any(|(stream, _)| *stream == id.1));
+        assert!(rig.answers().iter().any(|(stream, _)| *stream == id.stream));
     }
 }

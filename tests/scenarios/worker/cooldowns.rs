@@ -19,7 +19,11 @@ fn pushback_cools_the_account_down() {
     assert_eq!(rig.count(Counter::CooldownMalformed), 1);
     // Of a status that is no pushback, and of a stream that is over, no header is judged.
     rig.respond(id, 200, &[("retry-after", "soon")]);
-    rig.respond((id.0, id.1 + 1), 429, &[("retry-after", "soon")]);
+    let stranger = Id {
+        stream: id.stream + 1,
+        ..id
+    };
+    rig.respond(stranger, 429, &[("retry-after", "soon")]);
     assert!(rig.commands().is_empty());
     assert_eq!(rig.count(Counter::CooldownMalformed), 1);
 }
@@ -309,11 +313,10 @@ fn local_choice_puts_it_behind_too() {
         rig.worker.on_end(rig.now_ms, id);
     }
     // The other first, to its last slot; then it all the same.
-    let order: Vec<u32> = (0..6).map(|_| choose(&mut rig).1).collect();
+    let (ids, order): (Vec<_>, Vec<_>) = (0..6).map(|_| choose(&mut rig)).unzip();
     assert_eq!(order, [1, 1, 1, 1, 0, 0]);
-    for slot in 0..6 {
-        let stream = rig.next_stream - 6 + slot;
-        rig.worker.on_end(rig.now_ms, (slot as usize, stream));
+    for id in ids {
+        rig.worker.on_end(rig.now_ms, id);
     }
     rig.now_ms += 7_000;
     assert!((0..50).any(|_| {

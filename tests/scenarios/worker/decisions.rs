@@ -1,7 +1,8 @@
 //! An operator's question about a request is answered from the worker's last decisions.
 
+use super::failover::{TRY, tries, with};
 use super::overrides::{POLL_MS, asked, looking, seen, settle};
-use super::rig::{Rig, granted};
+use super::rig::{Id, Rig, granted};
 
 /// What the worker answers to a question at its next look; `None`: nothing.
 fn answered(rig: &mut Rig, question: &str) -> Option<serde_json::Value> {
@@ -36,7 +37,7 @@ fn a_worker_tells_which_way_a_request_went() {
     };
     let mut rig = looking(full, &seen("", "", ""));
     rig.reply(&granted("a"));
-    rig.worker.on_end(rig.now_ms, (0, 1));
+    rig.worker.on_end(rig.now_ms, Id { slot: 0, stream: 1 });
     settle(&mut rig, &seen("", "", ""));
     let (id, _) = rig.request(&[("x-session-id", "session-1")]);
     rig.worker.identify(ID.as_bytes());
@@ -140,6 +141,152 @@ fn rejections_are_told_with_their_reason() {
             )
         );
     }
+}
+
+/// What the worker says now of a request.
+fn recalled(rig: &Rig, id: &str) -> serde_json::Value {
+    let question = format!("n request {id}");
+    let answer = rig.worker.recall(rig.now_ms, question.as_bytes());
+    serde_json::from_str(&answer.expect("it is remembered")).expect("JSON")
+}
+
+#[test]
+fn each_try_is_told_with_its_account_its_status_and_its_time() {
+    let mut rig = tries(3);
+    let (id, _) = rig.trying();
+    rig.worker.identify(ID.as_bytes());
+    assert!(
+        recalled(&rig, ID).get("tries").is_none(),
+        "nothing was refused"
+    );
+    rig.now_ms += 12;
+    assert!(rig.refused(id, 429));
+    assert!(!rig.begins(id, TRY + 1));
+    rig.commands();
+    for reply in [":3000\r\n", ":1\r\n", &granted("b")] {
+        rig.reply(reply);
+    }
+    assert!(rig.worker.next_answer().is_some());
+    // It cannot be reached, which shows when the next try begins.
+    rig.now_ms += 5;
+    rig.ends(id, TRY + 1);
+    assert!(!rig.begins(id, TRY + 2));
+    let third = rig.commands().last().expect("an acquire").lease();
+    rig.now_ms += 1;
+    for reply in [":1\r\n", &granted("c")] {
+        rig.reply(reply);
+    }
+    assert!(rig.worker.next_answer().is_some());
+    rig.now_ms += 30;
+    let answer = recalled(&rig, ID);
+    let expected = serde_json::json!({
+        "nonce": "n", "way": "atomic", "reason": null, "pool": "p", "account": "c", "lease": third,
+        "bucket": answer["bucket"], "below": 10_000, "waited_ms": 18, "ago_ms": 30,
+        "tries": [
+            {"account": "a", "status": 429, "ms": 12},
+            {"account": "b", "status": 0, "ms": 5},
+        ],
+    });
+    assert_eq!(answer, expected);
+    // Another request of the same id is told without them.
+    let (other, _) = rig.request(&[]);
+    rig.worker.identify(ID.as_bytes());
+    assert!(recalled(&rig, ID).get("tries").is_none());
+    rig.worker.on_end(rig.now_ms, other);
+}
+
+/// The account that it has left is not its account any more.
+#[test]
+fn a_request_that_waits_for_another_account_is_told_so() {
+    let mut rig = tries(3);
+    let (id, first) = rig.trying();
+    rig.worker.identify(ID.as_bytes());
+    assert_eq!(recalled(&rig, ID)["account"], "a");
+    rig.now_ms += 7;
+    assert!(rig.refused(id, 429));
+    assert!(!rig.begins(id, TRY + 1));
+    rig.commands();
+    rig.now_ms += 4;
+    let answer = recalled(&rig, ID);
+    let expected = serde_json::json!({
+        "nonce": "n", "way": "undecided", "reason": null, "pool": "p", "account": null, "lease": null,
+        "bucket": answer["bucket"], "below": 10_000, "waited_ms": 11, "ago_ms": 0,
+        "tries": [{"account": "a", "status": 429, "ms": 7}],
+    });
+    assert_eq!(answer, expected);
+    let of_lease = format!("n lease {first}");
+    let of_lease = rig.worker.recall(rig.now_ms, of_lease.as_bytes());
+    assert_eq!(of_lease, None, "it holds that no more");
+
+    // The same in the queue.
+    let mut rig = with(3, |json| {
+        json["saturated"] = serde_json::json!({"action": "queue"});
+    });
+    let (id, _) = rig.trying();
+    rig.worker.identify(ID.as_bytes());
+    assert!(rig.refused(id, 503));
+    assert!(!rig.begins(id, TRY + 1));
+    let second = rig.commands().last().expect("an acquire").lease();
+    let waits = "*2\r\n$1\r\n9\r\n$30\r\n~1732999999123456001 4000 5000\r\n";
+    for reply in [":3000\r\n", ":1\r\n", waits] {
+        rig.reply(reply);
+    }
+    let answer = recalled(&rig, ID);
+    assert_eq!(
+        (&answer["way"], &answer["account"], &answer["lease"]),
+        (&"waiting".into(), &serde_json::Value::Null, &second.into())
+    );
+    assert_eq!(answer["tries"][0]["account"], "a");
+}
+
+#[test]
+fn a_request_that_no_account_served_is_told_with_its_tries() {
+    let mut rig = tries(3);
+    let (id, _) = rig.trying();
+    rig.worker.identify(ID.as_bytes());
+    rig.now_ms += 7;
+    assert!(rig.refused(id, 503));
+    assert!(!rig.begins(id, TRY + 1));
+    rig.commands();
+    for reply in [":3000\r\n", ":1\r\n", "*2\r\n$1\r\n9\r\n:2500\r\n"] {
+        rig.reply(reply);
+    }
+    let answer = recalled(&rig, ID);
+    assert_eq!(
+        (&answer["way"], &answer["reason"]),
+        (&"rejected".into(), &"saturated".into())
+    );
+    assert_eq!(
+        (&answer["account"], &answer["lease"]),
+        (&serde_json::Value::Null, &serde_json::Value::Null)
+    );
+    assert_eq!(
+        answer["tries"],
+        serde_json::json!([{"account": "a", "status": 503, "ms": 7}])
+    );
+
+    // The last account's answer passed: it is a try as well, and the one that the request holds.
+    let mut rig = tries(2);
+    let (id, _) = rig.trying();
+    rig.worker.identify(ID.as_bytes());
+    assert!(rig.refused(id, 429));
+    assert!(!rig.begins(id, TRY + 1));
+    rig.commands();
+    for reply in [":3000\r\n", ":1\r\n", &granted("b")] {
+        rig.reply(reply);
+    }
+    assert!(rig.worker.next_answer().is_some());
+    assert!(!rig.refused(id, 529));
+    let answer = recalled(&rig, ID);
+    assert_eq!(answer["account"], "b");
+    let accounts = answer["tries"].as_array().expect("tries").iter();
+    let accounts: Vec<_> = accounts
+        .map(|one| (one["account"].clone(), one["status"].clone()))
+        .collect();
+    assert_eq!(
+        accounts,
+        [("a".into(), 429.into()), ("b".into(), 529.into())]
+    );
 }
 
 #[test]

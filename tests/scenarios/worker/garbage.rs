@@ -26,7 +26,10 @@ fn garbage_is_named_once_counted_and_recounted_soon_and_the_pipe_stays() {
         for _ in 0..3 {
             let (id, _) = rig.request(&[("x-warm", "1")]);
             refuse(&mut rig, error);
-            assert_eq!(rig.answers(), [(id.1, passed_on(Reason::Refused).unwrap())]);
+            assert_eq!(
+                rig.answers(),
+                [(id.stream, passed_on(Reason::Refused).unwrap())]
+            );
         }
         let said = said(&mut rig);
         assert_eq!(said.len(), 1, "once: {said:?}");

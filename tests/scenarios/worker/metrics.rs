@@ -25,10 +25,13 @@ fn a_wait_is_measured_from_the_headers_to_the_verdict() {
     assert_eq!(rig.worker.output().log, None, "not before the verdict");
     rig.worker.set_clock_us(7_001_250);
     rig.reply(&granted("a"));
-    assert_eq!(rig.worker.output().waited_us, [(0, 1_250)]);
+    assert_eq!(rig.worker.output().waited_us, [(Some(0), 1_250)]);
     let answer = rig.worker.next_answer().unwrap();
     let logged = answer.log.unwrap();
-    assert_eq!((answer.stream, logged.acquire_us), (id.1, Some(1_250)));
+    assert_eq!(
+        (answer.request.stream, logged.acquire_us),
+        (id.stream, Some(1_250))
+    );
     assert_eq!(logged.acquire_ms().as_deref(), Some("1.250"));
     assert!(logged.bucket.is_some());
 
@@ -93,23 +96,23 @@ fn waits_are_bounded() {
 #[test]
 fn gauges_follow_the_pipe_the_queue_and_the_breaker() {
     let mut rig = Rig::new(|json| json["redis"]["breaker"] = serde_json::json!({"failures": 1}));
-    assert_eq!(gauges(&rig), [0, 0, 0, 0], "no pipe is wanted yet");
+    assert_eq!(gauges(&rig), [0, 0, 0, 0, 0, 0], "no pipe is wanted yet");
     rig.request(&[]);
     assert_eq!(
         gauges(&rig),
-        [0, 0, 1, 1],
+        [0, 0, 1, 1, 0, 0],
         "it opens, and a request waits for it"
     );
     rig.reopen();
     rig.reply(&granted("a"));
     rig.commands();
-    assert_eq!(gauges(&rig), [0, 1, 0, 0]);
+    assert_eq!(gauges(&rig), [0, 1, 0, 0, 0, 0]);
     rig.acquiring();
-    assert_eq!(gauges(&rig), [0, 1, 0, 1]);
+    assert_eq!(gauges(&rig), [0, 1, 0, 1, 0, 0]);
     rig.wait(60);
     assert_eq!(gauges(&rig)[..3], [1, 1, 0], "it was too late");
     rig.worker.on_pipe_closed(rig.now_ms);
-    assert_eq!(gauges(&rig), [1, 0, 1, 0]);
+    assert_eq!(gauges(&rig), [1, 0, 1, 0, 0, 0]);
     rig.reopen();
     assert_eq!(gauges(&rig)[..3], [0, 1, 0]);
 }

@@ -18,7 +18,7 @@ pub fn seen(percent: &str, drained: &str, used: &str) -> String {
 pub fn asked(percent: &str, drained: &str, used: &str, question: &str) -> String {
     let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
     let all = [percent, drained, used, question].map(bulk).concat();
-    format!("*4\r\n{all}")
+    format!("*5\r\n{all}:0\r\n")
 }
 
 /// With the pipe ready, the first look answered so, and nothing else under way.
@@ -170,7 +170,10 @@ fn what_someone_wrote_by_hand_and_is_no_percentage_changes_nothing() {
     assert!(rig.notices().is_empty(), "that passes");
     assert_eq!(rig.count(Counter::ControlIgnored), count);
     assert_eq!(rig.worker.basis_points(0), 2_500);
-    look(&mut rig, "*4\r\n$0\r\n\r\n$-1\r\n$0\r\n\r\n$0\r\n\r\n");
+    look(
+        &mut rig,
+        "*5\r\n$0\r\n\r\n$-1\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n",
+    );
     assert_eq!(
         rig.notices(),
         [ignored(Ignored::Drained), percent(Some(2_500), None)]
@@ -183,10 +186,10 @@ fn replies_that_are_none_reset_the_pipe() {
     for wrong in [
         ":1\r\n",
         "*3\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n",
-        "*4\r\n$-1\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n",
-        "*4\r\n$0\r\n\r\n:1\r\n$0\r\n\r\n$0\r\n\r\n",
-        "*4\r\n$0\r\n\r\n$0\r\n\r\n:1\r\n$0\r\n\r\n",
-        "*4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:1\r\n",
+        "*5\r\n$-1\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n",
+        "*5\r\n$0\r\n\r\n:1\r\n$0\r\n\r\n$0\r\n\r\n:0\r\n",
+        "*5\r\n$0\r\n\r\n$0\r\n\r\n:1\r\n$0\r\n\r\n:0\r\n",
+        "*5\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n:1\r\n:0\r\n",
     ] {
         let rig = &mut looking(|_| {}, wrong);
         assert_eq!(rig.count(Counter::PipeLost(Down::Mismatch)), 1, "{wrong:?}");

@@ -86,6 +86,29 @@ fn a_release_that_redis_refuses_is_given_up_when_its_lease_is_over() {
     assert!(rig.worker.is_idle());
 }
 
+/// Each release that Redis refused and that there is no room to keep is counted as given up, once.
+#[test]
+fn refused_releases_without_room_are_counted() {
+    let mut rig = Rig::ready(|json| json["redis"]["max_pending"] = 16.into());
+    let holders: Vec<_> = (0..66).map(|_| rig.holding().0).collect();
+    for holder in holders {
+        rig.worker.on_end(rig.now_ms, holder);
+    }
+    rig.wait(1);
+    let sent = rig.commands();
+    assert_eq!((sent.len(), sent[0].arguments().len()), (1, 66), "{sent:?}");
+    assert_eq!(rig.count(Counter::Dropped), 0);
+    rig.reply("-MISCONF Redis is configured to save RDB snapshots\r\n");
+    assert_eq!(rig.count(Counter::Dropped), 2, "there is room for 64");
+    // What was kept goes out again.
+    rig.wait(1_000);
+    let again = rig.commands();
+    assert_eq!(again[0].arguments().len(), 64, "{again:?}");
+    rig.reply(":64\r\n");
+    assert_eq!(rig.count(Counter::Dropped), 2);
+    assert!(rig.worker.is_idle());
+}
+
 #[test]
 fn what_redis_was_never_told_needs_no_release() {
     let mut rig = Rig::new(|json| json["traditional"] = serde_json::json!({"mode": "local"}));
@@ -105,4 +128,46 @@ fn what_redis_was_never_told_needs_no_release() {
         rig.worker.on_end(rig.now_ms, id);
     }
     assert!(rig.worker.is_idle(), "nothing is kept for the pipe");
+}
+
+/// Somebody waits for what it frees, as the last replies said: it goes at the end of this round, together with the others of
+/// the round. Ten seconds after nobody was heard to wait it lingers again.
+#[test]
+fn a_release_that_somebody_waits_for_does_not_linger() {
+    let mut rig = Rig::ready(|json| json["saturated"] = serde_json::json!({"action": "queue"}));
+    let held: Vec<_> = (0..4).map(|_| rig.holding()).collect();
+    let end = |rig: &mut Rig, which: usize| {
+        rig.worker.on_end(rig.now_ms, held[which].0);
+        assert!(rig.commands().is_empty(), "its round goes on");
+        let urgent = rig.worker.wants_flush();
+        rig.worker.flush(rig.now_ms);
+        urgent
+    };
+    assert!(!end(&mut rig, 0), "nobody waits");
+    assert_eq!(rig.commands_soon(), [Sent::release(&held[0].1)]);
+    // It went to a request of another worker.
+    rig.reply("*2\r\n:1\r\n$13\r\n9 lease a 123\r\n");
+    rig.worker.on_end(rig.now_ms, held[1].0);
+    assert!(end(&mut rig, 2));
+    let both = vec![held[1].1.clone(), held[2].1.clone()];
+    assert_eq!(rig.commands(), [Sent(both)]);
+    rig.reply(":2\r\n");
+    rig.now_ms += 10_000;
+    assert!(!end(&mut rig, 3), "nobody was heard to wait for long");
+}
+
+/// The same after a request of this worker's own had to wait.
+#[test]
+fn a_release_that_an_own_request_waits_for_does_not_linger() {
+    let mut rig = Rig::ready(|json| json["saturated"] = serde_json::json!({"action": "queue"}));
+    let (holder, lease) = rig.holding();
+    let (_, _) = rig.acquiring();
+    let waits = "~1732999999123456001 4000 0";
+    rig.reply(&format!("*2\r\n$1\r\n9\r\n${}\r\n{waits}\r\n", waits.len()));
+    rig.worker.flush(rig.now_ms);
+    rig.commands();
+    rig.worker.on_end(rig.now_ms, holder);
+    assert!(rig.worker.wants_flush());
+    rig.worker.flush(rig.now_ms);
+    assert_eq!(rig.commands(), [Sent::release(&lease)]);
 }

@@ -14,7 +14,7 @@ use slotgate::worker::counters::Counter;
 fn granted_held_released() {
     let mut rig = Rig::ready(|_| {});
     let (id, lease) = rig.acquiring();
-    assert!(rig.worker.is_acquiring(id));
+    assert_eq!(rig.worker.path(id), None, "it waits");
     rig.reply(&granted("b"));
     let answers = rig.answers();
     let [
@@ -23,7 +23,7 @@ fn granted_held_released() {
             Verdict::Forward {
                 path: Path::Atomic,
                 reason: None,
-                pool: 0,
+                pool: Some(0),
                 holds: Some((held, 1)),
             },
         ),
@@ -31,7 +31,7 @@ fn granted_held_released() {
     else {
         panic!("{answers:?}")
     };
-    assert_eq!((stream, held.as_str()), (id.1, lease.as_str()));
+    assert_eq!((stream, held.as_str()), (id.stream, lease.as_str()));
     assert_eq!(rig.worker.path(id), Some((Path::Atomic, Some("b"))));
     rig.worker.on_end(rig.now_ms, id);
     assert_eq!(rig.commands_soon(), [Sent::release(&lease)]);
@@ -50,9 +50,10 @@ fn saturated_rejected_or_passed_on() {
     assert_eq!(
         rig.answers(),
         [(
-            id.1,
+            id.stream,
             Verdict::Saturated {
-                pool: 0,
+                pool: Some(0),
+                reason: Reason::Saturated,
                 retry_after_ms: 1500
             }
         )]
@@ -66,7 +67,7 @@ fn saturated_rejected_or_passed_on() {
     rig.reply("*2\r\n$1\r\n9\r\n:1500\r\n");
     assert_eq!(
         rig.answers(),
-        [(id.1, passed_on(Reason::Saturated).unwrap())]
+        [(id.stream, passed_on(Reason::Saturated).unwrap())]
     );
 }
 
@@ -89,9 +90,9 @@ fn failure_reject_answers_503() {
     assert_eq!(
         rig.answers(),
         [(
-            id.1,
+            id.stream,
             Verdict::Unavailable {
-                pool: 0,
+                pool: Some(0),
                 reason: Reason::TimedOut
             }
         )]

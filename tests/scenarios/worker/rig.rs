@@ -38,8 +38,7 @@ pub struct Rig {
     pub asked: VecDeque<Sent>,
 }
 
-/// One request as the host knows it.
-pub type Id = (usize, u32);
+pub use slotgate::worker::RequestId as Id;
 
 impl Rig {
     pub fn new(change: impl FnOnce(&mut serde_json::Value)) -> Self {
@@ -61,7 +60,7 @@ impl Rig {
         let lease = commands[1].lease();
         rig.reply(&granted("a"));
         let (stream, _) = rig.answers()[0];
-        rig.worker.on_end(rig.now_ms, (0, stream));
+        rig.worker.on_end(rig.now_ms, Id { slot: 0, stream });
         assert_eq!(rig.commands_soon(), [Sent::release(&lease)]);
         rig.reply(":1\r\n");
         rig.asked.clear();
@@ -100,10 +99,8 @@ impl Rig {
         let stream = self.next_stream;
         self.next_stream += 1;
         let bytes = Headers::serialize(&pairs);
-        let (slot, verdict) = self
-            .worker
-            .on_request(self.now_ms, stream, Headers::new(&bytes));
-        ((slot, stream), verdict)
+        self.worker
+            .on_request(self.now_ms, stream, Headers::new(&bytes))
     }
 
     /// A request that got as far as sending its acquire.
@@ -224,7 +221,7 @@ impl Rig {
     pub fn answers(&mut self) -> Vec<(u32, Verdict)> {
         let answers = std::iter::from_fn(|| self.worker.next_answer());
         answers
-            .map(|answer| (answer.stream, answer.verdict))
+            .map(|answer| (answer.request.stream, answer.verdict))
             .collect()
     }
 
@@ -285,11 +282,14 @@ impl Sent {
 
     pub fn is_acquire(&self) -> bool {
         let arguments = self.arguments();
-        arguments.len() > 5 && ["take", "dry", "force"].contains(&arguments[3].as_str())
+        let modes = ["take", "dry", "force"];
+        arguments.len() > 5
+            && (modes.contains(&arguments[3].split(' ').next().unwrap())
+                || arguments[3].starts_with("join "))
     }
 
     pub fn is_reconcile(&self) -> bool {
-        self.arguments()[0].starts_with("2.")
+        self.arguments()[0].starts_with("3.")
     }
 
     /// Of an operator's overrides.
@@ -309,7 +309,8 @@ impl Sent {
 
     pub fn is_release(&self) -> bool {
         let arguments = self.arguments();
-        arguments.iter().all(|one| one.len() == LeaseId::LEN)
+        let lengths = [LeaseId::LEN, LeaseId::LEN_WITH_TENANT];
+        arguments.iter().all(|one| lengths.contains(&one.len()))
     }
 
     pub fn is_release_of(&self, lease: &str) -> bool {
@@ -338,7 +339,7 @@ pub fn passed_on(reason: Reason) -> Option<Verdict> {
     Some(Verdict::Forward {
         path: Path::Traditional,
         reason: Some(reason),
-        pool: 0,
+        pool: Some(0),
         holds: None,
     })
 }

@@ -1,11 +1,11 @@
 //! Thousands of requests that fall due together: each event settles a bounded number of them, in order, and the rounds of
 //! Envoy's event loop that follow settle the rest.
 
-use super::rig::{CURRENT, Rig};
+use super::rig::{CURRENT, Id, Rig};
 use slotgate::pipe::down::PipeOrder;
 use slotgate::request::admission::Reason;
+use slotgate::worker::SETTLED_PER_ROUND;
 use slotgate::worker::counters::Counter;
-use slotgate::worker::requests::SETTLED_PER_ROUND;
 
 const CROWD: usize = 5_000;
 /// No event may do more than this many requests' work, whatever falls due in it.
@@ -21,22 +21,17 @@ fn rig(change: impl FnOnce(&mut serde_json::Value)) -> Rig {
 
 /// So many requests of one moment whose acquires are on their way.
 fn crowd(rig: &mut Rig) -> Vec<u32> {
+    rig.worker.output().waited_us.clear();
     let streams = (0..CROWD)
-        .map(|_| rig.request_among_others(&[]).0.1)
+        .map(|_| rig.request_among_others(&[]).0.stream)
         .collect();
     rig.worker.flush(rig.now_ms);
     streams
 }
 
 /// How many requests have their outcome, handed out or not.
-fn decided(rig: &Rig, streams: &[u32]) -> usize {
-    let first = streams[0] as usize;
-    // The slab's first slot is free when the crowd comes, so that slots and streams go up together.
-    let acquiring = |stream: &&u32| {
-        rig.worker
-            .is_acquiring((**stream as usize - first, **stream))
-    };
-    CROWD - streams.iter().filter(acquiring).count()
+fn decided(rig: &mut Rig) -> usize {
+    rig.worker.output().waited_us.len()
 }
 
 /// What the host does in each round of its event loop, until nothing is left; each round's streams.
@@ -84,7 +79,7 @@ fn deadlines_that_are_over_together() {
     let streams = crowd(&mut rig);
     rig.now_ms += 10_000;
     rig.worker.on_tick(rig.now_ms);
-    let decided = decided(&rig, &streams);
+    let decided = decided(&mut rig);
     assert!((1..=MOST_IN_ONE_EVENT).contains(&decided), "{decided}");
     assert_settled(&mut rig, &streams);
 }
@@ -95,7 +90,7 @@ fn a_pipe_that_is_lost_with_acquires_under_way() {
         let mut rig = rig(|json| json["failure"] = serde_json::json!({"action": action}));
         let streams = crowd(&mut rig);
         rig.worker.on_pipe_closed(rig.now_ms);
-        assert_eq!(decided(&rig, &streams), MOST_IN_ONE_EVENT);
+        assert_eq!(decided(&mut rig), MOST_IN_ONE_EVENT);
         assert_settled(&mut rig, &streams);
         let told = rig.count(Counter::Traditional(Reason::PipeLost))
             + rig.count(Counter::Rejected(Reason::PipeLost));
@@ -109,12 +104,12 @@ fn a_pipe_that_does_not_open_for_those_who_wait() {
         json["redis"] = serde_json::json!({"acquire_timeout_ms": 10_000, "max_pending": 100_000});
     });
     let streams: Vec<_> = (0..CROWD)
-        .map(|_| rig.request_among_others(&[]).0.1)
+        .map(|_| rig.request_among_others(&[]).0.stream)
         .collect();
     rig.until(|worker| worker.wire().order == Some(PipeOrder::Open));
     rig.worker.wire().order = None;
     rig.worker.on_pipe_unopened(rig.now_ms);
-    assert_eq!(decided(&rig, &streams), MOST_IN_ONE_EVENT);
+    assert_eq!(decided(&mut rig), MOST_IN_ONE_EVENT);
     assert_settled(&mut rig, &streams);
 }
 
@@ -222,8 +217,9 @@ fn a_configuration_that_ends_settles_everyone() {
         let answers = rig.answers();
         told += answers.len();
         for (stream, _) in answers {
+            // The slab's first slot is free when the crowd comes, so that slots and streams go up together.
             let slot = stream as usize - streams[0] as usize;
-            rig.worker.on_end(rig.now_ms, (slot, stream));
+            rig.worker.on_end(rig.now_ms, Id { slot, stream });
         }
         rig.worker.flush(rig.now_ms);
     }

@@ -1,5 +1,6 @@
 //! The internal listener with the bridge, and the cluster behind it, where Redis is.
 
+use super::breakers;
 use super::documents::{dig, field, kind, list, step, text};
 use super::finding::{self, Finding, Severity};
 use super::pipe::{addresses, endpoints, error, listener_names};
@@ -148,7 +149,7 @@ fn discovered(value: &Value) -> bool {
     field(value, "config_discovery").is_some()
 }
 
-/// What is behind the bridge.
+/// Checks the cluster behind the bridge, which must be Redis.
 fn behind(setup: &Setup, proxy: &Piece, found: &mut Vec<Finding>) {
     let is_tcp = kind(proxy.value) == TCP_PROXY;
     let (path, name) = match is_tcp {
@@ -193,6 +194,9 @@ fn behind(setup: &Setup, proxy: &Piece, found: &mut Vec<Finding>) {
         let problem = format!("cluster {name} leads back into an internal listener, not to Redis");
         found.push(error(proxy, path, problem));
         return;
+    }
+    if is_tcp {
+        breakers::on_the_way(redis, true, found);
     }
     let addresses = addresses(redis.value);
     let discovers = matches!(text(redis.value, "type"), "EDS" | "ORIGINAL_DST")

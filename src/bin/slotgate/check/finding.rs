@@ -1,4 +1,4 @@
-//! What is found, how bad it is, and the lines that would mend it.
+//! Findings: a problem, how bad it is, and the lines that would mend it.
 
 use serde_json::{Value, json};
 use std::fmt;
@@ -10,6 +10,8 @@ pub enum Severity {
     Error,
     /// Envoy runs, and does something else than one might think.
     Warning,
+    /// It is as it may be meant; here is what it means.
+    Note,
     /// It is written elsewhere, so it was not checked.
     Elsewhere,
 }
@@ -23,7 +25,7 @@ pub struct Finding {
     /// Where in the file.
     pub path: String,
     pub problem: String,
-    /// What is missing.
+    /// Lines that are missing in the file.
     pub add: Option<Add>,
 }
 
@@ -153,6 +155,54 @@ pub fn stats() -> String {
     fragment(include_str!("../../../../envoy/fragments/stats.yaml"))
 }
 
+/// An element of the upstream filters of a cluster: role `upstream` in the VM of this configuration. Values of variables are
+/// not said again.
+pub fn upstream(vm_config: &Value) -> String {
+    let text = fragment(include_str!("../../../../envoy/fragments/upstream.yaml"));
+    let mut vm = vm_config.clone();
+    let values = vm.pointer_mut("/environment_variables/key_values");
+    for value in values.and_then(Value::as_object_mut).into_iter().flatten() {
+        *value.1 = "as there".into();
+    }
+    let (from, to) = (
+        text.find("      vm_config:\n"),
+        text.find("      configuration:\n"),
+    );
+    let written = serde_yaml_ng::to_string(&json!({"vm_config": vm}));
+    match (from, to, written) {
+        (Some(from), Some(to), Ok(written)) if vm.is_object() => {
+            let vm: String = written
+                .lines()
+                .map(|line| format!("      {line}\n"))
+                .collect();
+            let (before, after) = (text.get(..from), text.get(to..));
+            format!(
+                "{}{vm}{}",
+                before.unwrap_or_default(),
+                after.unwrap_or_default()
+            )
+        }
+        _ => text,
+    }
+}
+
+/// The last of a cluster's upstream filters.
+pub const UPSTREAM_CODEC: &str = "\
+- name: envoy.filters.http.upstream_codec
+  typed_config:
+    \"@type\": type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec
+";
+
+/// `retry_policy` of a route.
+pub fn retry_policy(retries: u64) -> String {
+    let text = fragment(include_str!(
+        "../../../../envoy/fragments/retry_policy.yaml"
+    ))
+    .replace("num_retries: 2\n", &format!("num_retries: {retries}\n"));
+    let lines: String = text.lines().map(|line| format!("  {line}\n")).collect();
+    format!("retry_policy:\n{lines}")
+}
+
 fn outdented(text: &str, by: usize) -> String {
     text.lines()
         .map(|line| format!("{}\n", line.get(by..).unwrap_or_default()))
@@ -199,6 +249,26 @@ mod tests {
                 "x-key",
             ),
             (filter(), "/0/name", "slotgate"),
+            (
+                upstream(&Value::Null),
+                "/0/typed_config/config/vm_config/vm_id",
+                "slotgate",
+            ),
+            (
+                upstream(&json!({"vm_id": "x", "code": {}})),
+                "/0/typed_config/config/vm_config/vm_id",
+                "x",
+            ),
+            (
+                UPSTREAM_CODEC.to_owned(),
+                "/0/name",
+                "envoy.filters.http.upstream_codec",
+            ),
+            (
+                retry_policy(4),
+                "/retry_policy/retriable_headers/0/name",
+                "x-slotgate-retry",
+            ),
             (stats(), "/stats_tags/0/tag_name", "pool"),
         ] {
             let value: Value = serde_yaml_ng::from_str(&lines).unwrap();

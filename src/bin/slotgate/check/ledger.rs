@@ -1,4 +1,4 @@
-//! What a configuration says of its pools, beside what is in force in Redis.
+//! The pools of a configuration, compared with those in force in Redis.
 
 use super::documents::text;
 use super::plugin::{Plugin, look_at};
@@ -8,7 +8,7 @@ use crate::words::count;
 use serde_json::{Value, json};
 use slotgate::config::{Config, Pool as Configured, Role};
 use slotgate::ledger::view::{DISABLED, Pool, State};
-use slotgate::pool::bases;
+use slotgate::pool::{Scale, bases};
 use slotgate::worker::digest;
 use std::collections::BTreeMap;
 
@@ -55,7 +55,7 @@ impl Difference {
             && !self.accounts.is_empty()
     }
 
-    /// What, and what to do.
+    /// The difference as a sentence, and what to do about it.
     pub fn text(&self) -> String {
         let Self {
             pool,
@@ -116,7 +116,7 @@ pub fn schedulers<'p>(plugins: impl Iterator<Item = &'p Plugin>) -> Vec<Schedule
                 config,
                 password_env: text(&plugin.written(), "redis.password_env").to_owned(),
             }),
-            Some(Role::Bridge | Role::Console(_)) | None => None,
+            Some(Role::Bridge | Role::Upstream | Role::Console(_)) | None => None,
         })
         .collect()
 }
@@ -215,7 +215,10 @@ fn differing(pool: &Configured, config: &Config, held: &Pool) -> Vec<String> {
         .map(|account| (account.id.as_str(), account))
         .collect();
     let mut said = Vec::new();
-    let bases = bases(&pool.accounts, config.score, config.priority_mode);
+    let bases = bases(
+        &pool.accounts,
+        Scale::of(pool, config.score, config.priority_mode),
+    );
     let mut here = BTreeMap::new();
     for (account, base) in pool.accounts.iter().zip(bases) {
         here.insert(account.id.as_str(), ());
@@ -234,7 +237,7 @@ fn differing(pool: &Configured, config: &Config, held: &Pool) -> Vec<String> {
         if other.priority_part != base {
             what.push("another priority".to_owned());
         }
-        if (other.flags & DISABLED != 0) == account.enabled {
+        if !other.is_off_for_good() && (other.flags & DISABLED != 0) == account.enabled {
             let state = |enabled: bool| if enabled { "enabled" } else { "disabled" };
             what.push(format!(
                 "{} in force, {} here",

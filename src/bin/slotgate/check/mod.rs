@@ -1,7 +1,10 @@
 //! `slotgate check`: every slotgate configuration in files, through the filter's own parser, and the Envoy around it.
 
+mod breakers;
 mod bridge;
 mod documents;
+mod endpoints;
+mod failover;
 mod finding;
 mod ledger;
 mod order;
@@ -22,10 +25,10 @@ pub use ledger::{Difference, Ledger, Scheduler, differences};
 use plugin::{Plugin, look_at};
 use report::{Report, describe, document};
 use serde_json::{Value, json};
-use setup::{Setup, is_bootstrap};
+use setup::{Setup, is_bootstrap, is_of_manager};
 use slotgate::config::{Config, GrayMode, Role};
 
-/// What `slotgate bucket` wants of a configuration.
+/// The part of a configuration that `slotgate bucket` uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gray {
     pub basis_points: u16,
@@ -33,7 +36,7 @@ pub struct Gray {
     pub mode: GrayMode,
 }
 
-/// What may be asked for.
+/// The options of `slotgate check`.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// A variable that is not set here is an error.
@@ -109,16 +112,20 @@ pub fn schedulers(file: &str, text: &str) -> Result<Vec<Scheduler>, Problem> {
     Ok(schedulers)
 }
 
-/// What was found in each file.
+/// A report on each file.
 fn reports(files: &[File], require_env: bool) -> Result<Vec<Report>, Problem> {
     let documents = read(files)?;
     let mut reports: Vec<Report> = files.iter().map(|_| Report::default()).collect();
     for mut setup in setups(&documents) {
         let mut found = Vec::new();
+        found.extend(setup.fragment.take());
         pipe::look(&setup, &mut found);
         order::look(&setup, &mut found);
         routes::look(&setup, &mut found);
         pools::look(&setup, &mut found);
+        breakers::look(&setup, &mut found);
+        endpoints::look(&setup, &mut found);
+        failover::look(&setup, &mut found);
         for finding in found {
             if let Some(report) = reports.get_mut(finding.file) {
                 report.findings.push(finding);
@@ -193,12 +200,21 @@ fn may_be_alone(value: &Value) -> bool {
 fn setups(documents: &[Document]) -> Vec<Setup<'_>> {
     let mut all = Vec::new();
     let mut parts = Setup::default();
+    // The second parts of fragments.
+    let mut taken = Vec::new();
     for document in documents {
         if is_bootstrap(&document.value) {
             let mut setup = Setup::default();
             setup.add(document);
+            let beside = |other: &&Document| other.file == document.file && is_of_manager(other);
+            if setup.has_only_inner_managers()
+                && let Some(of_manager) = documents.iter().find(beside)
+            {
+                setup.add_of_manager(of_manager);
+                taken.push((of_manager.file, of_manager.at.as_str()));
+            }
             all.push(setup);
-        } else {
+        } else if !taken.contains(&(document.file, document.at.as_str())) {
             let before = parts.plugins.len();
             parts.add(document);
             let alone = parts.plugins.len() == before
@@ -242,7 +258,7 @@ fn plugins(file: &str, text: &str) -> Result<Vec<Plugin>, Problem> {
     Ok(setups.into_iter().flat_map(|setup| setup.plugins).collect())
 }
 
-/// What all schedulers of a file agree on.
+/// The value on which all schedulers of a file agree; a problem if they do not.
 fn one<T: PartialEq>(
     file: &str,
     text: &str,
@@ -263,7 +279,7 @@ fn one<T: PartialEq>(
                 }
                 found = Some(this);
             }
-            Some(Role::Bridge | Role::Console(_)) => {}
+            Some(Role::Bridge | Role::Upstream | Role::Console(_)) => {}
             None => {
                 return Err(Problem::new(
                     Exit::Wrong,

@@ -2,6 +2,7 @@
 
 use super::documents::{dig, field, kind, list, text};
 use super::finding::{self, Finding, Severity};
+use super::pipe::listener_names;
 use super::plugin::Plugin;
 use super::setup::{Piece, Setup};
 use serde_json::Value;
@@ -52,7 +53,7 @@ impl Manager<'_, '_> {
     }
 }
 
-/// What a filter is.
+/// The type of a filter's configuration, by the last part of its name.
 pub fn kind_of(filter: &Value) -> &str {
     field(filter, "typed_config").map_or("", |(config, _)| kind(config))
 }
@@ -86,6 +87,38 @@ pub fn managers<'s, 'd>(setup: &'s Setup<'d>) -> Vec<Manager<'s, 'd>> {
     found
 }
 
+/// The managers inside this Envoy that a manager's requests go on to: those behind internal listeners.
+pub fn inner<'s, 'd>(setup: &'s Setup<'d>, manager: &Manager<'s, 'd>) -> Vec<Manager<'s, 'd>> {
+    let mut names: Vec<&str> = Vec::new();
+    for (host, _) in list(manager.piece.value, "route_config.virtual_hosts", "") {
+        for (route, _) in list(host, "routes", "") {
+            let cluster = setup.cluster(text(route, "route.cluster"));
+            let listeners = cluster.map(|cluster| listener_names(cluster.value));
+            names.extend(listeners.unwrap_or_default());
+        }
+    }
+    let is_led_to = |piece: &&Piece| {
+        let mut listeners = setup.listeners.iter();
+        listeners.any(|listener| {
+            names.contains(&listener.name())
+                && listener.file == piece.file
+                && piece.at.starts_with(&format!("{}.", listener.at))
+        })
+    };
+    let known = managers(setup);
+    let is_known = |piece: &Piece| known.iter().any(|one| std::ptr::eq(one.piece, piece));
+    let found = setup.managers.iter().filter(is_led_to);
+    let found = found.filter(|piece| !is_known(piece));
+    found
+        .map(|piece| Manager {
+            piece,
+            plugin: manager.plugin,
+            filters: list(piece.value, "http_filters", &piece.at),
+            place: 0,
+        })
+        .collect()
+}
+
 /// All that is wrong with the filters around slotgate.
 pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
     if !(setup.managers.is_empty() && setup.patches.is_empty()) {
@@ -107,6 +140,9 @@ pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
     for manager in managers(setup) {
         filters(setup, &manager, found);
         timeouts(&manager, found);
+        for inner in inner(setup, &manager) {
+            timeouts(&inner, found);
+        }
     }
     for patch in &setup.patches {
         patched(setup, patch, found);
@@ -127,7 +163,7 @@ fn nobody(setup: &Setup, found: &mut Vec<Finding>) {
     if setup
         .plugins
         .iter()
-        .all(|plugin| plugin.filter == Some("network"))
+        .all(|plugin| plugin.filter == Some("network") || plugin.role() == "upstream")
     {
         found.push(
             Finding::new(
@@ -312,7 +348,7 @@ fn patched(setup: &Setup, patch: &Piece, found: &mut Vec<Finding>) {
     ));
 }
 
-/// What becomes of a VM that failed, and of a console's bodies.
+/// Warns of a VM that is not restarted after a failure, and of a console that gets no bodies.
 fn vm(plugin: &Plugin, found: &mut Vec<Finding>) {
     if !plugin.config.is_object() {
         return;

@@ -1,10 +1,10 @@
 //! The way to Redis: the extension, the cluster of the pipe and its name; roles and VMs.
 
-use super::bridge;
 use super::documents::{dig, field, kind, list, text};
 use super::finding::{self, Finding, Severity};
 use super::plugin::Plugin;
 use super::setup::{Piece, Setup};
+use super::{breakers, bridge};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ pub fn look(setup: &Setup, found: &mut Vec<Finding>) {
     let mut asked = BTreeSet::new();
     for plugin in &setup.plugins {
         misplaced(setup, plugin, found);
-        let asks = plugin.filter == Some("http") && plugin.role() != "bridge";
+        let asks = plugin.filter == Some("http") && !matches!(plugin.role(), "bridge" | "upstream");
         if asks && asked.insert(plugin.pipe_cluster()) {
             way(setup, plugin, &plugin.pipe_cluster(), found);
         }
@@ -40,8 +40,20 @@ fn misplaced(setup: &Setup, plugin: &Plugin, found: &mut Vec<Finding>) {
         (Some("http"), "bridge") => {
             "role bridge is for the network filter of the internal listener: this HTTP filter takes no slots"
         }
-        (Some("network"), "scheduler" | "console") => {
+        (Some("network"), "scheduler" | "upstream" | "console") => {
             "only role bridge can be a network filter: what goes to Redis is not translated here"
+        }
+        (Some("http"), "upstream") => {
+            let mut filters = setup.managers.iter();
+            let beside = filters.any(|manager| {
+                let filters = list(manager.value, "http_filters", &manager.at);
+                let own = |at: &str| plugin.at == format!("{at}.typed_config.config.configuration");
+                manager.file == plugin.file && filters.iter().any(|(_, at)| own(at))
+            });
+            if !beside {
+                return;
+            }
+            "role upstream is for the upstream filters of the accounts' clusters: here it sees no try"
         }
         (Some("network"), "bridge") => {
             let inside = setup.listeners.iter().find(|listener| {
@@ -133,6 +145,7 @@ fn way(setup: &Setup, plugin: &Plugin, name: &str, found: &mut Vec<Finding>) {
         return;
     }
     tcp_pool(cluster, name, found);
+    breakers::on_the_way(cluster, false, found);
     let listeners = listener_names(cluster.value);
     if listeners.is_empty() && text(cluster.value, "type") == "EDS" {
         found.push(Finding::new(

@@ -23,13 +23,13 @@ pub struct Plugin {
     pub handed: Handed,
     /// Its role, as far as it says one.
     pub role: Option<String>,
-    /// What the VM sees of the environment; `None`: unknown, as for a configuration by itself.
+    /// The environment variables that the VM sees; `None`: unknown, as for a configuration by itself.
     pub environment: Option<Environment>,
     /// `config` of the wasm filter: name, VM, failure policy.
     pub config: Value,
 }
 
-/// What the filter is handed.
+/// The configuration in the form in which Envoy hands it to the filter.
 #[derive(Debug)]
 pub enum Handed {
     /// A `google.protobuf.Struct` of this content.
@@ -39,13 +39,13 @@ pub enum Handed {
 }
 
 /// `vm_config.environment_variables`
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     pub host_env_keys: BTreeSet<String>,
     pub key_values: BTreeMap<String, String>,
 }
 
-/// What the filter says of one plugin.
+/// The filter's own judgement of one plugin's configuration.
 #[derive(Debug)]
 pub struct Verdict {
     pub role: Option<&'static str>,
@@ -58,7 +58,7 @@ pub struct Verdict {
 impl Plugin {
     /// Whether requests take slots here.
     pub fn takes_slots(&self) -> bool {
-        self.filter == Some("http") && !matches!(self.role(), "console" | "bridge")
+        self.filter == Some("http") && !matches!(self.role(), "console" | "bridge" | "upstream")
     }
 
     /// Its role, or nothing.
@@ -218,10 +218,10 @@ impl Plugin {
 }
 
 fn is_role(role: Option<&str>) -> bool {
-    matches!(role, Some("scheduler" | "bridge" | "console"))
+    matches!(role, Some("scheduler" | "bridge" | "upstream" | "console"))
 }
 
-/// What the filter says of it, and its role if it is right.
+/// Has the filter's own parser judge a plugin; with its role if there is no error.
 pub fn look_at(plugin: &Plugin, require_env: bool) -> (Verdict, Option<Role>) {
     let unset = RefCell::new(BTreeSet::new());
     let not_passed = RefCell::new(BTreeSet::new());
@@ -262,6 +262,7 @@ pub fn look_at(plugin: &Plugin, require_env: bool) -> (Verdict, Option<Role>) {
             let name = match role {
                 Role::Scheduler(_) => "scheduler",
                 Role::Bridge => "bridge",
+                Role::Upstream => "upstream",
                 Role::Console(_) => "console",
             };
             (Some(name), Vec::new(), Some(role))

@@ -1,4 +1,4 @@
-//! What was found in one file, for people and for programs.
+//! The report on one file, for people and for programs.
 
 use super::finding::{Finding, Severity};
 use super::ledger::Difference;
@@ -8,7 +8,7 @@ use crate::words::{count, quoted};
 use serde_json::{Value, json};
 use slotgate::config::Error;
 
-/// What was found in one file.
+/// The report on one file.
 #[derive(Debug, Default)]
 pub struct Report {
     pub plugins: Vec<(Plugin, Verdict)>,
@@ -39,7 +39,11 @@ pub fn describe(text: &mut Lines, file: &str, report: &Report) {
     if report.plugins.is_empty() && report.findings.is_empty() {
         text.line(&format!("{file}: no slotgate filter of its own: OK"));
     }
-    for (severity, word) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
+    for (severity, word) in [
+        (Severity::Error, "error"),
+        (Severity::Warning, "warning"),
+        (Severity::Note, "note"),
+    ] {
         for finding in report.of(severity) {
             text.line(&format!("{file}: {word}: {finding}"));
             if let Some(add) = &finding.add {
@@ -120,6 +124,7 @@ pub fn document(file: &str, report: &Report, ok: bool) -> Value {
         "plugins": plugins,
         "errors": all(Severity::Error),
         "warnings": all(Severity::Warning),
+        "notes": all(Severity::Note),
         "not_checked": all(Severity::Elsewhere),
         "pools": pools,
     })

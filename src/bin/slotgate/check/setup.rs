@@ -1,8 +1,10 @@
 //! The pieces of one Envoy's configuration, wherever they are written: a bootstrap, resources of xDS, patches of Istio.
 
 use super::documents::{Document, dig, field, kind, list, step, text};
+use super::finding::{Finding, Severity};
 use super::plugin::{Plugin, wasm_filter};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// Names at the top of a bootstrap.
 const BOOTSTRAP: [&str; 6] = [
@@ -44,7 +46,7 @@ impl<'d> Piece<'d> {
     }
 }
 
-/// What belongs to one Envoy, as far as it is known.
+/// The parts of one Envoy's configuration, as far as they are known.
 #[derive(Debug, Default)]
 pub struct Setup<'d> {
     /// A whole bootstrap: what is not in it is missing.
@@ -65,6 +67,8 @@ pub struct Setup<'d> {
     pub others: usize,
     /// Fields that send more requests than slotgate counts.
     pub beside: Vec<(Piece<'d>, &'static str)>,
+    /// What to say of a fragment.
+    pub fragment: Option<Finding>,
 }
 
 impl<'d> Setup<'d> {
@@ -116,6 +120,22 @@ impl<'d> Setup<'d> {
             }
         }
         self.walk(document, value, &mut document.at.clone());
+    }
+
+    /// Takes the second part of a fragment in, as `slotgate init --fragment` writes it: the rest of the manager, and more
+    /// listeners and clusters, are in what it is merged into.
+    pub fn add_of_manager(&mut self, document: &'d Document) {
+        self.add(document);
+        let piece = Piece::new(document, &document.value, &document.at);
+        self.managers.push(piece);
+        self.more_listeners = true;
+        self.more_clusters = true;
+        self.fragment = Some(Finding::new(
+            Severity::Elsewhere,
+            document.file,
+            "",
+            "what this fragment is merged into; check that as well",
+        ));
     }
 
     fn walk(&mut self, document: &'d Document, value: &'d Value, at: &mut String) {
@@ -185,9 +205,28 @@ impl<'d> Setup<'d> {
         }
     }
 
+    /// Whether no connection manager is one that clients reach.
+    pub fn has_only_inner_managers(&self) -> bool {
+        let is_inner = |manager: &Piece| {
+            let mut listeners = self.listeners.iter();
+            listeners.any(|listener| {
+                field(listener.value, "internal_listener").is_some()
+                    && listener.file == manager.file
+                    && manager.at.starts_with(&format!("{}.", listener.at))
+            })
+        };
+        self.managers.iter().all(is_inner)
+    }
+
     /// A cluster by its name.
     pub fn cluster(&self, name: &str) -> Option<&Piece<'d>> {
         self.clusters.iter().find(|cluster| cluster.name() == name)
+    }
+
+    /// All clusters by their names: for those who look up many.
+    pub fn by_name(&self) -> BTreeMap<&'d str, &Piece<'d>> {
+        let pairs = self.clusters.iter().rev();
+        pairs.map(|cluster| (cluster.name(), cluster)).collect()
     }
 
     /// Whether a cluster that is not here is missing, and not just written elsewhere.
@@ -206,7 +245,13 @@ pub fn is_bootstrap(value: &Value) -> bool {
     BOOTSTRAP.iter().any(|name| value.get(name).is_some())
 }
 
-/// What Envoy does by this field that sends more requests than slotgate counts.
+/// Whether a document is a part of an HTTP connection manager, by itself.
+pub fn is_of_manager(document: &Document) -> bool {
+    let value = &document.value;
+    kind(value).is_empty() && !is_bootstrap(value) && field(value, "http_filters").is_some()
+}
+
+/// Why a field of a route makes Envoy send more requests than slotgate counts, if it does.
 fn one_slot(name: &str, value: &Value) -> Option<&'static str> {
     let flag = |name: &str| dig(value, name).and_then(Value::as_bool) == Some(true);
     match name {

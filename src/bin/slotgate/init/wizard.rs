@@ -1,6 +1,7 @@
 //! Questions instead of a file: their answers are written as a `pools.yaml`.
 
-use super::plan::{self, Layout, Upstream};
+use super::plan::{Layout, Upstream};
+use super::rules;
 use crate::problem::{Exit, Problem};
 use crate::show::Lines;
 use std::io::{BufRead, Write};
@@ -19,7 +20,7 @@ impl<R: BufRead, W: Write> Wizard<R, W> {
         let layout = self.one(
             "Layout: one-host (many keys for one host), cluster-per-account or sidecar",
             Some("one-host"),
-            plan::layout,
+            rules::layout,
         )?;
         let one_host = layout == Layout::OneHost;
         let shared = match one_host {
@@ -31,7 +32,7 @@ impl<R: BufRead, W: Write> Wizard<R, W> {
             false => None,
         };
         let redis = self.one("Redis: host:port", Some("127.0.0.1:6379"), |text| {
-            plan::endpoint(text, Some(6379)).map(|at| at.to_string())
+            rules::endpoint(text, Some(6379)).map(|at| at.to_string())
         })?;
         let port = if layout == Layout::Sidecar {
             "10001"
@@ -41,25 +42,25 @@ impl<R: BufRead, W: Write> Wizard<R, W> {
         let listen = match fragment {
             true => None,
             false => Some(self.one("Port that clients call", Some(port), |text| {
-                plan::listen(text).map(|_| text.to_owned())
+                rules::listen(text).map(|_| text.to_owned())
             })?),
         };
-        let pool = self.one("Name of the pool", Some("main"), plan::name)?;
+        let pool = self.one("Name of the pool", Some("main"), rules::name)?;
         let mut accounts = String::new();
         loop {
             let question = match accounts.is_empty() {
                 true => "Account: a name for it",
                 false => "Next account (empty: no more)",
             };
-            let more = self.maybe(question, accounts.is_empty(), plan::name)?;
+            let more = self.maybe(question, accounts.is_empty(), rules::name)?;
             let Some(id) = more else { break };
-            let limit = self.one("  requests at a time", None, plan::limit)?;
+            let limit = self.one("  requests at a time", None, rules::limit)?;
             accounts.push_str(&format!("  - {{id: {}, limit: {limit}", text_of(&id)));
             let (hint, needed) = match one_host {
                 true => ("  variable that holds its key", true),
                 false => ("  variable that holds its key (empty: none)", false),
             };
-            if let Some(key) = self.maybe(hint, needed, plan::variable)? {
+            if let Some(key) = self.maybe(hint, needed, rules::variable)? {
                 accounts.push_str(&format!(", key_env: {key}"));
             }
             if !one_host {
@@ -77,7 +78,7 @@ impl<R: BufRead, W: Write> Wizard<R, W> {
             true => self.one(
                 "Per cent of the sessions that take slots",
                 Some("100"),
-                |text| plan::percentage(text).map(|_| text.to_owned()),
+                |text| rules::percentage(text).map(|_| text.to_owned()),
             )?,
             false => "100".to_owned(),
         };
@@ -154,7 +155,7 @@ impl<R: BufRead, W: Write> Wizard<R, W> {
 }
 
 fn upstream(text: &str) -> Result<String, String> {
-    match plan::upstream(text)? {
+    match rules::upstream(text)? {
         Upstream::Host { .. } => Ok(text.to_owned()),
         Upstream::Cluster(name) => Ok(name),
     }

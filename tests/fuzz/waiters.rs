@@ -1,0 +1,3 @@
+#![no_main]
+mod properties;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::waiters(data));
