@@ -4,12 +4,14 @@
 -- whatever its configuration says, until it is reset.
 --
 -- KEYS  the eight of ledger.lua; 9 control (HASH, see control.lua); 10 roster (HASH, see accounts.lua)
+--       11 changes (LIST, see changes.lua)
 -- ARGV  1 verb: add     put accounts in, or set what they have
 --               set     set what accounts have that are there
 --               remove  take accounts away: their leases finish
 --               reset   forget what was set of accounts, and what answers have said of them
 --         or check-add, check-set, check-remove, check-reset: the same, but nothing is written
---       2.. for add and set five for each account: id, max_concurrency, priority, 1 when disabled and else 0, pace
+--       2 who asks, for `changes`; empty: nobody says. More than ten accounts are one line there
+--       3.. for add and set five for each account: id, max_concurrency, priority, 1 when disabled and else 0, pace
 --         (requests/ms/burst, or none); - for what stays as it is. For remove and reset: ids
 -- Returns for each account {what, before, now}: added, changed, same, removed, reset, or missing: there is none to take away;
 --         and how it was and is, "<max_concurrency> <priority or -: as it came> <disabled> <pace or ->", each empty: there was, or is, none
@@ -26,7 +28,7 @@ if not (puts or verb == 'remove' or verb == 'reset') or check ~= '' and check ~=
   tool.refuse('BADARG verb: not add, set, remove or reset')
 end
 local words = puts and 5 or 1
-local count = (#ARGV - 1) / words
+local count = (#ARGV - 2) / words
 if count ~= math.floor(count) or count < 1 or count > 500 then
   tool.refuse('BADARG accounts: not 1..500 of them')
 end
@@ -82,7 +84,7 @@ end
 
 -- What each account has now, and what it is to have. All is read, and may fail, before anything is written.
 local plans, seen = {}, {}
-for i = 2, #ARGV, words do
+for i = 3, #ARGV, words do
   local account = tool.id(ARGV[i], 'account')
   if seen[account] then
     tool.refuse('BADARG account ' .. account .. ': twice')
@@ -173,6 +175,21 @@ for _, plan in ipairs(plans) do
     end
     ids[#ids + 1], terms[account] = account, plan.own
   end
+end
+local noted = {}
+for _, plan in ipairs(plans) do
+  if plan.what ~= 'same' and plan.what ~= 'missing' then
+    noted[#noted + 1] = plan
+  end
+end
+if #noted > 10 then
+  -- A whole file of them would leave no place for what else was changed.
+  local done = {add = 'added', set = 'changed', remove = 'removed', reset = 'reset'}
+  note_change(KEYS[11], now, ARGV[2], done[verb], string.format('%d accounts', #noted), '', '')
+  noted = {}
+end
+for _, plan in ipairs(noted) do
+  note_change(KEYS[11], now, ARGV[2], plan.what, plan.account, plan.before, plan.now)
 end
 if ids[1] then
   if not load then

@@ -3,20 +3,22 @@
 --
 -- KEYS  the eight of ledger.lua
 --       9 control (HASH: drain:<account id> -> 1; percent -> basis points)
---       10 the key that holds the session (STRING, see acquire.lua), only for unbind
+--       10 changes (LIST, see changes.lua)
+--       11 the key that holds the session (STRING, see acquire.lua), only for unbind
 -- ARGV  1 verb: drain     no new leases of the account, holders finish
 --               undrain   the other way
 --               percent   the percentage of the gray release, instead of the configured one
 --               thaw      end the account's cooldown, its probing, its being behind, and its being out of use
 --               unbind    forget the session's account
 --       2 account id; basis points 0..10000, or empty for the configured ones; the session's tag, 16 hex digits
+--       3 who asks, for `changes`; empty: nobody says
 -- Returns {old, new}, each empty when nothing is set; old is ? when the old value is far too long
 -- Errors  NOACCOUNT, BADARG, WRONGTYPE, GARBAGE; nothing is written then
 -- Flags  allow-oom: an operator needs it most when things are full
 -- Cost  O(log accounts)
 local tool = tools()
-local verb, subject = ARGV[1], ARGV[2] or ''
-local CONTROL = KEYS[9]
+local verb, subject, by = ARGV[1], ARGV[2] or '', ARGV[3]
+local CONTROL, CHANGES = KEYS[9], KEYS[10]
 if type(redis.pcall('HEXISTS', CONTROL, 'percent')) == 'table' then
   tool.refuse('WRONGTYPE control is no hash')
 end
@@ -44,8 +46,12 @@ if verb == 'drain' or verb == 'undrain' then
     call('HDEL', CONTROL, 'drain:' .. subject)
   end
   tool.flag(subject, tool.DRAINED, verb == 'drain')
-  tool.serve(tool.now_ms())
-  return {old, verb == 'drain' and '1' or ''}
+  local now, new = tool.now_ms(), verb == 'drain' and '1' or ''
+  if old ~= new then
+    note_change(CHANGES, now, by, verb, subject, '', '')
+  end
+  tool.serve(now)
+  return {old, new}
 elseif verb == 'percent' then
   if subject ~= '' then
     subject = string.format('%d', tool.whole(subject, 'percent', 0, 10000))
@@ -55,6 +61,9 @@ elseif verb == 'percent' then
     call('HSET', CONTROL, 'percent', subject)
   else
     call('HDEL', CONTROL, 'percent')
+  end
+  if old ~= subject then
+    note_change(CHANGES, tool.now_ms(), by, verb, '', old, subject)
   end
   return {old, subject}
 elseif verb == 'thaw' then
@@ -70,16 +79,20 @@ elseif verb == 'thaw' then
   tool.flag(subject, tool.COOLING, false)
   tool.behind(subject, false)
   tool.note_next_end()
-  tool.serve(tool.now_ms())
+  local now = tool.now_ms()
+  if old ~= '' then
+    note_change(CHANGES, now, by, verb, subject, '', '')
+  end
+  tool.serve(now)
   return {old, ''}
 elseif verb == 'unbind' then
-  if not KEYS[10] then
+  if not KEYS[11] then
     tool.refuse('BADARG session: its key is missing')
   end
   if #subject ~= 16 or string.find(subject, '%X') then
     tool.refuse('BADARG session: its tag is not 16 hex digits')
   end
-  local value = call('GET', KEYS[10]) or ''
+  local value = call('GET', KEYS[11]) or ''
   local at, stop = string.find(value, '=' .. subject, 1, true)
   if not at then
     return {'', ''}
@@ -87,10 +100,15 @@ elseif verb == 'unbind' then
   local account, ends = string.match(value, '^.([^ ]*) (%d+)', stop + 1)
   value = string.sub(value, 1, at - 1) .. string.sub(value, string.find(value, '=', stop, true) or #value + 1)
   if value == '' then
-    call('DEL', KEYS[10])
+    call('DEL', KEYS[11])
   else
-    call('SET', KEYS[10], value, 'KEEPTTL')
+    call('SET', KEYS[11], value, 'KEEPTTL')
   end
-  return {account and #account <= 64 and tonumber(ends) > tool.now_ms() and account or '', ''}
+  local now = tool.now_ms()
+  local was = tool.is_id(account) and tonumber(ends) > now and account or ''
+  if was ~= '' then
+    note_change(CHANGES, now, by, verb, was, '', '')
+  end
+  return {was, ''}
 end
 tool.refuse('BADARG verb: not drain, undrain, percent, thaw or unbind')

@@ -1,24 +1,19 @@
 -- inspect: every account as the next acquire would see it. Writes nothing, so a replica may run it.
 --
 -- KEYS  the eight of ledger.lua
---       9 control (HASH, see control.lua); 10 roster (HASH, see accounts.lua)
+--       9 control (HASH, see control.lua); 10 roster (HASH, see accounts.lua); 11 changes (LIST, see changes.lua)
 -- ARGV  1 cursor, 0 to begin with
 --       2 about how many accounts to answer, 1..1000
 -- Returns {next cursor or 0, now ms, revision, epoch, leases, how many of them have expired, percent as it stands (?: far
---         too long) or nothing, accounts, whose they are (config, or ledger: the operators'), and on cursor 0 who waits},
+--         too long) or nothing, accounts, whose they are (config, or ledger: the operators'), and on cursor 0 who waits, and the last ten changes},
 --         accounts a list of {id, max, used, base, load's part of the score, state, until ms or 0, flags, set, pace, off, most}
 --         set: what an operator has set of it, "<max> <priority> <disabled> <pace>", each - if it is not; empty: nothing
 --         pace: requests/ms/burst, or empty
---         state: free | probe (free for one lease) | behind (free when no other is) | full | probing (by that one) | disabled
---         | drained | paced (out of turns) | cooling | removed; of several the last one named. One
---         that an answer took out of use is disabled, not cooling
+--         state, until, off: as in state.lua; base: without what puts it behind the others
 --         flags: all that is against it, as in its record
---         off: what took it out of use, "why since until", ms, the last 0 when it has no end; or empty: no answer has taken it out
---         of use
 --         most: how far its limit may rise that adapts; or empty
---         A cooldown, or a time behind, that is over but not cleared away yet counts as over.
 --         Who waits: {how many, the longest wait in ms, tenants}, the last a list of {tenant, leases, how many wait, the longest wait
---         in ms}, of 50 at most: those of whom most wait. The waits are those of the first 100 lines. It is missing where the
+--         in ms}, of 50 at most: those of whom most wait. The waits are those of the first 100 lines. It is empty where the
 --         user may not ask for it.
 -- Errors  NOPOOL, BADARG; WRONGTYPE and GARBAGE name what cannot be there
 -- Flags  no-writes
@@ -55,48 +50,10 @@ for i = 1, #page[2], 2 do
     if used < 0 or used > 1e9 or used % 1 ~= 0 then
       tool.garbage('used', account, 'a count')
     end
-    -- What Redis' clock, set back, left too long is cut by who meets it.
-    local ends = math.min(tonumber(call('ZSCORE', COOLDOWN, account) or 0), longest)
-    local behind = base >= BEHIND
-    if behind then
-      base = base - BEHIND
-      behind = tonumber(call('ZSCORE', COOLDOWN, 'behind:' .. account) or 0) > now
-    end
-    local state = used < max and (behind and 'behind' or 'free') or 'full'
-    local probe = tool.has(flags, tool.COOLING) and tool.probe_of(account)
-    if probe and probe ~= '' then
-      state = 'probing'
-    elseif probe and used < max and not behind then
-      -- Of one that is behind this says less: that decides whether it is chosen.
-      state = 'probe'
-    end
-    if tool.has(flags, tool.DISABLED) then
-      state = 'disabled'
-    end
-    if tool.has(flags, tool.DRAINED) then
-      state = 'drained'
-    end
-    local may_be_off = tool.has(flags, tool.DISABLED) or tool.has(flags, tool.COOLING)
-    local off = may_be_off and call('HGET', ACCOUNTS, '#off:' .. account) or ''
-    local why, since = string.match(off, '^([%w._-]+) (%d+) %d+$')
-    -- What older scripts leave behind of one that is back says nothing.
-    if not tool.is_id(why) or #since > 16 or not string.find(off, tool.NO_END) and ends <= now and not probe then
-      off = ''
-    else
-      off = why .. ' ' .. since .. ' ' .. (string.find(off, tool.NO_END) and '0' or string.format('%.0f', ends))
-    end
-    if ends > now then
-      state = off == '' and 'cooling' or 'disabled'
-    end
-    if flags >= tool.REMOVED then
-      state = 'removed'
-    end
-    base, ends = string.format('%.0f', base), string.format('%.0f', ends)
+    local state, ends, off, own_base = state_of(account, max, base, flags, used, now, longest)
+    base, ends = string.format('%.0f', own_base), string.format('%.0f', ends)
     local set, pace = redis.pcall('HGET', KEYS[10], account), call('HGET', ACCOUNTS, '#pace:' .. account)
     set = type(set) == 'string' and #set <= 200 and string.match(set, '^(%S+ %S+ %S+ %S+) ') or ''
-    if state == 'cooling' and tool.is_paced(pace, ends) then
-      state = 'paced'
-    end
     pace = string.match(pace or '', '^(%d+/%d+/%d+) ') or ''
     local limit = call('HGET', ACCOUNTS, '#limit:' .. account)
     local most = string.match(limit or '', '^(%d+) %d+ %d+$') or ''
@@ -176,6 +133,13 @@ if waiting and waiting > 0 then
   local over = expired > 0 and call('ZRANGEBYSCORE', LEASES, '-inf', now, 'LIMIT', 0, EXPIRED)
   for _, owner in ipairs(over and call('HMGET', OWNER, unpack(over)) or {}) do
     answer[6] = answer[6] - (owner and string.byte(owner) == WAITS and 1 or 0)
+  end
+end
+if ARGV[1] == '0' then
+  answer[10], answer[11] = {}, {}
+  for _, line in ipairs(redis.pcall('LRANGE', KEYS[11], '0', '9')) do
+    -- Nothing that a script has written is as long.
+    table.insert(answer[11], #line <= 512 and line or nil)
   end
 end
 if waiting and ARGV[1] == '0' then

@@ -9,7 +9,8 @@
 -- Returns {percent, drained, used, question, set}
 --         percent  as Redis holds it, whoever wrote it; empty: none; ?: far too long
 --         drained  ids in order, a space between; nil: more than ARGV 1
---         used     id, used, max of each account, spaces between; empty: more than ARGV 2
+--         used     id, used, max, state (state.lua; ?: something in the ledger keeps it from being told) of each account, spaces between;
+--                  empty: more than ARGV 2
 --         question as Redis holds it; empty: none, or more than 512 bytes
 --         set      of how many accounts a configuration says otherwise than an operator, as far as one page tells
 -- Errors  BADARG
@@ -40,12 +41,12 @@ table.sort(drained)
 -- Four more each for its probe, its pace, its limit and why it is out of use, and sixteen for what else stands there. What is wrong with it
 -- must not hide an override.
 local accounts = most_used > 0 and small(ACCOUNTS, 5 * most_used + 16, redis.pcall)
-local ids, limits = {}, {}
+local ids, records = {}, {}
 for i = 1, accounts and #accounts or 0, 2 do
-  local max, _, _, flags = tool.parts(accounts[i + 1])
+  local max, _, base, flags = tool.parts(accounts[i + 1])
   if max and flags < tool.REMOVED and tool.is_id(accounts[i]) then
     ids[#ids + 1] = accounts[i]
-    limits[#ids] = max
+    records[#ids] = {max, base, flags}
   end
 end
 -- Nor must a question.
@@ -62,7 +63,20 @@ if #ids == 0 or #ids > most_used then
   return {percent or '', control and table.concat(drained, ' '), '', question, set}
 end
 local used = redis.pcall('HMGET', USED, unpack(ids))
+local now, longest
+-- Of most accounts the record alone tells it. The commands of the others may meet a key of another type.
+local function told(account, max, base, flags, count)
+  if flags == 0 and base < BEHIND then
+    return count < max and 'free' or 'full'
+  end
+  now = now or tool.now_ms()
+  longest = longest or now + tool.longest('#rest')
+  local is_told, state = pcall(state_of, account, max, base, flags, count, now, longest)
+  return is_told and state or '?'
+end
 for i = 1, #ids do
-  ids[i] = ids[i] .. ' ' .. (tool.digits(used[i]) or '0') .. ' ' .. limits[i]
+  local count = tool.digits(used[i]) or '0'
+  local max, base, flags = unpack(records[i])
+  ids[i] = table.concat({ids[i], count, max, told(ids[i], max, base, flags, tonumber(count))}, ' ')
 end
 return {percent or '', control and table.concat(drained, ' '), table.concat(ids, ' '), question, set}

@@ -10,6 +10,7 @@
 -- for one that takes the accounts back from the operators.
 --
 -- KEYS  the eight of ledger.lua; 9 control (HASH, operator's overrides: drain:<account> -> 1); 10 roster (accounts.lua)
+--       11 changes (changes.lua)
 -- ARGV  1 revision, 1..2^53-1
 --       2 digest of the accounts and weights: tells apart two configurations with one revision
 --       3 epoch to begin with when the ledger is empty, a random whole number
@@ -228,4 +229,5 @@ else
 end
 tool.note_longest(ttl, rest, now)
 tool.note_next_end()
+note_change(KEYS[11], now, '', 'revision', '', held_revision or '', ARGV[1])
 return {'replaced', ARGV[1], epoch}

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use slotgate::ledger::fault::Fault;
+use slotgate::pool::state::State;
 use slotgate::worker::counters::pool_names;
 
 fn read(file: &str) -> String {
@@ -60,7 +61,8 @@ fn the_series_of_a_pool_and_of_an_account_are_counted() {
         rows.filter(|row| row.labels == labels && row.kind == kind)
             .count()
     };
-    let pool = pool_names("p").len() + with("pool", "gauge");
+    let states = with("pool, state", "gauge") * State::ALL.len();
+    let pool = pool_names("p").len() + with("pool", "gauge") + states;
     assert_eq!(with("pool", "histogram"), 2);
     let account = with("pool, account", "gauge") + with("pool, account", "counter");
     let text = read("docs/observability.md");

@@ -3,6 +3,7 @@
 use super::page;
 use crate::config::Console as Config;
 use crate::json::Json;
+use crate::ledger::changes::is_name;
 use crate::ledger::commands::{AccountTerms, Change};
 use crate::ledger::fault::Fault;
 use crate::ledger::view::{Set, quoted};
@@ -108,10 +109,12 @@ pub enum Route {
     Percent,
     /// A session's account.
     Unbind,
+    /// Whether the token is the right one: it changes nothing.
+    Token,
 }
 
 /// All paths.
-const ROUTES: [(&str, Route); 12] = [
+const ROUTES: [(&str, Route); 13] = [
     ("/", Route::Part("text/html; charset=utf-8", page::INDEX)),
     (
         "/style.css",
@@ -133,6 +136,7 @@ const ROUTES: [(&str, Route); 12] = [
     ("/api/account", Route::Terms),
     ("/api/percent", Route::Percent),
     ("/api/unbind", Route::Unbind),
+    ("/api/token", Route::Token),
 ];
 
 impl Route {
@@ -144,7 +148,8 @@ impl Route {
             | Self::Account(..)
             | Self::Terms
             | Self::Percent
-            | Self::Unbind => false,
+            | Self::Unbind
+            | Self::Token => false,
         }
     }
 
@@ -153,17 +158,17 @@ impl Route {
     pub fn changes(self) -> bool {
         match self {
             Self::Part(..) | Self::Status | Self::Explain | Self::Recall => false,
-            Self::Account(..) | Self::Terms | Self::Percent | Self::Unbind => true,
+            Self::Account(..) | Self::Terms | Self::Percent | Self::Unbind | Self::Token => true,
         }
     }
 
     /// What its body may hold beside `pool`.
     fn fields(self) -> &'static [&'static str] {
         match self {
-            Self::Part(..) | Self::Status => &[],
+            Self::Part(..) | Self::Status | Self::Token => &[],
             Self::Explain => &["session", "scope"],
             Self::Recall => &["request", "lease"],
-            Self::Account(..) => &["account"],
+            Self::Account(..) => &["account", "by"],
             Self::Terms => &[
                 "account",
                 "change",
@@ -171,9 +176,10 @@ impl Route {
                 "priority",
                 "enabled",
                 "pace",
+                "by",
             ],
-            Self::Percent => &["percent"],
-            Self::Unbind => &["session"],
+            Self::Percent => &["percent", "by"],
+            Self::Unbind => &["session", "by"],
         }
     }
 }
@@ -236,6 +242,14 @@ fn value<'a>(headers: Headers<'a>, name: &str) -> &'a [u8] {
 /// The text before the first such byte, or all of it.
 fn until(text: &[u8], byte: u8) -> &[u8] {
     text.split(|other| *other == byte).next().unwrap_or(text)
+}
+
+/// The answer to the right token.
+#[must_use]
+pub fn token_is_right() -> Response {
+    let mut json = Json::default();
+    json.raw("{").name("action").text("token").raw("}");
+    Response::json(json)
 }
 
 /// The answer when too many ask at once.
@@ -347,6 +361,8 @@ pub struct Ask {
     pub recall: Option<Recall>,
     /// What `account.lua` is asked to change.
     pub terms: Option<(Change, AccountTerms)>,
+    /// Who changes something; empty: nobody says.
+    pub by: String,
 }
 
 /// A question to the workers.
@@ -430,7 +446,12 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
         scope: text(&fields, "scope")?,
         recall: None,
         terms: None,
+        by: text(&fields, "by")?.unwrap_or_default(),
     };
+    if !is_name(&ask.by) {
+        let rule = " is longer than 64 bytes, or has control characters";
+        return Err(bad("by", rule));
+    }
     match route {
         Route::Terms => {
             let terms = account_terms(&fields)?;
@@ -470,7 +491,7 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
             let nonce = String::new();
             ask.recall = Some(Recall { kind, id, nonce });
         }
-        Route::Explain | Route::Part(..) | Route::Status => {}
+        Route::Explain | Route::Part(..) | Route::Status | Route::Token => {}
     }
     Ok(ask)
 }

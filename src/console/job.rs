@@ -4,11 +4,12 @@ use super::api::{Ask, Recall, Response, account_changed, account_refused, change
 use crate::hash::hash128;
 use crate::json::Json;
 use crate::ledger::commands::LedgerCommands;
+use crate::ledger::explain::{Question, explain};
 use crate::ledger::fault::{Fault, garbage};
 use crate::ledger::keys::session_account;
 use crate::ledger::resp::{Value, Values};
 use crate::ledger::source::ScriptRef;
-use crate::ledger::view::{Pool, Question, explain, text};
+use crate::ledger::view::{Pool, text};
 use crate::printable::ascii;
 
 /// How many accounts of a pool are shown at most.
@@ -176,12 +177,14 @@ impl Job {
                 Wants::Change,
                 Some(Ask {
                     terms: Some((change, terms)),
+                    by,
                     ..
                 }),
-            ) => keys.account(out, script, *change, false, std::slice::from_ref(terms)),
+            ) => keys.account(out, script, *change, false, std::slice::from_ref(terms), by),
             (Wants::Change, Some(ask)) => {
                 let session = hash(ask.session.as_deref());
-                keys.control(out, script, ask.action.1, &ask.subject, session.as_ref());
+                let session = session.as_ref();
+                keys.control(out, script, ask.action.1, &ask.subject, session, &ask.by);
             }
         }
     }

@@ -20,7 +20,8 @@ use crate::pipe::down::Down;
 use crate::pipe::greeting;
 use crate::request::headers::Headers;
 use api::{
-    MAX_BODY, Response, Route, admit, ask, crowded, no_body, refused, too_long, unavailable,
+    MAX_BODY, Response, Route, admit, ask, crowded, no_body, refused, token_is_right, too_long,
+    unavailable,
 };
 use fastrand::Rng;
 use job::{Job, Owner, Part, Step, Wants, what_stands};
@@ -200,6 +201,7 @@ impl Console {
                 NextStep::Answer(Response::text(content_type, text.into()))
             }
             Ok(Route::Status) => self.wait_for_poll(now_ms, stream),
+            Ok(Route::Token) => NextStep::Answer(token_is_right()),
             Ok(route) if ends => self.follow(now_ms, stream, route, &[]),
             Ok(route) => self.wait_for_body(now_ms, stream, route),
             Err(refusal) => NextStep::Answer(refusal),

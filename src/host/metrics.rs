@@ -3,6 +3,7 @@
 
 use super::calls::{self, Metric};
 use crate::VERSION;
+use crate::pool::state::State;
 use crate::worker::Worker;
 use crate::worker::counters::{self, OTHER, name_of};
 use crate::worker::output::Gauges;
@@ -28,6 +29,8 @@ struct Pool {
     asked_basis_points: Series,
     ignored: Series,
     overridden: Series,
+    /// In the order of `State::ALL`.
+    states: Vec<Series>,
     accounts: Vec<Account>,
     /// How often the worker had seen them in the ledger.
     seen: u64,
@@ -37,9 +40,12 @@ struct Pool {
 struct Account {
     requests: Series,
     refused: Series,
+    failed: Series,
+    cooldown: Series,
     held: Series,
     used: Series,
     limit: Series,
+    state: Series,
 }
 
 /// One metric, and what it holds of this worker.
@@ -154,6 +160,8 @@ impl Metrics {
             for (account, now) in pool.accounts.iter_mut().zip(accounts) {
                 account.requests.add_up_to(now.requests);
                 account.refused.add_up_to(now.refused);
+                account.failed.add_up_to(now.failed);
+                account.cooldown.add_up_to(now.cooldowns);
                 account.held.add_up_to(now.held);
             }
         }
@@ -175,9 +183,14 @@ impl Metrics {
             pool.ignored.set(ignored.into(), again);
             pool.overridden.set(overridden, again);
             pool.define_named(worker, index);
+            let states = worker.states(index).into_iter().flatten();
+            for (series, now) in pool.states.iter_mut().zip(states) {
+                series.set(*now, again);
+            }
             for (account, now) in pool.accounts.iter_mut().zip(accounts) {
                 account.used.set(now.used, again);
                 account.limit.set(now.max_concurrency, again);
+                account.state.set(now.state, again);
             }
         }
         self.build.set(1, again_in_any);
@@ -190,28 +203,16 @@ impl Metrics {
             gauge.add_up_to(0);
         }
         self.build.set(0, false);
-        for pool in &mut self.pools {
-            pool.asked_basis_points.set(0, false);
-            pool.ignored.set(0, false);
-            pool.overridden.set(0, false);
-            for account in &mut pool.accounts {
-                account.used.set(0, false);
-                account.limit.set(0, false);
-            }
+        for series in self.pools.iter_mut().flat_map(Pool::set_by_all) {
+            series.set(0, false);
         }
     }
 
     /// Sets again what a configuration that ended may have set to 0.
-    pub fn set_again(&self) {
+    pub fn set_again(&mut self) {
         self.build.set_again();
-        for pool in &self.pools {
-            pool.asked_basis_points.set_again();
-            pool.ignored.set_again();
-            pool.overridden.set_again();
-            for account in &pool.accounts {
-                account.used.set_again();
-                account.limit.set_again();
-            }
+        for series in self.pools.iter_mut().flat_map(Pool::set_by_all) {
+            series.set_again();
         }
     }
 }
@@ -224,6 +225,12 @@ impl Pool {
             OTHER => Series { id: None, sent: 0 },
             _ => define(),
         };
+        let of_state = |state: State| {
+            let name = |kind, name| {
+                Series::define(kind, &name_of(&[name, state.as_str(), ";pool=", pool]))
+            };
+            name(Metric::Gauge, "accounts;state=")
+        };
         Self {
             counters: Series::counters(&counters::pool_names(pool)),
             waited_us: series(Metric::Histogram, "acquire_us").id,
@@ -231,6 +238,10 @@ impl Pool {
             asked_basis_points: of_one(&|| series(Metric::Gauge, "gray.asked_basis_points")),
             ignored: of_one(&|| series(Metric::Gauge, "accounts.ignored")),
             overridden: of_one(&|| series(Metric::Gauge, "accounts.overridden")),
+            states: match pool {
+                OTHER => Vec::new(),
+                _ => State::ALL.map(of_state).into(),
+            },
             accounts,
             seen: 0,
         }
@@ -238,6 +249,19 @@ impl Pool {
 }
 
 impl Pool {
+    /// What every worker sets, rather than adds to.
+    fn set_by_all(&mut self) -> impl Iterator<Item = &mut Series> {
+        let own = [
+            &mut self.asked_basis_points,
+            &mut self.ignored,
+            &mut self.overridden,
+        ];
+        let of_accounts = self.accounts.iter_mut();
+        let of_accounts =
+            of_accounts.flat_map(|one| [&mut one.used, &mut one.limit, &mut one.state]);
+        own.into_iter().chain(&mut self.states).chain(of_accounts)
+    }
+
     /// Defines the metrics of accounts that the ledger has named since.
     fn define_named(&mut self, worker: &Worker, index: usize) {
         let count = worker.accounts(index).0.len();
@@ -266,9 +290,16 @@ impl Account {
         Self {
             requests: series(Metric::Counter, "requests"),
             refused: series(Metric::Counter, "refused"),
+            failed: series(Metric::Counter, "failed"),
+            cooldown: series(Metric::Counter, "cooldown"),
             held: series(Metric::Gauge, "held"),
             used: series(Metric::Gauge, "used"),
             limit: series(Metric::Gauge, "limit"),
+            // Those that share the last place have none.
+            state: match id {
+                OTHER => Series { id: None, sent: 0 },
+                _ => series(Metric::Gauge, "state"),
+            },
         }
     }
 }

@@ -531,7 +531,7 @@ impl Root {
     /// Another configuration of this worker is gone, and has set what is shown of its own to 0.
     pub fn set_metrics_again(&self) {
         if let Some(shared) = self.shared()
-            && let Ok(metrics) = shared.metrics.try_borrow()
+            && let Ok(mut metrics) = shared.metrics.try_borrow_mut()
         {
             metrics.set_again();
         }

@@ -29,6 +29,12 @@ pub fn roster(prefix: &str, pool: &str) -> String {
     key(prefix, pool, "roster")
 }
 
+/// What was changed in a pool, and by whom.
+#[must_use]
+pub fn changes(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "changes")
+}
+
 /// How many keys hold the sessions of a pool.
 pub const SESSION_KEYS: u16 = 1 << 14;
 

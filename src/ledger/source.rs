@@ -38,7 +38,11 @@ macro_rules! code_of {
 const LEDGER: &str = code_of!("ledger.lua");
 /// What stands behind it in those that can free a slot.
 const QUEUE: &str = code_of!("queue.lua");
-/// What stands behind that in those that put accounts in or take them away.
+/// What stands behind these in those that note what was changed.
+const CHANGES: &str = code_of!("changes.lua");
+/// What stands behind the first in those that tell the states of accounts.
+const STATE: &str = code_of!("state.lua");
+/// What stands behind the queue in those that put accounts in or take them away.
 const ACCOUNTS: &str = code_of!("accounts.lua");
 
 impl Script {
@@ -90,13 +94,13 @@ impl Script {
             Self::Acquire => &["ledger", "queue", "acquire"],
             Self::Release => &["ledger", "queue", "release"],
             Self::Renew => &["ledger", "queue", "renew"],
-            Self::Sync => &["ledger", "queue", "accounts", "sync"],
+            Self::Sync => &["ledger", "queue", "accounts", "changes", "sync"],
             Self::Cooldown => &["ledger", "queue", "cooldown"],
             Self::Reconcile => &["ledger", "queue", "accounts", "reconcile"],
-            Self::Overrides => &["ledger", "overrides"],
-            Self::Control => &["ledger", "queue", "control"],
-            Self::Account => &["ledger", "queue", "accounts", "account"],
-            Self::Inspect => &["ledger", "inspect"],
+            Self::Overrides => &["ledger", "state", "overrides"],
+            Self::Control => &["ledger", "queue", "changes", "control"],
+            Self::Account => &["ledger", "queue", "accounts", "changes", "account"],
+            Self::Inspect => &["ledger", "state", "inspect"],
         }
     }
 
@@ -112,7 +116,11 @@ impl Script {
             }
         };
         let (queue, accounts) = (with("queue", QUEUE), with("accounts", ACCOUNTS));
-        ["#!lua", flags, "\n", LEDGER, queue, accounts, own].concat()
+        let (changes, state) = (with("changes", CHANGES), with("state", STATE));
+        [
+            "#!lua", flags, "\n", LEDGER, queue, accounts, changes, state, own,
+        ]
+        .concat()
     }
 }
 

@@ -1,82 +1,19 @@
-//! A pool as an operator sees it: what `inspect.lua` answers, and why each account would or would not be taken now. The
-//! console and the command line say the same because both say it from here.
+//! A pool as an operator sees it: what `inspect.lua` answers. The console and the command line say the same because both say
+//! it from here.
 
-use super::chance::chances;
+use super::changes::Changed;
 use super::commands::Override;
 use super::fault::Fault;
 use super::resp::{Value, Values, whole};
 use crate::json::Json;
 use crate::pool::BEHIND;
+use crate::pool::state::State;
 use std::collections::BTreeMap;
 
 /// A flag of an account's record in `ledger.lua`: the configuration disables it.
 pub const DISABLED: u64 = 1;
-const DRAINED: u64 = 2;
-
-/// The state of an account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// The account takes leases.
-    Free,
-    /// The account takes leases only when no other does: it failed too often.
-    Behind,
-    /// All its slots are used.
-    Full,
-    /// The account has cooled, and takes one lease as a probe.
-    Probe,
-    /// The probe is under way.
-    Probing,
-    /// Not enabled in the configuration, or an answer took it out of use.
-    Disabled,
-    /// An operator drained it.
-    Drained,
-    /// It has had as many requests as it may for now.
-    Paced,
-    /// After upstream pushback.
-    Cooling,
-    /// No longer configured; its last leases finish.
-    Removed,
-}
-
-impl State {
-    const ALL: [Self; 10] = [
-        Self::Free,
-        Self::Behind,
-        Self::Full,
-        Self::Probe,
-        Self::Probing,
-        Self::Disabled,
-        Self::Drained,
-        Self::Paced,
-        Self::Cooling,
-        Self::Removed,
-    ];
-
-    /// As `inspect.lua` says it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Free => "free",
-            Self::Behind => "behind",
-            Self::Full => "full",
-            Self::Probe => "probe",
-            Self::Probing => "probing",
-            Self::Disabled => "disabled",
-            Self::Drained => "drained",
-            Self::Paced => "paced",
-            Self::Cooling => "cooling",
-            Self::Removed => "removed",
-        }
-    }
-
-    /// The state of that name.
-    #[must_use]
-    pub fn of(name: &[u8]) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|state| state.as_str().as_bytes() == name)
-    }
-}
+/// The same of one that an operator drained.
+pub(super) const DRAINED: u64 = 2;
 
 /// One account, as the next acquire would see it. Parts of the score are in millionths.
 #[derive(Debug)]
@@ -164,6 +101,31 @@ impl Set {
         Some(set).filter(|set| *set != Self::default())
     }
 
+    /// In words: `5 slots, priority 1, pace 60/60000/10, disabled`, of what is set.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let mut say = |parts: &[&str]| {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            parts.iter().for_each(|part| text.push_str(part));
+        };
+        if let Some(slots) = self.max_concurrency {
+            say(&[&slots.to_string(), " slots"]);
+        }
+        if let Some(priority) = self.priority {
+            say(&["priority ", &priority.to_string()]);
+        }
+        if let Some(enabled) = self.enabled {
+            say(&[if enabled { "enabled" } else { "disabled" }]);
+        }
+        if let Some(pace) = &self.pace {
+            say(&["pace ", pace]);
+        }
+        text
+    }
+
     /// As status and console show it.
     #[inline(never)]
     pub fn write(&self, json: &mut Json) {
@@ -220,6 +182,8 @@ pub struct Pool {
     pub longest_wait_ms: u64,
     /// Fifty at most, those of whom most wait first.
     pub tenants: Vec<Tenant>,
+    /// What was changed last, the newest first, ten at most.
+    pub changes: Vec<Changed>,
     /// Whether the accounts are the operators', and no configuration's.
     pub accounts_are_ledgers: bool,
     /// In no order.
@@ -235,22 +199,37 @@ impl Pool {
     /// The [`Fault`] that stands in its place.
     pub fn page(&mut self, reply: &[u8]) -> Result<Option<String>, Fault> {
         let mut values = Values::new(reply);
-        // No page but the first says anything of a queue.
-        let has_queue = match values.value() {
+        // No page but the first says who waits, and what was changed.
+        let is_first = match values.value() {
             Some(Value::Array(9)) => false,
-            Some(Value::Array(10)) => true,
+            Some(Value::Array(11)) => true,
             other => return Err(Fault::in_place_of(other)),
         };
         let next = self.head_and_rows(&mut values).ok_or(Fault::Garbage)?;
-        if has_queue {
+        if is_first {
             self.queue(&mut values).ok_or(Fault::Garbage)?;
+            self.changes(&mut values).ok_or(Fault::Garbage)?;
         }
         Ok(next)
     }
 
-    fn queue(&mut self, values: &mut Values) -> Option<()> {
-        if values.value()? != Value::Array(3) {
+    fn changes(&mut self, values: &mut Values) -> Option<()> {
+        let Value::Array(lines) = values.value()? else {
             return None;
+        };
+        self.changes.clear();
+        for _ in 0..lines {
+            self.changes.extend(Changed::read(values.bulk()?));
+        }
+        Some(())
+    }
+
+    fn queue(&mut self, values: &mut Values) -> Option<()> {
+        match values.value()? {
+            Value::Array(3) => {}
+            // The user may not ask for it.
+            Value::Array(0) => return Some(()),
+            _ => return None,
         }
         self.waiting = values.number()?;
         self.longest_wait_ms = values.number()?;
@@ -362,6 +341,10 @@ impl Pool {
             account.write(json);
             json.raw("}");
         }
+        json.raw("]").name("changes").raw("[");
+        for change in &self.changes {
+            change.write(json);
+        }
         json.raw("]");
         if let Some(error) = &self.error {
             json.name("error").text(error);
@@ -371,7 +354,7 @@ impl Pool {
 
     /// Who waits, as `status` and `explain` show it.
     #[inline(never)]
-    fn write_queue(&self, json: &mut Json) {
+    pub(super) fn write_queue(&self, json: &mut Json) {
         json.name("queue").raw("{");
         write_waiting(json, self.waiting, self.longest_wait_ms);
         json.name("tenants").raw("[");
@@ -393,7 +376,7 @@ fn write_waiting(json: &mut Json, waiting: u64, longest_wait_ms: u64) {
 impl Account {
     /// Its object, not closed.
     #[inline(never)]
-    fn write(&self, json: &mut Json) {
+    pub(super) fn write(&self, json: &mut Json) {
         json.raw("{").name("id").text(&self.id);
         json.name("state").text(self.state.as_str());
         json.name("used").number(self.used);
@@ -446,12 +429,12 @@ impl Account {
     }
 
     /// Its score without the random part.
-    fn score(&self) -> u64 {
+    pub(super) fn score(&self) -> u64 {
         self.priority_part.saturating_add(self.load_part)
     }
 
     /// The number by which accounts are compared: the lowest is chosen.
-    fn rank(&self) -> u64 {
+    pub(super) fn rank(&self) -> u64 {
         let last = if self.state == State::Behind {
             BEHIND as u64
         } else {
@@ -464,246 +447,6 @@ impl Account {
 /// UTF-8 as a string of its own.
 pub(crate) fn text(bytes: &[u8]) -> Option<String> {
     String::from_utf8(bytes.to_vec()).ok()
-}
-
-/// The outcome of the next acquire.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Next {
-    /// It takes the session's own account.
-    Bound(String),
-    /// The lowest score wins.
-    Score,
-    /// No account can take a lease.
-    Saturated,
-}
-
-/// The session and the scope of the request that is asked about.
-#[derive(Debug, Default)]
-pub struct Question {
-    /// The session, and the account it is bound to.
-    pub session: Option<(String, Option<String>)>,
-    /// The scope whose own cooldowns count too.
-    pub scope: Option<String>,
-    /// Until when accounts cool in the scope, in ms of Redis TIME.
-    pub scope_until_ms: Vec<(String, u64)>,
-    /// Full weight of chance, in millionths.
-    pub random: u64,
-}
-
-/// An account and what is to be said of it.
-#[derive(Debug)]
-pub struct Line<'a> {
-    /// The account.
-    pub account: &'a Account,
-    /// Why it can't take a lease; empty: it can.
-    pub against: Vec<String>,
-    /// How likely it is the next.
-    pub chance: f64,
-    /// Whether the session is bound to it.
-    pub bound: bool,
-    /// Whether a session bound to it stays so while it can't be taken: acquire.lua's rule.
-    pub keeps: bool,
-}
-
-/// Why each account of a pool would or would not be taken now.
-#[derive(Debug)]
-pub struct Explained<'a> {
-    /// The pool.
-    pub pool: &'a Pool,
-    /// The session and the scope that were asked about.
-    pub question: &'a Question,
-    /// The outcome of the next acquire.
-    pub next: Next,
-    /// Each account.
-    pub lines: Vec<Line<'a>>,
-}
-
-/// Judges every account.
-#[must_use]
-pub fn explain<'a>(pool: &'a Pool, question: &'a Question) -> Explained<'a> {
-    let bound_to = question
-        .session
-        .as_ref()
-        .and_then(|(_, bound)| bound.as_deref());
-    let mut lines: Vec<Line> = pool
-        .accounts
-        .iter()
-        .map(|account| Line {
-            account,
-            against: against(account, question, pool.now_ms),
-            chance: 0.0,
-            bound: bound_to == Some(account.id.as_str()),
-            keeps: match account.state {
-                State::Free | State::Behind | State::Full | State::Probe | State::Probing => true,
-                State::Paced | State::Cooling | State::Disabled => {
-                    account.flags & (DISABLED | DRAINED) == 0
-                }
-                State::Drained | State::Removed => false,
-            },
-        })
-        .collect();
-    // One that is behind spills, unless all that are free are behind.
-    let others = pool.accounts.iter().any(|account| match account.state {
-        State::Free | State::Probe => true,
-        State::Behind
-        | State::Full
-        | State::Probing
-        | State::Disabled
-        | State::Drained
-        | State::Paced
-        | State::Cooling
-        | State::Removed => false,
-    });
-    let bound = lines.iter_mut().find(|line| {
-        line.bound && line.against.is_empty() && !(line.account.state == State::Behind && others)
-    });
-    let next = if let Some(bound) = bound {
-        bound.chance = 1.0;
-        Next::Bound(bound.account.id.clone())
-    } else {
-        let mut free = Vec::new();
-        for line in &lines {
-            if line.against.is_empty() {
-                free.push((line.account.id.as_str(), line.account.rank()));
-            }
-        }
-        let mut chances = chances(&free, question.random).into_iter();
-        for line in &mut lines {
-            if line.against.is_empty() {
-                line.chance = chances.next().unwrap_or(0.0);
-            }
-        }
-        if free.is_empty() {
-            Next::Saturated
-        } else {
-            Next::Score
-        }
-    };
-    Explained {
-        pool,
-        question,
-        next,
-        lines,
-    }
-}
-
-/// Every reason why it can't take a lease.
-fn against(account: &Account, question: &Question, now_ms: u64) -> Vec<String> {
-    let mut reasons = Vec::new();
-    let mut say = |parts: &[&str]| reasons.push(parts.concat());
-    if account.state == State::Removed {
-        say(&["no longer configured, its last leases finish"]);
-    }
-    let out_of_use = account.out_of_use();
-    if account.flags & DISABLED != 0 && !account.is_off_for_good() {
-        let by_operator = account
-            .set
-            .as_ref()
-            .is_some_and(|set| set.enabled == Some(false));
-        let by = if by_operator {
-            "by an operator"
-        } else {
-            "in the configuration"
-        };
-        say(&["disabled ", by]);
-    }
-    if account.flags & DRAINED != 0 {
-        say(&["drained by an operator"]);
-    }
-    if let Some(why) = &out_of_use {
-        say(&[why]);
-    } else if account.state == State::Paced {
-        let left = duration(account.cooling_ms);
-        say(&[
-            "out of pace (",
-            &account.pace,
-            "), its next turn comes in ",
-            &left,
-        ]);
-    } else if account.cooling_ms > 0 {
-        say(&["cooling for ", &duration(account.cooling_ms), " more"]);
-    }
-    let mut left_ms = 0;
-    for (id, until_ms) in &question.scope_until_ms {
-        if *id == account.id {
-            left_ms = until_ms.saturating_sub(now_ms);
-        }
-    }
-    if let (Some(scope), true) = (&question.scope, left_ms > 0) {
-        let left = duration(left_ms);
-        say(&["cooling for ", &left, " more in scope ", &quoted(scope)]);
-    }
-    if account.state == State::Probing {
-        say(&["it has cooled, and a probe is under way"]);
-    }
-    if account.used >= account.max {
-        let (used, max) = (account.used.to_string(), account.max.to_string());
-        let adapts = match account.adapts_up_to {
-            Some(most) => [", a limit that adapts up to ", &most.to_string()].concat(),
-            None => String::new(),
-        };
-        say(&[&used, " of ", &max, " slots used", &adapts]);
-    }
-    reasons
-}
-
-impl Explained<'_> {
-    /// As both show it.
-    pub fn write(&self, json: &mut Json) {
-        let pool = self.pool;
-        json.raw("{").name("pool").text(&pool.name);
-        json.name("redis_time_ms").number(pool.now_ms);
-        json.name("revision").number(pool.revision);
-        json.name("percent_override").percent(pool.percent);
-        json.name("expired_leases").number(pool.expired);
-        pool.write_queue(json);
-        json.name("session");
-        match &self.question.session {
-            None => json.raw("null"),
-            Some((_, bound)) => {
-                let stays = self.lines.iter().any(|line| line.bound && line.keeps);
-                json.raw("{")
-                    .name("bound_to")
-                    .text_or_null(bound.as_deref());
-                json.name("stays_bound").flag(stays).raw("}")
-            }
-        };
-        let (outcome, account) = match &self.next {
-            Next::Bound(account) => ("bound", Some(account.as_str())),
-            Next::Score => ("score", None),
-            Next::Saturated => ("saturated", None),
-        };
-        json.name("next").raw("{").name("outcome").text(outcome);
-        json.name("account").text_or_null(account).raw("}");
-        json.name("accounts").raw("[");
-        for line in &self.lines {
-            line.write(json, self.question.random);
-        }
-        json.raw("]").raw("}");
-    }
-}
-
-impl Line<'_> {
-    fn write(&self, json: &mut Json, random: u64) {
-        let account = self.account;
-        let lowest = account.score();
-        account.write(json);
-        json.name("score").raw("{").name("priority");
-        json.millionths(account.priority_part).name("load");
-        json.millionths(account.load_part).name("random").raw("[");
-        json.millionths(0).millionths(random).raw("]").name("sum");
-        json.raw("[").millionths(lowest);
-        json.millionths(lowest.saturating_add(random))
-            .raw("]")
-            .raw("}");
-        json.name("bound").flag(self.bound);
-        json.name("can_take").flag(self.against.is_empty());
-        json.name("against").raw("[");
-        for reason in &self.against {
-            json.text(reason);
-        }
-        json.raw("]").name("chance").share(self.chance).raw("}");
-    }
 }
 
 /// Text that someone else wrote, in quotes, without control characters, and not too long.

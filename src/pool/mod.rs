@@ -1,5 +1,7 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
+pub mod state;
+
 use crate::config::{
     Account, Config, Match, MatchValue, Pool, PoolMatch, PriorityMode, Score, Traditional,
 };
@@ -7,6 +9,7 @@ use crate::hash::hash128;
 use crate::request::headers::Headers;
 use crate::request::view::View;
 use crate::units::{UNIT, millionths};
+use state::State;
 
 /// The worst priority that there is.
 const MOST_PRIORITY: u32 = 1_000_000;
@@ -316,6 +319,8 @@ pub struct AccountTable {
     /// account can be out of pace.
     cool_until_ms: Vec<u64>,
     shown: Vec<AccountGauges>,
+    /// How many accounts are in each state, in the order of [`State::ALL`], as last seen in the ledger.
+    states: [u64; State::ALL.len()],
     /// How often that was seen in the ledger.
     seen: u64,
 }
@@ -333,6 +338,25 @@ pub struct AccountGauges {
     pub used: u64,
     /// Slots: as the ledger had them when last seen, before that as configured.
     pub max_concurrency: u64,
+    /// Cooldowns that this worker asked for.
+    pub cooldowns: u64,
+    /// Answers that were failures, and requests without any.
+    pub failed: u64,
+    /// The place of its state in [`State::ALL`] from 1 on, as last seen; 0: not seen so far.
+    pub state: u64,
+}
+
+/// An account as the ledger has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen<'a> {
+    /// Its id.
+    pub id: &'a [u8],
+    /// How many of its slots are used.
+    pub used: u64,
+    /// How many it has.
+    pub max_concurrency: u64,
+    /// `None`: something in the ledger keeps it from being told.
+    pub state: Option<State>,
 }
 
 impl AccountTable {
@@ -365,6 +389,7 @@ impl AccountTable {
                 Traditional::Passthrough => Vec::new(),
             },
             shown,
+            states: [0; State::ALL.len()],
             seen: 0,
         }
     }
@@ -376,6 +401,12 @@ impl AccountTable {
         (&self.shown, self.seen)
     }
 
+    /// How many accounts were in each state when last seen, in the order of [`State::ALL`].
+    #[must_use]
+    pub fn states(&self) -> &[u64; State::ALL.len()] {
+        &self.states
+    }
+
     /// Counts a request that an account refused or did not answer.
     pub fn refused(&mut self, account: u32) {
         if let Some(shown) = shown_of(&mut self.shown, account) {
@@ -383,22 +414,43 @@ impl AccountTable {
         }
     }
 
+    /// Counts an answer that is a failure, or none.
+    pub fn failed(&mut self, account: u32) {
+        if let Some(shown) = shown_of(&mut self.shown, account) {
+            shown.failed = shown.failed.saturating_add(1);
+        }
+    }
+
+    /// Counts a cooldown that was asked for.
+    pub fn cooled(&mut self, account: u32) {
+        if let Some(shown) = shown_of(&mut self.shown, account) {
+            shown.cooldowns = shown.cooldowns.saturating_add(1);
+        }
+    }
+
     /// Takes what the ledger said of all accounts; nothing: it did not.
-    pub fn see<'a>(&mut self, uses: impl Iterator<Item = (&'a [u8], u64, u64)>) {
+    pub fn see<'a>(&mut self, accounts: impl Iterator<Item = Seen<'a>>) {
         self.seen = self.seen.wrapping_add(1);
+        self.states = Default::default();
         let mut first = true;
-        for (id, used, max_concurrency) in uses {
-            let Some(account) = self.by_id.get(id) else {
+        for seen in accounts {
+            let state = seen.state.map(|state| state as usize);
+            if let Some(count) = state.and_then(|state| self.states.get_mut(state)) {
+                *count = count.saturating_add(1);
+            }
+            let Some(account) = self.by_id.get(seen.id) else {
                 continue;
             };
             if std::mem::take(&mut first) {
                 for shown in &mut self.shown {
-                    (shown.used, shown.max_concurrency) = (0, 0);
+                    (shown.used, shown.max_concurrency, shown.state) = (0, 0, 0);
                 }
             }
             if let Some(shown) = shown_of(&mut self.shown, account) {
-                shown.used = shown.used.saturating_add(used);
+                shown.used = shown.used.saturating_add(seen.used);
+                let max_concurrency = seen.max_concurrency;
                 shown.max_concurrency = shown.max_concurrency.saturating_add(max_concurrency);
+                shown.state = state.map_or(0, |state| state.saturating_add(1) as u64);
             }
         }
     }

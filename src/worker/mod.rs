@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::ledger::commands::Handed;
 use crate::pipe::connection::Wire;
 use crate::pipe::down::Down;
+use crate::pool::state::State;
 use crate::pool::{self, AccountGauges};
 use crate::request::admission::{Event, Path, Reason};
 use crate::request::classify::{classify, is_shadow};
@@ -99,6 +100,12 @@ impl Worker {
     pub fn accounts(&self, pool: usize) -> (&[AccountGauges], u64) {
         let view = self.0.cx.pools.get(pool);
         view.map_or((&[], 0), |view| view.table.shown())
+    }
+
+    /// How many of a pool's accounts are in each state, in the order of [`State::ALL`].
+    #[must_use]
+    pub fn states(&self, pool: usize) -> Option<&[u64; State::ALL.len()]> {
+        Some(self.0.cx.pools.get(pool)?.table.states())
     }
 
     /// The gauges of this worker.

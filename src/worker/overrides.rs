@@ -150,7 +150,7 @@ impl Overrides {
         if cx.output.notices.len() > said {
             cx.output.overrides.push((pool, reply.to_vec()));
         }
-        cx.change_table(pool, |table| table.see(polled.used()));
+        cx.change_table(pool, |table| table.see(polled.seen()));
         let Some(control) = self.pools.get_mut(pool) else {
             return Ok(None);
         };

@@ -206,6 +206,7 @@ impl Requests {
         account: u32,
     ) {
         let settings = cx.config.failing;
+        cx.change_table(pool, |table| table.failed(account));
         let view = cx.pools.get_mut(pool);
         if view.is_some_and(|view| view.windows.failed(cx.now_ms, account, settings)) {
             cx.count_in(pool, Counter::Behind);
@@ -223,6 +224,7 @@ impl Requests {
         cooldown_ms: u64,
     ) {
         cx.count_in(pool, Counter::Cooldown);
+        cx.change_table(pool, |table| table.cooled(account));
         let request = self.slab.get(slot);
         let scope = request.and_then(Request::scope);
         if let Some(view) = cx.pools.get_mut(pool)

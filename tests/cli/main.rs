@@ -20,6 +20,7 @@ mod generate;
 mod help;
 mod init;
 mod ledger;
+mod log;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 mod queue;

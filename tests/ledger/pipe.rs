@@ -15,6 +15,7 @@ use slotgate::ledger::keys::{COMMON, key, session_account};
 use slotgate::ledger::resp::{Value, Values, push_array, push_bulk, reply_length};
 use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
 use slotgate::pool::Scale;
+use slotgate::pool::state::State as AccountState;
 use slotgate::request::lease::LeaseId;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -22,6 +23,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use support::Redis;
 
+/// Who changes something.
+pub const WHO: &str = "tester";
 pub const PREFIX: &str = "slotgate";
 
 /// What syncs say of priorities: 0 to 10, half a unit apart at most.
@@ -555,7 +558,6 @@ impl Pipe {
         }
     }
 
-    /// The account that a session is bound to.
     /// What `account.lua` says of each account: what came of it, how it was, and how it is.
     pub fn change(
         &mut self,
@@ -584,9 +586,10 @@ impl Pipe {
         only_check: bool,
         accounts: &[AccountTerms],
     ) -> Vec<u8> {
-        self.call(|keys, out, by| keys.account(out, by, change, only_check, accounts))
+        self.call(|keys, out, by| keys.account(out, by, change, only_check, accounts, WHO))
     }
 
+    /// The account that a session is bound to.
     pub fn bound(&mut self, session: &[u8; 16]) -> Option<String> {
         let reply = self.call(|keys, out, _| keys.session(out, session));
         let value = Values::new(&reply).bulk()?;
@@ -608,7 +611,7 @@ impl Pipe {
         subject: &str,
         session: Option<&[u8; 16]>,
     ) -> Vec<u8> {
-        self.call(|keys, out, by| keys.control(out, by, verb, subject, session))
+        self.call(|keys, out, by| keys.control(out, by, verb, subject, session, WHO))
     }
 
     pub fn look_raw(&mut self, drained: u64, used: u64) -> Vec<u8> {
@@ -625,12 +628,27 @@ impl Pipe {
         let overrides = overrides(&reply)?;
         let of = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let mut uses: Vec<_> = overrides
-            .used()
-            .map(|(id, used, max)| format!("{} {used}/{max}", of(id)))
+            .seen()
+            .map(|one| format!("{} {}/{}", of(one.id), one.used, one.max_concurrency))
             .collect();
         uses.sort();
         let drained = overrides.drained.map_or_else(|| "-".to_owned(), of);
         Ok((overrides.percent, drained, uses.join(" ")))
+    }
+
+    /// Each account's state as a worker hears it; `?`: it is not told.
+    pub fn states(&mut self) -> BTreeMap<String, String> {
+        let reply = self.look_raw(10, 100);
+        let all = overrides(&reply).unwrap();
+        let seen = all.seen();
+        let seen = seen.map(|one| {
+            let state = one.state.map_or("?", AccountState::as_str);
+            (
+                String::from_utf8(one.id.to_vec()).unwrap(),
+                state.to_owned(),
+            )
+        });
+        seen.collect()
     }
 
     pub fn inspect_raw(&mut self, cursor: &str, count: u64) -> Vec<u8> {
@@ -642,7 +660,7 @@ impl Pipe {
         let reply = self.inspect_raw("0", 1000);
         let mut values = Values::new(&reply);
         match values.value() {
-            Some(Value::Array(9 | 10)) => {}
+            Some(Value::Array(9 | 11)) => {}
             Some(Value::Error(error)) => return Err(Fault::of(error)),
             other => panic!("{other:?}"),
         }

@@ -205,8 +205,7 @@ pub fn lease(server: &mut Server, pool: Option<&str>, id: &str) -> Result<Answer
             Err(other) if !other.is_of_one_pool() => return Err(other),
             expiry => expiry.unwrap_or_default(),
         };
-        let (s, us): (u64, u64) = server.ask(&redis::cmd("TIME"))?;
-        let now_ms = s.saturating_mul(1_000).saturating_add(us / 1_000);
+        let now_ms = server.now_ms()?;
         // Behind a colon stands a mark of the recount under way.
         let account = text(owner.split(|byte| *byte == b':').next().unwrap_or_default());
         let left_ms = expiry.map(|expiry| (expiry as u64).saturating_sub(now_ms));

@@ -6,8 +6,10 @@ use crate::server::Server;
 use crate::show::{Cell, Lines};
 use crate::words::{count, document, percent, text as as_text};
 use slotgate::hash::hash128;
+use slotgate::ledger::explain::{Explained, Line, Next, Question, explain};
 use slotgate::ledger::keys;
-use slotgate::ledger::view::{Explained, Line, Next, Question, State, explain, quoted};
+use slotgate::ledger::view::quoted;
+use slotgate::pool::state::State;
 use slotgate::units::{UNIT, millionths};
 
 pub fn run(

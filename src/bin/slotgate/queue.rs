@@ -4,7 +4,6 @@ use crate::problem::Problem;
 use crate::server::Server;
 use crate::show::{Cell, Lines};
 use crate::words::{count, quoted, text as as_text};
-use redis::{FromRedisValue, RedisResult, Value};
 use slotgate::config::Tenants;
 use slotgate::ledger::keys;
 use slotgate::ledger::view::{Pool, Tenant, duration};
@@ -15,21 +14,6 @@ const MOST_TENANTS: usize = 10;
 const MOST_LINES: usize = 64;
 /// Whoever has no tenant, as the keys have it.
 const NOBODY: &str = "-";
-
-/// What `inspect.lua` says of a pool's queue.
-pub fn read(pool: &mut Pool, value: Value) -> RedisResult<()> {
-    let rows: Vec<(String, u64, u64, u64)>;
-    (pool.waiting, pool.longest_wait_ms, rows) = FromRedisValue::from_redis_value(value)?;
-    let tenants = rows.into_iter();
-    let tenants = tenants.map(|(name, leases, waiting, longest_wait_ms)| Tenant {
-        name,
-        leases,
-        waiting,
-        longest_wait_ms,
-    });
-    pool.tenants = tenants.collect();
-    Ok(())
-}
 
 /// `12 waiting, the first for 3.4 s`
 fn waiting(number: u64, longest_wait_ms: u64) -> String {

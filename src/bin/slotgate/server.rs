@@ -1,7 +1,6 @@
 //! Redis, asked through the filter's own scripts, so that a user who may do what a worker does may do this.
 
 use crate::problem::{Exit, Problem};
-use crate::queue;
 use crate::words;
 use redis::{
     Cmd, ConnectionLike, FromRedisValue, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
@@ -10,8 +9,9 @@ use redis::{
 use slotgate::ledger::commands::{AccountTerms, Change, LedgerCommands};
 use slotgate::ledger::fault::garbage;
 use slotgate::ledger::keys;
+use slotgate::ledger::resp::{push_array, push_bulk};
 use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
-use slotgate::ledger::view::{Account, Off, Pool, Set, State};
+use slotgate::ledger::view::Pool;
 use slotgate::pipe::greeting::{self, Refusal};
 use slotgate::printable;
 use std::time::Duration;
@@ -21,50 +21,22 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Accounts in one page of `inspect`.
 const PAGE: u64 = 500;
 
-/// How many parts of it a page has without the queue.
-const PARTS: usize = 9;
-
 /// A connection to Redis.
 pub struct Server {
     connection: redis::Connection,
     /// Host and port, without what may be secret.
     pub name: String,
     pub prefix: String,
+    /// Who changes something, as the log of changes is to name them; may be empty.
+    pub who: String,
     /// Never shown.
     password: String,
     shas: Shas,
     loaded: Vec<Script>,
 }
 
-type Row = (
-    String,
-    u64,
-    u64,
-    u64,
-    u64,
-    String,
-    u64,
-    u64,
-    String,
-    String,
-    String,
-    String,
-);
 /// What came of an account's change, how it was, and how it is: `<max_concurrency> <priority> <disabled> <pace>`, or empty.
 pub type Changed = (String, String, String);
-
-/// A page without the queue.
-type Inspected = (
-    String,
-    u64,
-    Option<u64>,
-    u64,
-    u64,
-    u64,
-    Option<Vec<u8>>,
-    Vec<Value>,
-    String,
-);
 
 /// Who a configuration is to Redis, where the URL does not say it.
 #[derive(Debug, Default)]
@@ -146,6 +118,7 @@ impl Server {
             connection,
             name,
             prefix: prefix.to_owned(),
+            who: String::new(),
             password,
             shas: Shas([[0; 40]; Script::ALL.len()]),
             loaded: Vec::new(),
@@ -159,6 +132,12 @@ impl Server {
             server.ask::<()>(redis::cmd(greeting::SELECT).arg(database))?;
         }
         Ok(server)
+    }
+
+    /// Redis TIME in ms.
+    pub fn now_ms(&mut self) -> Result<u64, Problem> {
+        let (s, us): (u64, u64) = self.ask(&redis::cmd("TIME"))?;
+        Ok(s.saturating_mul(1_000).saturating_add(us / 1_000))
     }
 
     /// One plain command.
@@ -394,38 +373,24 @@ impl Server {
         pool.clone_into(&mut seen.name);
         let mut cursor = "0".to_owned();
         loop {
-            let page = self.script::<Vec<Value>>(Script::Inspect, |out, by| {
+            let page = self.script::<Value>(Script::Inspect, |out, by| {
                 keys.inspect(out, by, &cursor, PAGE);
             });
-            let page = page.and_then(|mut page| {
-                if page.len() > PARTS
-                    && let Some(queue) = page.pop()
-                {
-                    queue::read(&mut seen, queue)?;
-                }
-                Ok(Inspected::from_redis_value(Value::Array(page))?)
-            });
-            let (next, now_ms, revision, epoch, leases, expired, percent, rows, from) = match page {
+            let page = match page {
                 Ok(page) => page,
                 Err(error) if error.code() == Some("NOPOOL") => return Err(self.no_pool(pool)),
                 Err(error) => return Err(self.garbage_or_refused(pool, &error)),
             };
-            for row in rows {
-                let account = account(row, now_ms).ok_or_else(|| self.not_ours(pool))?;
-                seen.put(account);
+            let mut bytes = Vec::new();
+            push_value(&mut bytes, &page);
+            match seen.page(&bytes) {
+                Ok(Some(next)) => cursor = next,
+                Ok(None) => {
+                    seen.accounts.sort_by(|a, b| a.id.cmp(&b.id));
+                    return Ok(seen);
+                }
+                Err(_) => return Err(self.not_ours(pool)),
             }
-            seen.accounts_are_ledgers = from == "ledger";
-            seen.now_ms = now_ms;
-            seen.revision = revision.unwrap_or(0);
-            seen.epoch = epoch;
-            seen.live = leases.saturating_sub(expired);
-            seen.expired = expired;
-            seen.set_percent(&percent.unwrap_or_default());
-            if next == "0" {
-                seen.accounts.sort_by(|a, b| a.id.cmp(&b.id));
-                return Ok(seen);
-            }
-            cursor = next;
         }
     }
 
@@ -449,9 +414,9 @@ impl Server {
         subject: &str,
         session: Option<&[u8; 16]>,
     ) -> Result<(String, String), Problem> {
-        let keys = self.keys(pool);
+        let (keys, who) = (self.keys(pool), self.who.clone());
         let reply: RedisResult<(Vec<u8>, Vec<u8>)> = self.script(Script::Control, |out, by| {
-            keys.control(out, by, verb, subject, session);
+            keys.control(out, by, verb, subject, session, &who);
         });
         match reply {
             Ok((old, new)) => Ok((words::text(&old), words::text(&new))),
@@ -468,9 +433,9 @@ impl Server {
         only_check: bool,
         accounts: &[AccountTerms],
     ) -> Result<Vec<Changed>, Problem> {
-        let keys = self.keys(pool);
+        let (keys, who) = (self.keys(pool), self.who.clone());
         let reply: RedisResult<Vec<Changed>> = self.script(Script::Account, |out, by| {
-            keys.account(out, by, change, only_check, accounts);
+            keys.account(out, by, change, only_check, accounts, &who);
         });
         reply.map_err(|error| {
             let code = error.code().unwrap_or_default();
@@ -533,23 +498,20 @@ impl Server {
 
 const NO_POOL: &str = "a filter creates it at its first request; another --prefix, another database in the URL, or another Redis?";
 
-fn account(row: Value, now_ms: u64) -> Option<Account> {
-    let (id, max, used, priority_part, load_part, state, until_ms, flags, set, pace, off, most) =
-        Row::from_redis_value(row).ok()?;
-    Some(Account {
-        id,
-        max,
-        used,
-        priority_part,
-        load_part,
-        state: State::of(state.as_bytes())?,
-        cooling_ms: until_ms.saturating_sub(now_ms),
-        flags,
-        set: Set::of(&set),
-        pace,
-        off: Off::read(off.as_bytes()),
-        adapts_up_to: most.parse().ok(),
-    })
+/// A reply as it came, for those who read it so.
+fn push_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Int(number) => out.extend_from_slice(format!(":{number}\r\n").as_bytes()),
+        Value::BulkString(bytes) => push_bulk(out, bytes),
+        Value::SimpleString(text) => push_bulk(out, text.as_bytes()),
+        Value::Array(values) => {
+            push_array(out, values.len());
+            for value in values {
+                push_value(out, value);
+            }
+        }
+        _ => out.extend_from_slice(b"$-1\r\n"),
+    }
 }
 
 /// The words of an error reply.

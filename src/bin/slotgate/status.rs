@@ -7,7 +7,8 @@ use crate::server::Server;
 use crate::show::{Cell, Colours, Lines, bar};
 use crate::words::{count, document, percent};
 use serde_json::{Value, json};
-use slotgate::ledger::view::{Account, Pool, State, duration};
+use slotgate::ledger::view::{Account, Pool, duration};
+use slotgate::pool::state::State;
 use std::cmp::Reverse;
 
 /// The pools that are named, or all; of their tenants only the one of this value, if there is one.

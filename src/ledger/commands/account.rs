@@ -60,7 +60,7 @@ pub struct Terms {
 }
 
 impl LedgerCommands {
-    /// `account.lua`; `only_check`: nothing is written.
+    /// `account.lua`; `only_check`: nothing is written; `who` asks for it, by a name of up to 64 bytes.
     pub fn account(
         &self,
         out: &mut Vec<u8>,
@@ -68,13 +68,17 @@ impl LedgerCommands {
         change: Change,
         only_check: bool,
         accounts: &[Terms],
+        who: &str,
     ) {
         let puts = matches!(change, Change::Add | Change::Set);
         let words = accounts.len().saturating_mul(if puts { 5 } else { 1 });
-        self.head(out, Script::Account, by, 2, words.saturating_add(1));
-        push_bulks(out, &[self.control.as_bytes(), self.roster.as_bytes()]);
+        self.head(out, Script::Account, by, 3, words.saturating_add(2));
+        for key in [&self.control, &self.roster, &self.changes] {
+            push_bulk(out, key.as_bytes());
+        }
         let check = if only_check { "check-" } else { "" };
-        push_bulk(out, [check, change.as_str()].concat().as_bytes());
+        let verb = [check, change.as_str()].concat();
+        push_bulks(out, &[verb.as_bytes(), who.as_bytes()]);
         for terms in accounts {
             push_bulk(out, terms.id.as_bytes());
             let set = [
@@ -104,15 +108,15 @@ mod tests {
             ..Terms::default()
         };
         let accounts = [terms];
-        let keys = "x:{p}:control x:{p}:roster";
+        let keys = "x:{p}:control x:{p}:roster x:{p}:changes";
         for (change, only_check, expected) in [
-            (Change::Add, false, "add a 7 - - -"),
-            (Change::Set, true, "check-set a 7 - - -"),
-            (Change::Remove, false, "remove a"),
-            (Change::Reset, false, "reset a"),
+            (Change::Add, false, "add me a 7 - - -"),
+            (Change::Set, true, "check-set me a 7 - - -"),
+            (Change::Remove, false, "remove me a"),
+            (Change::Reset, false, "reset me a"),
         ] {
             let said = words(|commands, out, by| {
-                commands.account(out, by, change, only_check, &accounts);
+                commands.account(out, by, change, only_check, &accounts, "me");
             });
             assert_eq!(said, format!("{keys} | {expected}"));
         }

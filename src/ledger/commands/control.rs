@@ -2,11 +2,12 @@
 
 use super::LedgerCommands;
 use crate::ledger::keys;
-use crate::ledger::resp::{push_bulk, push_bulk_of, push_bulks};
+use crate::ledger::resp::{push_bulk_of, push_bulks};
 use crate::ledger::source::{Script, ScriptRef};
 
 impl LedgerCommands {
-    /// `control.lua`; `session` is the session's hash, for `unbind`, which has no other subject.
+    /// `control.lua`; `session` is the session's hash, for `unbind`, which has no other subject; `who` asks for it, by a name
+    /// of up to 64 bytes.
     pub fn control(
         &self,
         out: &mut Vec<u8>,
@@ -14,10 +15,11 @@ impl LedgerCommands {
         verb: &str,
         subject: &str,
         session: Option<&[u8; 16]>,
+        who: &str,
     ) {
-        let extra_keys = usize::from(session.is_some()).saturating_add(1);
-        self.head(out, Script::Control, by, extra_keys, 2);
-        push_bulk(out, self.control.as_bytes());
+        let extra_keys = usize::from(session.is_some()).saturating_add(2);
+        self.head(out, Script::Control, by, extra_keys, 3);
+        push_bulks(out, &[self.control.as_bytes(), self.changes.as_bytes()]);
         let tag = session.map(keys::session_tag);
         if let Some(session) = session {
             push_bulk_of(
@@ -27,7 +29,7 @@ impl LedgerCommands {
             );
         }
         let subject = tag.as_ref().map_or(subject.as_bytes(), |tag| tag);
-        push_bulks(out, &[verb.as_bytes(), subject]);
+        push_bulks(out, &[verb.as_bytes(), subject, who.as_bytes()]);
     }
 }
 
@@ -37,14 +39,14 @@ mod tests {
 
     #[test]
     fn a_session_is_named_by_its_key_and_its_tag() {
-        let said = words(|commands, out, by| commands.control(out, by, "drain", "a", None));
-        assert_eq!(said, "x:{p}:control | drain a");
+        let said = words(|commands, out, by| commands.control(out, by, "drain", "a", None, "me"));
+        assert_eq!(said, "x:{p}:control x:{p}:changes | drain a me");
         let hash = Some(&[0xab; 16]);
-        let said = words(|commands, out, by| commands.control(out, by, "unbind", "", hash));
+        let said = words(|commands, out, by| commands.control(out, by, "unbind", "", hash, ""));
         let tag = "ab".repeat(8);
         assert_eq!(
             said,
-            format!("x:{{p}}:control x:{{p}}:session:2bab | unbind {tag}")
+            format!("x:{{p}}:control x:{{p}}:changes x:{{p}}:session:2bab | unbind {tag} ")
         );
     }
 }

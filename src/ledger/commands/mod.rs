@@ -41,6 +41,7 @@ pub struct Longest {
 pub struct LedgerCommands {
     common: Vec<u8>,
     control: String,
+    changes: String,
     roster: String,
     session_prefix: String,
     scope_prefix: String,
@@ -60,6 +61,7 @@ impl LedgerCommands {
         Self {
             common,
             control: keys::control(prefix, pool),
+            changes: keys::changes(prefix, pool),
             roster: keys::roster(prefix, pool),
             session_prefix: keys::session_prefix(prefix, pool),
             scope_prefix: keys::scope_prefix(prefix, pool),

@@ -4,6 +4,8 @@ use super::{LedgerCommands, array, number_in};
 use crate::ledger::fault::Fault;
 use crate::ledger::resp::{Value, Values, push_bulk, push_number, whole};
 use crate::ledger::source::{Script, ScriptRef};
+use crate::pool::Seen;
+use crate::pool::state::State;
 
 /// The reply of `overrides.lua`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,11 +45,16 @@ impl Override {
 }
 
 impl<'a> Overrides<'a> {
-    /// Each account's id, how many of its slots are used, and how many it has; of none in a large pool.
-    pub fn used(&self) -> impl Iterator<Item = (&'a [u8], u64, u64)> {
+    /// Each account as it is there; none of a large pool.
+    pub fn seen(&self) -> impl Iterator<Item = Seen<'a>> {
         let mut words = self.used.split(|byte| *byte == b' ');
         std::iter::from_fn(move || {
-            Some((words.next()?, whole(words.next()?)?, whole(words.next()?)?))
+            Some(Seen {
+                id: words.next()?,
+                used: whole(words.next()?)?,
+                max_concurrency: whole(words.next()?)?,
+                state: State::of(words.next()?),
+            })
         })
     }
 }
@@ -102,11 +109,22 @@ mod tests {
 
     #[test]
     fn a_reply_is_read_as_it_stands() {
-        let reply = "*5\r\n$4\r\n2500\r\n$3\r\na b\r\n$11\r\na 1 2 b 0 3\r\n$1\r\nq\r\n:3\r\n";
+        let reply =
+            "*5\r\n$4\r\n2500\r\n$3\r\na b\r\n$18\r\na 1 2 free b 0 3 ?\r\n$1\r\nq\r\n:3\r\n";
         let all = overrides(reply.as_bytes()).unwrap();
         assert_eq!(all.percent, Override::BasisPoints(2500));
         assert_eq!(all.drained, Some(&b"a b"[..]));
-        assert!(all.used().eq([(&b"a"[..], 1, 2), (&b"b"[..], 0, 3)]));
+        let seen = |id, used, max_concurrency, state| Seen {
+            id,
+            used,
+            max_concurrency,
+            state,
+        };
+        let expected = [
+            seen(&b"a"[..], 1, 2, Some(State::Free)),
+            seen(&b"b"[..], 0, 3, None),
+        ];
+        assert!(all.seen().eq(expected));
         assert_eq!((all.question, all.accounts_set), (&b"q"[..], 3));
         let many = reply.replace("$3\r\na b", "$-1");
         assert_eq!(overrides(many.as_bytes()).unwrap().drained, None);

@@ -99,8 +99,10 @@ impl LedgerCommands {
         };
         let arguments = accounts.len().saturating_mul(4).saturating_add(ids.len());
         let head = 9_usize.saturating_add(usize::from(cursor.is_some()));
-        self.head(out, Script::Sync, by, 2, arguments.saturating_add(head));
-        push_bulks(out, &[self.control.as_bytes(), self.roster.as_bytes()]);
+        self.head(out, Script::Sync, by, 3, arguments.saturating_add(head));
+        for key in [&self.control, &self.roster, &self.changes] {
+            push_bulk(out, key.as_bytes());
+        }
         push_number(out, sync.revision);
         push_number(out, sync.digest);
         push_number(out, sync.epoch);
@@ -227,7 +229,7 @@ mod tests {
             },
         ];
         let ids = ["b".to_owned(), "c".to_owned()];
-        let begin = "x:{p}:control x:{p}:roster | 1 2 3 4 1 2 1 9 config 0 @ 5 6 w";
+        let begin = "x:{p}:control x:{p}:roster x:{p}:changes | 1 2 3 4 1 2 1 9 config 0 @ 5 6 w";
         assert_eq!(said(Part::Whole, None), format!("{begin} whole"));
         for (part, name) in [
             (Part::Whole, "whole"),

@@ -221,7 +221,7 @@ fn a_look_is_bounded() {
             "{until}"
         );
         assert!(reply.len() < 70_000, "{} bytes", reply.len());
-        assert_eq!(overrides(&reply).unwrap().used().count(), 0);
+        assert_eq!(overrides(&reply).unwrap().seen().count(), 0);
     }
     eventually(PATIENCE, || {
         read.look(1_000, 64)

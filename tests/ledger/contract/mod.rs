@@ -3,6 +3,7 @@
 mod accounts;
 mod adaptive;
 mod arguments;
+mod changes;
 mod control;
 mod cooldowns;
 mod cost;
@@ -13,6 +14,7 @@ mod probes;
 mod queue;
 mod reconcile;
 mod rig;
+mod states;
 mod sync;
 mod tried;
 mod wrong_types;

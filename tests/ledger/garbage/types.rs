@@ -64,9 +64,11 @@ fn a_key_of_another_type_beside_the_ledger() {
         format!("cooldown:{}", hash("02")),
         "question".into(),
         "answer".into(),
+        "changes".into(),
     ] {
         for (command, rest) in TYPES {
             rig.again();
+            rig.write("DEL", &name, &[]);
             rig.write(command, &name, rest);
             rig.check(&format!("{name} by {command}"));
         }

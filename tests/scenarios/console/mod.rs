@@ -106,6 +106,12 @@ fn drain(console: &mut Host, now_ms: u64, stream: u32) -> NextStep {
     console.on_body(now_ms, stream, br#"{"pool": "p", "account": "a"}"#)
 }
 
+fn drain_by(console: &mut Host, now_ms: u64, stream: u32, by: &str) -> NextStep {
+    ask(console, now_ms, stream, "POST", "/api/drain", false);
+    let body = json!({"pool": "p", "account": "a", "by": by}).to_string();
+    console.on_body(now_ms, stream, body.as_bytes())
+}
+
 fn sent(console: &mut Host) -> String {
     String::from_utf8_lossy(&std::mem::take(&mut console.wire().bytes)).into_owned()
 }
@@ -153,14 +159,19 @@ fn be_silent(console: &mut Host, late_ms: u64) {
 /// One page of `inspect.lua`.
 fn page(cursor: &str, ids: &[&str]) -> String {
     let mut reply = format!(
-        "*9\r\n${}\r\n{cursor}\r\n$4\r\n9000\r\n$1\r\n7\r\n$2\r\n42\r\n:3\r\n:1\r\n$4\r\n1250\r\n*{}\r\n",
+        "*11\r\n${}\r\n{cursor}\r\n$4\r\n9000\r\n$1\r\n7\r\n$2\r\n42\r\n:3\r\n:1\r\n$4\r\n1250\r\n*{}\r\n",
         cursor.len(),
         ids.len()
     );
     for id in ids {
         reply.push_str(&format!("*12\r\n${}\r\n{id}\r\n:4\r\n:2\r\n$1\r\n0\r\n:150000\r\n$7\r\ncooling\r\n$5\r\n12000\r\n:4\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n$0\r\n\r\n", id.len()));
     }
-    reply + "$6\r\nconfig\r\n"
+    let changed = "8000\tanna\tpercent\t\t\t1250";
+    reply
+        + &format!(
+            "$6\r\nconfig\r\n*0\r\n*1\r\n${}\r\n{changed}\r\n",
+            changed.len()
+        )
 }
 
 #[test]
@@ -169,7 +180,7 @@ fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
     assert_eq!(console.next_wake_ms(), None);
     assert_eq!(status(&mut console, 0, 5), NextStep::Wait);
     open(&mut console, 1);
-    assert!(sent(&mut console).contains("slotgate:{p}:roster\r\n$1\r\n0\r\n"));
+    assert!(sent(&mut console).contains("slotgate:{p}:changes\r\n$1\r\n0\r\n"));
     // Cut anywhere, and one account twice.
     let first = page("17", &["a", "b"]);
     let (one, two) = first.split_at(50);
@@ -195,6 +206,10 @@ fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
         json!({"id": "a", "state": "cooling", "used": 2, "max_concurrency": 4, "cooling_ms": 3_000, "out_of_use": null, "pace": null, "adapts_up_to": null, "set": null})
     );
     assert_eq!(p["leases"], json!({"live": 2, "expired": 1}));
+    assert_eq!(
+        p["changes"],
+        json!([{"at_ms": 8_000, "by": "anna", "what": "percent", "subject": null, "text": "gray share 12.5 %, was as configured"}])
+    );
     assert_eq!(
         (&p["percent_override"], &said["percent_configured"]),
         (&json!(12.5), &json!(12.5))
@@ -275,6 +290,44 @@ fn silence_resets_the_pipe() {
     console.on_tick(late);
     assert_eq!(only(&mut console).1, 408);
     assert_eq!(console.wire().order, None);
+}
+
+/// The page tries a token when it is entered; no Redis is asked.
+#[test]
+fn a_token_can_be_tried() {
+    let mut console = console();
+    let right = ask(&mut console, 0, 1, "POST", "/api/token", true);
+    let NextStep::Answer(said) = right else {
+        panic!("{right:?}")
+    };
+    assert_eq!((said.status, &*said.body), (200, r#"{"action":"token"}"#));
+    let headers = Headers::serialize(&[
+        (b":authority", b"localhost:9902"),
+        (b":method", b"POST"),
+        (b":path", b"/api/token"),
+        (b"content-type", b"application/json"),
+        (b"authorization", b"Bearer wrong"),
+    ]);
+    let wrong = console.on_request(0, 2, Headers::new(&headers), true);
+    assert!(
+        matches!(wrong, NextStep::Answer(Response { status: 401, .. })),
+        "{wrong:?}"
+    );
+    assert_eq!(console.next_wake_ms(), None, "no pipe is wanted");
+}
+
+/// Each change may say who makes it.
+#[test]
+fn a_change_says_who_makes_it() {
+    let mut console = console();
+    assert_eq!(drain_by(&mut console, 0, 1, "anna"), NextStep::Wait);
+    open(&mut console, 1);
+    assert!(sent(&mut console).contains("drain\r\n$1\r\na\r\n$4\r\nanna\r\n"));
+    let refused = drain_by(&mut console, 2, 2, &"x".repeat(65));
+    assert!(
+        matches!(refused, NextStep::Answer(Response { status: 400, .. })),
+        "{refused:?}"
+    );
 }
 
 /// While Envoy works on what it read, a stream is not dropped; it still must be before another one is opened.

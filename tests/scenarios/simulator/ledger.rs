@@ -152,7 +152,7 @@ impl Ledger {
         if Script::ALL[script] == Script::Overrides {
             // It clears nothing away, so that what was leaked still lies there at the end.
             return Ok(
-                b"*5\r\n$5\r\n10000\r\n$0\r\n\r\n$7\r\na 1 3 b\r\n$0\r\n\r\n:0\r\n".to_vec(),
+                b"*5\r\n$5\r\n10000\r\n$0\r\n\r\n$12\r\na 1 3 free b\r\n$0\r\n\r\n:0\r\n".to_vec(),
             );
         }
         let over = |(_, over_ms): &(usize, u64)| *over_ms <= now_ms;

@@ -2,7 +2,8 @@
 
 use super::rig::{Rig, granted};
 use crate::config;
-use slotgate::pool::AccountTable;
+use slotgate::pool::state::State;
+use slotgate::pool::{AccountTable, Seen};
 use slotgate::request::admission::Reason;
 use slotgate::request::verdict::Logged;
 use slotgate::worker::counters::Counter;
@@ -144,7 +145,25 @@ fn accounts_beyond_the_bound_are_shown_as_one() {
         shown(&counts),
         (vec![(1, 1, 0, 1), (0, 0, 0, 2), (3, 2, 0, 7)], 0)
     );
-    counts.see([(&b"a1"[..], 5, 6), (b"a2", 7, 8), (b"a3", 9, 10)].into_iter());
+    let seen = |id, used, max_concurrency, state| Seen {
+        id,
+        used,
+        max_concurrency,
+        state: Some(state),
+    };
+    let three = [
+        seen(&b"a1"[..], 5, 6, State::Behind),
+        seen(b"a2", 7, 8, State::Full),
+        seen(b"a3", 9, 10, State::Full),
+    ];
+    counts.see(three.into_iter());
+    let state = |counts: &AccountTable| {
+        let (shown, _) = counts.shown();
+        shown.iter().map(|one| one.state).collect::<Vec<_>>()
+    };
+    // By its place among all states; one that was not seen has none.
+    assert_eq!(state(&counts)[..2], [0, 2]);
+    assert_eq!(counts.states(), &[0, 1, 2, 0, 0, 0, 0, 0, 0, 0]);
     // The ledger has no account 0 any more.
     assert_eq!(
         shown(&counts),
@@ -152,7 +171,10 @@ fn accounts_beyond_the_bound_are_shown_as_one() {
     );
     counts.see(std::iter::empty());
     assert_eq!(shown(&counts).0[1], (0, 0, 5, 6), "what was known stays");
-    counts.see([(&b"a0"[..], 1, 2)].into_iter());
+    assert_eq!(counts.states(), &[0; 10]);
+    counts.see([seen(&b"a0"[..], 1, 2, State::Removed)].into_iter());
+    assert_eq!(state(&counts)[..2], [10, 0]);
+    assert_eq!(counts.states(), &[0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     assert_eq!(
         shown(&counts),
         (vec![(1, 1, 1, 2), (0, 0, 0, 0), (3, 2, 0, 0)], 3)

@@ -435,7 +435,7 @@ fn many_drained_accounts_are_said_in_one_line() {
 
 #[test]
 fn the_use_of_accounts_is_shown_as_last_seen() {
-    let mut rig = looking(|_| {}, &seen("", "", "b 5 4 zz 1 1 a 0 3"));
+    let mut rig = looking(|_| {}, &seen("", "", "b 5 4 full zz 1 1 full a 0 3 ?"));
     let shown = |rig: &Rig| {
         let (shown, seen) = rig.worker.accounts(0);
         let shown: Vec<_> = shown
@@ -445,8 +445,11 @@ fn the_use_of_accounts_is_shown_as_last_seen() {
         (shown, seen)
     };
     assert_eq!(shown(&rig), (vec![(0, 3), (5, 4)], 1));
-    look(&mut rig, &seen("", "", "b 1 4"));
+    look(&mut rig, &seen("", "", "b 1 4 cooling"));
     assert_eq!(shown(&rig), (vec![(0, 0), (1, 4)], 2), "a is gone");
+    let states = rig.worker.accounts(0).0.iter().map(|one| one.state);
+    assert_eq!(states.collect::<Vec<_>>(), [0, 9]);
+    assert_eq!(rig.worker.states(0).map(|all| all[8]), Some(1));
     look(&mut rig, &seen("", "", ""));
     assert_eq!(shown(&rig), (vec![(0, 0), (1, 4)], 3));
     assert_eq!(rig.worker.accounts(7), (&[][..], 0));

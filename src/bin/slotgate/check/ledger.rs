@@ -7,7 +7,8 @@ use crate::server::{Login, Server};
 use crate::words::count;
 use serde_json::{Value, json};
 use slotgate::config::{Config, Pool as Configured, Role};
-use slotgate::ledger::view::{DISABLED, Pool, State};
+use slotgate::ledger::view::{DISABLED, Pool};
+use slotgate::pool::state::State;
 use slotgate::pool::{Scale, bases};
 use slotgate::worker::digest;
 use std::collections::BTreeMap;
@@ -140,7 +141,9 @@ pub fn compare(
             std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::btree_map::Entry::Vacant(entry) => entry.insert(Server::open_as(
                 ledger.url,
-                ledger.password_env.unwrap_or(crate::PASSWORD_ENV),
+                ledger
+                    .password_env
+                    .unwrap_or(crate::arguments::PASSWORD_ENV),
                 &redis.key_prefix,
                 &login,
             )?),

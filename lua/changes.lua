@@ -1,0 +1,16 @@
+-- What the scripts share that note what was changed, and by whom: control, account and sync. Follows ledger.lua and queue.lua.
+--
+--   changes  LIST  the newest first: "<ms> <by> <what> <of what> <before> <now>", a tab between. `by` is the name that an
+--                  operator has given, or empty: a configuration
+-- How many are kept; how long a name is that is kept, bytes.
+local CHANGES, NAME = 100, 64
+
+-- Notes a change. This comes after writes, and a user of Redis may lack the right to it: what can't be noted is not.
+local function note_change(key, now, by, what, subject, before, after)
+  by = string.gsub(string.sub(by or '', 1, NAME), '%c', '?')
+  local line = table.concat({string.format('%.0f', now), by, what, subject, before, after}, '\t')
+  if type(redis.pcall('LPUSH', key, line)) == 'number' then
+    redis.pcall('LTRIM', key, 0, CHANGES - 1)
+  end
+end
+
