@@ -97,6 +97,8 @@ pub enum Route {
     Part(&'static str, &'static str),
     /// Every pool.
     Status,
+    /// What this Envoy knows without Redis.
+    Envoy,
     /// Why accounts would be taken.
     Explain,
     /// Which way a request went.
@@ -114,7 +116,7 @@ pub enum Route {
 }
 
 /// All paths.
-const ROUTES: [(&str, Route); 13] = [
+const ROUTES: [(&str, Route); 14] = [
     ("/", Route::Part("text/html; charset=utf-8", page::INDEX)),
     (
         "/style.css",
@@ -125,6 +127,7 @@ const ROUTES: [(&str, Route); 13] = [
         Route::Part("text/javascript; charset=utf-8", page::SCRIPT),
     ),
     ("/api/status", Route::Status),
+    ("/api/envoy", Route::Envoy),
     ("/api/explain", Route::Explain),
     ("/api/recall", Route::Recall),
     ("/api/drain", Route::Account("drain", "drain")),
@@ -142,7 +145,7 @@ const ROUTES: [(&str, Route); 13] = [
 impl Route {
     fn is_get(self) -> bool {
         match self {
-            Self::Part(..) | Self::Status => true,
+            Self::Part(..) | Self::Status | Self::Envoy => true,
             Self::Explain
             | Self::Recall
             | Self::Account(..)
@@ -157,7 +160,7 @@ impl Route {
     #[must_use]
     pub fn changes(self) -> bool {
         match self {
-            Self::Part(..) | Self::Status | Self::Explain | Self::Recall => false,
+            Self::Part(..) | Self::Status | Self::Envoy | Self::Explain | Self::Recall => false,
             Self::Account(..) | Self::Terms | Self::Percent | Self::Unbind | Self::Token => true,
         }
     }
@@ -165,7 +168,7 @@ impl Route {
     /// What its body may hold beside `pool`.
     fn fields(self) -> &'static [&'static str] {
         match self {
-            Self::Part(..) | Self::Status | Self::Token => &[],
+            Self::Part(..) | Self::Status | Self::Envoy | Self::Token => &[],
             Self::Explain => &["session", "scope"],
             Self::Recall => &["request", "lease"],
             Self::Account(..) => &["account", "by"],
@@ -491,7 +494,7 @@ pub fn ask(config: &Config, route: Route, body: &[u8]) -> Result<Ask, Response> 
             let nonce = String::new();
             ask.recall = Some(Recall { kind, id, nonce });
         }
-        Route::Explain | Route::Part(..) | Route::Status | Route::Token => {}
+        Route::Explain | Route::Part(..) | Route::Status | Route::Envoy | Route::Token => {}
     }
     Ok(ask)
 }

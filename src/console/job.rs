@@ -14,6 +14,8 @@ use crate::printable::ascii;
 
 /// How many accounts of a pool are shown at most.
 const MOST_ACCOUNTS: usize = 5_000;
+/// How many accounts of a pool are shown with their counters, as many as a filter has them for (`metrics.max_accounts`).
+const MOST_COUNTED: usize = 64;
 /// How often, and for how long, the console checks for the answer to a question, in ms: workers poll once per
 /// `control.poll_ms`.
 const RECALL_MS: (u64, u64) = (150, 2_500);
@@ -51,6 +53,8 @@ pub(super) struct Job {
     pub(super) ask: Option<Ask>,
     /// The answer as far as it is written.
     pub(super) json: Json,
+    /// A poll: the accounts whose counters are shown next, by the index of their pool.
+    pub(super) shown: Vec<(usize, String)>,
 }
 
 /// What a job waits for.
@@ -124,6 +128,7 @@ impl Job {
             sessions: Vec::new(),
             ask: None,
             json: Json::default(),
+            shown: Vec::new(),
         }
     }
 
@@ -280,6 +285,9 @@ impl Job {
             explain(&seen, &self.question).write(&mut self.json);
         } else {
             seen.write(&mut self.json, more);
+            let ids = seen.accounts.iter().take(MOST_COUNTED);
+            let ids = ids.map(|account| (self.pool, account.id.clone()));
+            self.shown.extend(ids);
             self.pool = self.pool.saturating_add(1);
             if self.pool < pools {
                 return Ok(None);

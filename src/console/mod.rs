@@ -11,6 +11,7 @@ mod page;
 use crate::VERSION;
 use crate::config::Console as Config;
 use crate::hash::{hash128, hex};
+use crate::json::Json;
 use crate::ledger::commands::LedgerCommands;
 use crate::ledger::fault::Fault;
 use crate::ledger::source::Script;
@@ -53,6 +54,8 @@ pub struct Output {
     pub answers: VecDeque<(u32, Response)>,
     /// [`Console::on_counters`] is wanted, before any other event.
     pub counters: bool,
+    /// These accounts' counters are shown from now on, by the index of their pool; `None`: the same as before.
+    pub shown: Option<Vec<(usize, String)>>,
 }
 
 impl Output {
@@ -107,6 +110,10 @@ pub struct Console {
     /// Streams that get the next poll's answer, and those that get the answer of the one under way.
     waiting: Vec<u32>,
     served: Vec<u32>,
+    /// Streams that get what this Envoy knows without Redis.
+    watching: Vec<u32>,
+    /// The accounts whose counters are shown, by the index of their pool.
+    shown: Vec<(usize, String)>,
     /// The last scan was a poll: an explanation goes first.
     last_polled: bool,
     pace: Pace,
@@ -132,6 +139,8 @@ impl Console {
             bodies: VecDeque::new(),
             waiting: Vec::new(),
             served: Vec::new(),
+            watching: Vec::new(),
+            shown: Vec::new(),
             last_polled: false,
             pace: Pace::default(),
             output: Output::default(),
@@ -201,6 +210,7 @@ impl Console {
                 NextStep::Answer(Response::text(content_type, text.into()))
             }
             Ok(Route::Status) => self.wait_for_poll(now_ms, stream),
+            Ok(Route::Envoy) => self.wait_for_counters(stream),
             Ok(Route::Token) => NextStep::Answer(token_is_right()),
             Ok(route) if ends => self.follow(now_ms, stream, route, &[]),
             Ok(route) => self.wait_for_body(now_ms, stream, route),
@@ -217,6 +227,15 @@ impl Console {
         };
         let heard = self.follow(now_ms, stream, route, body);
         self.paced(now_ms, stream, heard)
+    }
+
+    fn wait_for_counters(&mut self, stream: u32) -> NextStep {
+        if self.watching.len() >= MOST_WAITING {
+            return NextStep::Answer(crowded());
+        }
+        self.watching.push(stream);
+        self.output.counters = true;
+        NextStep::Wait
     }
 
     fn wait_for_poll(&mut self, now_ms: u64, stream: u32) -> NextStep {
@@ -352,7 +371,7 @@ impl Console {
         self.write(now_ms, owner, 0);
     }
 
-    /// Takes the counters of this Envoy, as JSON: a poll begins with them.
+    /// Takes the counters of this Envoy, as JSON: a poll begins with them, and who asks for nothing else gets them.
     pub fn on_counters(&mut self, counters: &str) {
         let writable = self.config.token.is_some();
         let percent = self.config.gray;
@@ -363,6 +382,20 @@ impl Console {
             json.name("percent_configured").percent(percent);
             json.name("counters").raw(counters);
             json.name("pools").raw("[");
+        }
+        if self.watching.is_empty() {
+            return;
+        }
+        let lost = Some(self.lost.as_str());
+        let lost = lost.filter(|lost| !lost.is_empty() && !self.pipe.is_ready());
+        let mut json = Json::default();
+        json.raw("{").name("version").text(VERSION);
+        json.name("writable").flag(writable);
+        json.name("counters").raw(counters);
+        json.name("redis").text_or_null(lost).raw("}");
+        let response = Response::json(json);
+        for stream in std::mem::take(&mut self.watching) {
+            self.output.answers.push_back((stream, response.clone()));
         }
     }
 
@@ -378,6 +411,7 @@ impl Console {
         self.bodies.retain(|body| body.stream != stream);
         self.waiting.retain(|other| *other != stream);
         self.served.retain(|other| *other != stream);
+        self.watching.retain(|other| *other != stream);
         self.pace.forget(stream);
         self.output.answers.retain(|(other, _)| *other != stream);
     }
@@ -508,6 +542,10 @@ impl Console {
         let owner = job.owner;
         match answer {
             Some(response) => {
+                if owner == Owner::Poll && job.shown != self.shown {
+                    self.shown.clone_from(&job.shown);
+                    self.output.shown = Some(std::mem::take(&mut job.shown));
+                }
                 if matches!(job.wants, Wants::Explain(_)) {
                     self.pace.explained(now_ms, &response);
                 }

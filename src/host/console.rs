@@ -9,10 +9,22 @@ use crate::console::{Console, NextStep};
 use crate::json::Json;
 use crate::pipe::down::PipeOrder;
 use crate::request::headers::Headers;
-use crate::worker::counters::{pool_names, worker_names};
+use crate::worker::counters::{name_of, pool_names, worker_names};
 use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Instant;
+
+/// A counter of Envoy's: its name without what all have before it, and its id.
+type Counter = (String, u32);
+
+/// These counters, defined by whoever comes first.
+fn defined(names: impl Iterator<Item = String>) -> Vec<Counter> {
+    let define = |name: String| {
+        let id = calls::define_metric(Metric::Counter, &name).ok()?;
+        Some((name.strip_prefix("slotgate.")?.to_owned(), id))
+    };
+    names.filter_map(define).collect()
+}
 
 /// One console of one worker, shared by its root and its requests.
 pub struct Shared {
@@ -20,7 +32,9 @@ pub struct Shared {
     started: Instant,
     console: RefCell<Console>,
     /// What this Envoy counts, by the counters' names.
-    metrics: Vec<(String, u32)>,
+    metrics: Vec<Counter>,
+    /// What it counts of the accounts that are shown.
+    of_accounts: RefCell<Vec<Counter>>,
     /// The open gRPC stream.
     token: Cell<Option<u32>>,
     ticker: Ticker,
@@ -32,19 +46,14 @@ pub struct Shared {
 impl Shared {
     /// Opens nothing yet.
     pub fn new(root_id: u32, config: config::Console) -> Self {
-        let mut metrics = Vec::new();
         let pools = config.pools.iter().flat_map(|pool| pool_names(pool));
-        for name in worker_names().into_iter().chain(pools) {
-            let id = calls::define_metric(Metric::Counter, &name);
-            if let (Ok(id), Some(short)) = (id, name.strip_prefix("slotgate.")) {
-                metrics.push((short.to_owned(), id));
-            }
-        }
+        let metrics = defined(worker_names().into_iter().chain(pools));
         Self {
             root_id,
             started: Instant::now(),
             console: RefCell::new(Console::new(config, random_seed(root_id))),
             metrics,
+            of_accounts: RefCell::default(),
             token: Cell::new(None),
             ticker: Ticker::default(),
             reading: Cell::new(false),
@@ -63,7 +72,8 @@ impl Shared {
     fn counters(&self) -> String {
         let mut json = Json::default();
         json.raw("{");
-        for (name, id) in &self.metrics {
+        let of_accounts = self.of_accounts.borrow();
+        for (name, id) in self.metrics.iter().chain(of_accounts.iter()) {
             let count = calls::metric(*id);
             if count > 0 {
                 json.name(name).number(count);
@@ -96,6 +106,7 @@ impl Shared {
                 console.on_counters(&counters);
             }
         }
+        self.show_accounts();
         if !self.reading.get() {
             self.send(now_ms);
         }
@@ -112,6 +123,23 @@ impl Shared {
             let _ = calls::set_effective_context(context);
         }
         self.arm(now_ms);
+    }
+
+    /// Defines the counters of the accounts that are shown now.
+    fn show_accounts(&self) {
+        let Some(mut console) = self.console() else {
+            return;
+        };
+        let Some(shown) = console.output().shown.take() else {
+            return;
+        };
+        let pools = &console.config().pools;
+        let names = shown.iter().flat_map(|(pool, account)| {
+            let pool = pools.get(*pool).map_or("", String::as_str);
+            let name = |what| name_of(&["account.", what, ";pool=", pool, ";account=", account]);
+            ["requests", "refused", "failed", "cooldown"].map(name)
+        });
+        self.of_accounts.replace(defined(names));
     }
 
     /// Carries out what the console wants of the pipe. Envoy may call back meanwhile, so nothing is borrowed then.

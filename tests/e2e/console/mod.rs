@@ -177,6 +177,20 @@ fn status_follows_what_happens() {
     eventually(SOON, || {
         rig.status()["counters"]["requests;outcome=atomic;pool=demo"] == 5
     });
+    let counted = |counters: &Value, id: &str| {
+        let name = format!("account.requests;pool=demo;account={id}");
+        counters[&name].as_u64().unwrap_or(0)
+    };
+    eventually(SOON, || {
+        let counters = rig.status()["counters"].take();
+        counted(&counters, "a") + counted(&counters, "b") == 5
+    });
+    let alone = rig.get("/api/envoy").json();
+    assert_eq!(
+        (&alone["writable"], &alone["redis"]),
+        (&Value::Bool(true), &Value::Null)
+    );
+    assert!(counted(&alone["counters"], "a") > 0, "{alone}");
     drop(streams);
     eventually(SOON, || rig.status()["pools"][0]["leases"]["live"] == 0);
 }

@@ -205,6 +205,9 @@ fn it_opens_a_pipe_only_in_a_tick_and_reads_every_page_of_every_pool() {
         p["accounts"][0],
         json!({"id": "a", "state": "cooling", "used": 2, "max_concurrency": 4, "cooling_ms": 3_000, "out_of_use": null, "pace": null, "adapts_up_to": null, "set": null})
     );
+    // From the next poll on the counters of these are shown.
+    let shown = ["a", "b", "c"].map(|id| (0, id.to_owned()));
+    assert_eq!(console.output().shown.take(), Some(shown.to_vec()));
     assert_eq!(p["leases"], json!({"live": 2, "expired": 1}));
     assert_eq!(
         p["changes"],
@@ -314,6 +317,35 @@ fn a_token_can_be_tried() {
         "{wrong:?}"
     );
     assert_eq!(console.next_wake_ms(), None, "no pipe is wanted");
+}
+
+/// What this Envoy counted needs no Redis, and says what is wrong with it.
+#[test]
+fn this_envoy_is_shown_without_redis() {
+    let mut console = console();
+    let watch = |console: &mut Host, now_ms, stream| {
+        let asked = ask(console, now_ms, stream, "GET", "/api/envoy", true);
+        assert_eq!(asked, NextStep::Wait);
+        let (who, code, said) = only(console);
+        assert_eq!((who, code), (stream, 200));
+        assert_eq!(said["counters"], json!({"drift": 1}));
+        said["redis"].clone()
+    };
+    assert_eq!(watch(&mut console, 0, 1), Value::Null);
+    assert_eq!(console.next_wake_ms(), None, "no pipe is wanted");
+    status(&mut console, 1, 2);
+    open(&mut console, 1);
+    assert_eq!(watch(&mut console, 2, 3), Value::Null);
+    console.on_pipe_closed(3);
+    answers(&mut console);
+    let lost = watch(&mut console, 4, 4);
+    assert_eq!(lost, "Redis can't be reached, or closed the connection");
+    // Each who left is forgotten.
+    for stream in 0..1_000 {
+        ask(&mut console, 5, stream, "GET", "/api/envoy", true);
+        console.on_end(stream);
+    }
+    assert!(answers(&mut console).is_empty());
 }
 
 /// Each change may say who makes it.
