@@ -270,6 +270,17 @@ pub enum Command {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Look at Redis, at the ledger and at every Envoy, and say what is wrong
+    Doctor {
+        /// Only these pools
+        #[arg(long)]
+        pool: Vec<String>,
+        /// Seconds that workers may take to answer: more than control.poll_ms
+        #[arg(long, default_value = "2.5")]
+        wait: f64,
+        #[command(flatten)]
+        connection: Connection,
+    },
     /// What was changed lately, and by whom
     Log {
         /// Only these pools

@@ -8,6 +8,7 @@ mod act;
 mod arguments;
 mod bucket;
 mod check;
+mod doctor;
 mod explain;
 mod generate;
 mod init;
@@ -260,6 +261,19 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
         } => {
             let mut server = author.open(&before.and(connection))?;
             act::unbind(&mut server, pool.pool.as_deref(), &session)
+        }
+        Command::Doctor {
+            pool,
+            wait,
+            connection,
+        } => {
+            if !(0.1..=120.0).contains(&wait) {
+                return Err(Problem::usage(format!(
+                    "--wait {wait} is not in 0.1..=120 seconds"
+                )));
+            }
+            let wait = std::time::Duration::from_secs_f64(wait);
+            doctor::run(&mut server(connection)?, &pool, wait)
         }
         Command::Log { pool, connection } => log::run(&mut server(connection)?, &pool),
         Command::Lease {
