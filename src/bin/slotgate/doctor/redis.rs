@@ -89,7 +89,8 @@ fn denied(server: &mut Server) -> Result<BTreeMap<String, u64>, String> {
             };
             let times: u64 = word("count").parse().unwrap_or(1);
             let user = word("username");
-            *all.entry(format!("user {user} {what}")).or_default() += times;
+            let sum: &mut u64 = all.entry(format!("user {user} {what}")).or_default();
+            *sum = sum.saturating_add(times);
         }
     }
     Ok(all)

@@ -52,8 +52,8 @@ pub fn look(
                 .iter()
                 .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
             {
-                if answer["nonce"] == nonce.as_str() {
-                    let worker = answer["worker"].as_str().unwrap_or_default().to_owned();
+                if word(&answer, "nonce") == nonce {
+                    let worker = word(&answer, "worker");
                     said.insert(((*pool).clone(), worker), answer);
                 }
             }
@@ -85,7 +85,7 @@ fn judge(report: &mut Report, pools: &[String], said: &Said, wait: Duration) {
         }
         let ignored = of_pool
             .iter()
-            .filter(|answer| answer["follows"] == false)
+            .filter(|answer| word(answer, "follows") == "false")
             .count();
         if ignored > 0 {
             let what = format!(
@@ -153,15 +153,21 @@ fn judge(report: &mut Report, pools: &[String], said: &Said, wait: Duration) {
         .collect();
 }
 
+/// A field of an answer, as text.
+fn word(answer: &Value, field: &str) -> String {
+    match answer.get(field) {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
 /// Each value, and how many answers have it.
 fn distinct(answers: &[&Value], field: &str) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for answer in answers {
-        let value = match &answer[field] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        *all.entry(value).or_default() += 1;
+        let times: &mut usize = all.entry(word(answer, field)).or_default();
+        *times = times.saturating_add(1);
     }
     all
 }
