@@ -157,6 +157,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             pool,
             rows,
             tenant,
+            sort,
             config,
             connection,
         } => {
@@ -170,7 +171,16 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             let differences = check::differences(&mut server, &configured, &pools)?;
             Ok(Answer {
                 text: status::with(
-                    status::text(&pools, rows, tenant, show::Colours::for_stdout()),
+                    status::text(
+                        &pools,
+                        status::View {
+                            rows,
+                            tenant,
+                            sort,
+                            colours: show::Colours::for_stdout(),
+                            width: None,
+                        },
+                    ),
                     &differences,
                 ),
                 json: status::json_with(&pools, &differences),
@@ -181,6 +191,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             pool,
             rows,
             tenant,
+            sort,
             interval,
             count,
             connection,
@@ -197,6 +208,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                     pools: pool,
                     rows,
                     tenant,
+                    sort,
                     interval,
                     count,
                     json: cli.json,
