@@ -53,6 +53,17 @@ pub fn source(script: Script) -> String {
     format!("{flags}\n{files}")
 }
 
+/// The same of the script that only `slotgate doctor` runs.
+fn audit_source() -> String {
+    let own = slotgate::ledger::source::audit();
+    let Some(folder) = std::env::var_os("LUA") else {
+        return own;
+    };
+    let read = |name| std::fs::read_to_string(Path::new(&folder).join(name)).unwrap();
+    let files = ["ledger.lua", "audit.lua"].map(read);
+    format!("{}\n{}", own.lines().next().unwrap(), files.concat())
+}
+
 /// What an acquire answered, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
@@ -654,7 +665,7 @@ impl Pipe {
     /// What does not fit together in the pool's keys: `key field: what stands there, not what the others say`.
     pub fn audit(&mut self) -> Vec<String> {
         let keys = COMMON.map(|name| key(PREFIX, &self.pool, name));
-        let source = slotgate::ledger::source::audit();
+        let source = audit_source();
         let mut words: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), b"8"];
         words.extend(keys.iter().map(|key| key.as_bytes()));
         words.push(b"100000");

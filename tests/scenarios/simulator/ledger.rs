@@ -1,13 +1,17 @@
 //! What the scripts do, as far as it matters here.
 
 use super::queue::Waiter;
-use super::{SLOTS, TTL_MS, Without};
+use super::{PACE_MS, SLOTS, TTL_MS, Without};
 use slotgate::ledger::source::Script;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 pub(super) struct Ledger {
     pub(super) without: Without,
+    /// Account b takes one lease in `PACE_MS`.
+    paced: bool,
+    /// When its next turn comes.
+    turn_ms: u64,
     synced: bool,
     pub(super) epoch: u64,
     scripts: BTreeSet<usize>,
@@ -48,9 +52,11 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(without: Without) -> Self {
+    pub(super) fn new(without: Without, paced: bool) -> Self {
         Self {
             without,
+            paced,
+            turn_ms: 0,
             synced: false,
             epoch: 1,
             scripts: BTreeSet::new(),
@@ -127,6 +133,12 @@ impl Ledger {
             self.probed.insert((lease.to_vec(), account));
         }
         self.leases.insert(lease.to_vec(), (account, expires_ms));
+        if self.paced && account == 1 {
+            // Out of turns until the next one comes, and no probe then.
+            self.turn_ms = expires_ms - TTL_MS + PACE_MS;
+            self.cool_ms[account] = self.cool_ms[account].max(self.turn_ms);
+            self.cools[account] = true;
+        }
         probes
     }
 
@@ -296,7 +308,9 @@ impl Ledger {
                     return Err(format!("{} was no probe", text(lease)));
                 }
                 let current = self.probes[account].as_ref() == Some(lease);
-                let cooled = now_ms >= self.cool_ms[account] && !self.cools[account];
+                // The probe may have taken the last turn.
+                let is_paced = account == 1 && self.cool_ms[account] == self.turn_ms;
+                let cooled = is_paced || now_ms >= self.cool_ms[account] && !self.cools[account];
                 if current && cooled && self.without != Without::Verdicts {
                     self.probes[account] = None;
                     self.hand_off(now_ms);

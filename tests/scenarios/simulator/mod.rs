@@ -1,6 +1,7 @@
 //! Two workers and a ledger under a seeded scheduler: a clock of its own, a network that delays, cuts, resets, and carries
 //! on for a while what was on its way. With an odd seed requests wait for a slot, and have tenants; with every other one of the
-//! even and of the odd seeds those that are refused, or get no answer, try another account.
+//! even and of the odd seeds those that are refused, or get no answer, try another account. With every other one of each of
+//! these, one account has a pace.
 //! `SEED=17 cargo test --test scenarios simulator` runs one seed again; with `FLUSHES=40` Redis loses its data so often in each.
 
 mod checks;
@@ -23,6 +24,8 @@ const ROUNDS_MS: u64 = 8;
 const STRAY_MS: u64 = 800;
 const TTL_MS: u64 = 20_000;
 const RENEW_INTERVAL_MS: u64 = 6_000;
+/// How long account b waits for its next turn, where it has a pace.
+const PACE_MS: u64 = 60;
 /// How long a request waits in the queue at most, in ms.
 const MAX_WAIT_MS: u64 = 9_000;
 /// No request tries another account later than this after it came, in ms.

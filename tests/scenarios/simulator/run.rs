@@ -204,7 +204,7 @@ impl Simulation {
             events: BTreeMap::new(),
             count: 0,
             hosts,
-            ledger: Ledger::new(without),
+            ledger: Ledger::new(without, seed % 8 >= 4),
             leases: BTreeMap::new(),
             granted: BTreeSet::new(),
             flushed_ms: None,
