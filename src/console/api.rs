@@ -683,6 +683,7 @@ pub fn refused(fault: Fault, pool: &str, ask: Option<&Ask>) -> Response {
         | Fault::TryAgain
         | Fault::Unknown
         | Fault::Garbage
+        | Fault::Forbidden
         | Fault::Mismatch => {
             let changes = ask.is_some_and(|ask| !ask.action.0.is_empty());
             let why = ["Redis refused: ", fault.as_str()].concat();

@@ -39,6 +39,8 @@ pub enum Fault {
     Mismatch,
     /// The pool holds what cannot be there: a value that is none, a key of another type. It is this pool's fault alone.
     Garbage,
+    /// The user may run the script, but not all of its commands, or not on these keys.
+    Forbidden,
 }
 
 impl Fault {
@@ -59,7 +61,7 @@ impl Fault {
     }
 
     /// All of them, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoScript,
         Self::NoPool,
         Self::NoAccount,
@@ -77,6 +79,7 @@ impl Fault {
         Self::Unknown,
         Self::Mismatch,
         Self::Garbage,
+        Self::Forbidden,
     ];
 
     /// Sorts an error reply by its first word.
@@ -98,6 +101,7 @@ impl Fault {
             b"TRYAGAIN" => Self::TryAgain,
             b"BADARG" => Self::BadArgument,
             b"GARBAGE" | b"WRONGTYPE" => Self::Garbage,
+            b"ERR" if FORBIDDEN.iter().any(|words| contains(error, words)) => Self::Forbidden,
             // Our scripts fail by themselves only at what they read.
             b"ERR"
                 if contains(error, b"user_script")
@@ -130,6 +134,7 @@ impl Fault {
             Self::Unknown => "unknown",
             Self::Mismatch => "mismatch",
             Self::Garbage => "garbage",
+            Self::Forbidden => "forbidden",
         }
     }
 
@@ -149,6 +154,7 @@ impl Fault {
             | Self::BadArgument
             | Self::Unknown
             | Self::Garbage
+            | Self::Forbidden
             | Self::Mismatch => false,
         }
     }
@@ -174,6 +180,7 @@ impl Fault {
             | Self::Denied
             | Self::Unknown
             | Self::Garbage
+            | Self::Forbidden
             | Self::Mismatch => true,
         }
     }
@@ -190,9 +197,10 @@ pub fn garbage(error: &[u8]) -> Option<&[u8]> {
     Some(error.get(..end.unwrap_or(error.len())).unwrap_or(error))
 }
 
-/// What ends a script and is no fault of what it reads: a command that this server denies or lacks, an operator's SCRIPT KILL.
-const NO_GARBAGE: [&[u8]; 5] = [
-    b"ACL failure",
+/// How Redis 7.0 and later versions say that a script's user lacks a right.
+const FORBIDDEN: [&[u8]; 2] = [b"ACL failure", b"user executing the script can't"];
+/// What ends a script and is no fault of what it reads: a command that this server lacks, an operator's SCRIPT KILL.
+const NO_GARBAGE: [&[u8]; 4] = [
     b"command called from script",
     b"command from script",
     b"not allowed from",
@@ -234,7 +242,15 @@ mod tests {
             ),
             (
                 "ERR ACL failure in script: User slotgate has no permissions to run the 'hget' command",
-                Fault::Unknown,
+                Fault::Forbidden,
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                Fault::Forbidden,
+            ),
+            (
+                "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments",
+                Fault::Forbidden,
             ),
             (
                 "ERR user_script:2: attempt to compare number with nil",

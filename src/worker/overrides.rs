@@ -165,7 +165,10 @@ impl Overrides {
     pub(super) fn on_failed(&mut self, cx: &mut Context, pool: usize, sent_ms: u64, fault: Fault) {
         self.plan_next(cx, pool, sent_ms);
         // Any other is of the moment, and counted.
-        if matches!(fault, Fault::Unknown | Fault::Garbage | Fault::Denied) {
+        if matches!(
+            fault,
+            Fault::Unknown | Fault::Garbage | Fault::Denied | Fault::Forbidden
+        ) {
             self.note_ignored(cx, pool, [Some(Ignored::All), None]);
         }
     }

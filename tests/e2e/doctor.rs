@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::world::{SOON, World, config};
+use crate::world::{SOON, World, config, way};
 use support::*;
 
 /// Two workers that look every 100 ms.
@@ -25,6 +25,29 @@ impl World {
         let said = said.unwrap_or_else(|_| panic!("{output:?}"));
         (output.status.code().expect("an exit code"), said)
     }
+}
+
+impl World {
+    /// Whether the doctor finds this, as `harm kind`, and a figure that an alert reads has grown.
+    #[track_caller]
+    fn both_tell(&self, kind: &str, counted: &dyn Fn(&Envoy) -> bool) {
+        let found = |said: &Value| {
+            let mut findings = said["findings"].as_array().unwrap().iter();
+            findings.any(|one| format!("{} {}", one["harm"], one["kind"]).replace('"', "") == kind)
+        };
+        let mut last = Value::Null;
+        let told = poll(SOON, || {
+            last = self.doctor().1;
+            found(&last).then_some(())
+        });
+        assert!(told.is_some(), "{kind}: {last}");
+        let grown = poll(SOON, || counted(&self.envoy).then_some(()));
+        assert!(grown.is_some(), "{kind}: {:#?}", self.envoy.filter_stats());
+    }
+}
+
+fn at_least(name: &'static str) -> impl Fn(&Envoy) -> bool {
+    move |envoy| envoy.filter_stat(name) >= Some(1)
 }
 
 /// The findings that are about workers: `harm kind`.
@@ -79,4 +102,176 @@ fn every_worker_is_counted_and_what_differs_is_told() {
     drop(same);
     let gone = |said: &Value| said["workers"].as_array().unwrap().len() <= 2;
     eventually(SOON, || gone(&world.doctor().1));
+}
+
+/// What goes wrong at night, and what tells of it: the table in `docs/operations.md`.
+mod faults {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn redis_is_slow() {
+        let world = World::start(watched(50).plugin(|plugin| {
+            plugin["redis"]["acquire_timeout_ms"] = json!(5);
+        }));
+        world.get("/");
+        let mut busy = world.redis.connect();
+        let until = Instant::now() + Duration::from_secs(8);
+        let slow = std::thread::spawn(move || {
+            let work = "local s = redis.call('TIME') repeat local t = redis.call('TIME') \
+                        until (t[1] - s[1]) * 1e6 + t[2] - s[2] > 30000";
+            while Instant::now() < until {
+                let _: redis::Value = redis::cmd("EVAL")
+                    .arg(work)
+                    .arg(0)
+                    .query(&mut busy)
+                    .unwrap();
+            }
+        });
+        while !slow.is_finished() && world.counters("requests;outcome=traditional") == 0 {
+            world.get("/");
+        }
+        world.both_tell("requests slow", &|envoy| {
+            let stats = envoy.filter_stats();
+            let mut late = stats
+                .iter()
+                .filter(|(name, _)| name.contains("outcome=traditional"));
+            late.any(|(_, count)| *count > 0)
+        });
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn redis_is_full() {
+        let world = World::start(watched(50));
+        world.assert_serves();
+        let used: String = world.redis.run("INFO", &["memory"]);
+        let used = used
+            .lines()
+            .find_map(|line| line.strip_prefix("used_memory:"));
+        world
+            .redis
+            .run::<()>("CONFIG", &["SET", "maxmemory", used.unwrap()]);
+        for _ in 0..5 {
+            world.get("/");
+        }
+        world.both_tell(
+            "requests memory",
+            &at_least("redis_error;reason=out_of_memory"),
+        );
+    }
+
+    #[test]
+    fn redis_evicts() {
+        let world = World::start(watched(50));
+        let held = world.client().open("/sse?events=100000", &[]);
+        let evict = [("maxmemory-policy", "allkeys-random"), ("maxmemory", "1")];
+        for (name, value) in evict {
+            world.redis.run::<()>("CONFIG", &["SET", name, value]);
+        }
+        // Each command that needs memory throws keys away; then there is room again.
+        let mut redis = world.redis.connect();
+        let _ = redis::cmd("SET").arg("x").arg("y").query::<()>(&mut redis);
+        world.redis.run::<()>("CONFIG", &["SET", "maxmemory", "0"]);
+        world.both_tell("limits evicted", &|envoy| {
+            // Whoever comes next puts the accounts in force again.
+            envoy.client().get("/", &[]);
+            envoy.filter_stat("redis_error;reason=no_pool") >= Some(1)
+        });
+        drop(held);
+    }
+
+    #[test]
+    fn redis_refuses_what_the_filter_needs() {
+        let world = World::start(watched(50));
+        world.assert_serves();
+        world
+            .redis
+            .run::<()>("ACL", &["SETUSER", "default", "-zadd"]);
+        for _ in 0..5 {
+            world.get("/");
+        }
+        world.both_tell("requests denied", &at_least("redis_error;reason=forbidden"));
+    }
+
+    #[test]
+    fn the_bridge_is_missing() {
+        let world = World::start(watched(50).edit(|document| {
+            let listeners = document["static_resources"]["listeners"]
+                .as_array_mut()
+                .unwrap();
+            listeners.retain(|listener| listener["name"] != "slotgate_pipe");
+        }));
+        assert_eq!(way(&world.get("/")).1, "traditional");
+        world.both_tell("requests no_pool", &at_least("pipe.workers_down"));
+        assert!(
+            world.envoy.log_contains("slotgate_pipe"),
+            "the log names the cluster"
+        );
+    }
+
+    #[test]
+    fn a_key_is_revoked() {
+        let world = World::start(watched(50));
+        let refused = world.get("/status/401");
+        assert_eq!(refused.status, 401);
+        world.both_tell("requests disabled", &at_least("disabled"));
+        eventually(SOON, || {
+            world.envoy.filter_stat("accounts;state=disabled") == Some(1)
+        });
+    }
+
+    #[test]
+    fn a_tenant_floods() {
+        let world = World::start(watched(2).plugin(|plugin| {
+            plugin["tenant"] = json!({"source": [{"header": "x-tenant"}], "max_waiting": 3});
+            plugin["saturated"] = json!({"action": "queue", "queue": {"max_wait_ms": 20_000}});
+        }));
+        let held: Vec<_> = (0..2)
+            .map(|_| world.client().open("/sse?events=100000", &[]))
+            .collect();
+        let client = world.client();
+        let flood = std::thread::spawn(move || {
+            client.load(30, 30, |_| Request::get("/").header("x-tenant", "noisy"))
+        });
+        world.both_tell("advice waiting", &|envoy| {
+            envoy.filter_stat("requests;outcome=rejected;reason=waiting_full") >= Some(20)
+        });
+        drop(held);
+        flood.join().unwrap();
+    }
+
+    #[test]
+    fn a_configuration_is_ignored() {
+        let world = World::start(watched(50));
+        world.assert_serves();
+        let other = world.another(watched(49));
+        reach_all(&other);
+        world.both_tell("limits ignored", &|_| {
+            other.filter_stat("accounts.ignored") == Some(1)
+        });
+    }
+
+    #[test]
+    fn an_envoy_stands_still() {
+        let world = World::start(watched(50));
+        let other = world.another(watched(50));
+        reach_all(&other);
+        let workers = || world.doctor().1["workers"].as_array().unwrap().len();
+        eventually(SOON, || workers() > 0);
+        other.signal(libc::SIGSTOP);
+        eventually(SOON, || workers() == 0);
+        world.both_tell("advice no_worker", &|_| true);
+        other.signal(libc::SIGCONT);
+    }
+
+    #[test]
+    fn a_clock_was_moved() {
+        let clock = Clock::running();
+        let world = World::with_redis(Redis::start_at(&clock, &[]), watched(50));
+        world.assert_serves();
+        clock.shift(-3_600_000);
+        world.both_tell("advice clock", &|_| true);
+        world.assert_serves();
+    }
 }
