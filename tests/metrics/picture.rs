@@ -174,11 +174,11 @@ fn timeline(svg: &mut String, panel: &Value, (from, to): (f64, f64), lines: &[Li
 /// What each colour means, below the plot.
 fn keys(svg: &mut String, width: f64, keys: impl Iterator<Item = (String, String)>) {
     let left = PLOT[0];
-    let (mut x, mut y) = (left, 180.0);
+    let (mut x, mut y) = (left, 175.0);
     for (name, colour) in keys {
         let needed = 16.0 + 5.6 * name.chars().count() as f64;
         if x + needed > width - 8.0 {
-            (x, y) = (left, y + 12.0);
+            (x, y) = (left, y + 10.0);
         }
         let _ = write!(
             svg,
