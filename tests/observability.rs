@@ -1,4 +1,4 @@
-//! What is shown of the metrics, beside the table of metrics: lists of reasons, and the dashboard's choice of pool.
+//! What is shown of the metrics, beside the table of metrics: lists of reasons, and the dashboard's choices of data source, Envoy and pool.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::expect_used,
@@ -89,32 +89,127 @@ fn expressions(panel: &Value, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// Whoever chooses a pool sees that pool's alone, in every panel whose metric knows pools.
-#[test]
-fn every_panel_that_can_obeys_the_choice_of_pool() {
-    let all = metrics();
+fn dashboard() -> Value {
     let text = read("envoy/grafana/dashboards/slotgate.json");
-    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// Whoever chooses an Envoy sees that one's series alone, in every panel; and whoever chooses a pool sees that pool's alone, in
+/// every panel whose metric knows pools. What recording rules make knows pools, and no Envoys.
+#[test]
+fn every_panel_that_can_obeys_the_choice_of_envoy_and_pool() {
+    let all = metrics();
     let mut found = Vec::new();
-    expressions(&dashboard, &mut found);
-    let mut asked = 0;
+    expressions(&dashboard(), &mut found);
+    let (mut envoys, mut pools) = (0, 0);
     for (title, expression) in found {
-        for (at, _) in expression.match_indices("slotgate_") {
+        let starts = ["slotgate_", "slotgate:"].map(|start| expression.match_indices(start));
+        for (at, start) in starts.into_iter().flatten() {
             let rest = &expression[at..];
-            let end = rest.find(|char: char| !(char.is_ascii_alphanumeric() || char == '_'));
-            let end = end.unwrap_or(rest.len());
+            let of_name = |char: char| char.is_ascii_alphanumeric() || "_:".contains(char);
+            let end = rest.find(|char| !of_name(char)).unwrap_or(rest.len());
             let (name, rest) = rest.split_at(end);
-            let base = name.strip_suffix("_bucket").unwrap_or(name);
-            let row = all.get(base).unwrap_or_else(|| panic!("{title}: {base}"));
-            if row.labels.split(", ").any(|label| label == "pool") {
-                let inside = rest
-                    .strip_prefix('{')
-                    .and_then(|rest| rest.split('}').next());
-                let obeys = inside.is_some_and(|labels| labels.contains("pool=~\"$pool\""));
-                assert!(obeys, "{title}: {name} of all pools: {expression}");
-                asked += 1;
+            let labels = rest
+                .strip_prefix('{')
+                .and_then(|rest| rest.split('}').next());
+            let obeys = |label: &str| {
+                let choice = format!("{label}=~\"${label}\"");
+                labels.is_some_and(|labels| labels.split(',').any(|label| label == choice))
+            };
+            let recorded = start == "slotgate:";
+            if !recorded {
+                assert!(obeys("instance"), "{title}: {name}: {expression}");
+                envoys += 1;
+            }
+            let knows_pools = if recorded {
+                !name.ends_with(":objective")
+            } else {
+                let base = name.strip_suffix("_bucket").unwrap_or(name);
+                let row = all.get(base).unwrap_or_else(|| panic!("{title}: {base}"));
+                row.labels.split(", ").any(|label| label == "pool")
+            };
+            if knows_pools {
+                assert!(obeys("pool"), "{title}: {name}: {expression}");
+                pools += 1;
             }
         }
     }
-    assert!(asked > 20, "{asked}");
+    assert!(envoys > 50 && pools > 40, "{envoys}, {pools}");
+}
+
+/// Every `datasource` of a dashboard.
+fn data_sources<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
+    match value {
+        Value::Object(fields) => {
+            found.extend(fields.get("datasource"));
+            fields.values().for_each(|field| data_sources(field, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| data_sources(value, found)),
+        _ => {}
+    }
+}
+
+/// Each panel, each query and each list of choices asks the data source that was chosen.
+#[test]
+fn every_query_obeys_the_choice_of_data_source() {
+    let dashboard = dashboard();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let names = variables
+        .iter()
+        .map(|variable| variable["name"].as_str().unwrap());
+    assert_eq!(
+        names.collect::<Vec<_>>(),
+        ["datasource", "instance", "pool"]
+    );
+    let chosen = serde_json::json!({"type": "prometheus", "uid": "${datasource}"});
+    let panels = dashboard["panels"].as_array().unwrap();
+    let panels = panels.iter().filter(|panel| panel["type"] != "row");
+    let targets = panels
+        .clone()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    for asks in panels.chain(targets).chain(&variables[1..]) {
+        assert_eq!(asks["datasource"], chosen, "{asks}");
+    }
+    let mut found = Vec::new();
+    data_sources(&dashboard, &mut found);
+    assert!(found.iter().all(|source| **source == chosen), "{found:?}");
+}
+
+/// The states that the panel has words and colours for are those that the metric has numbers for.
+#[test]
+fn the_panel_of_states_knows_every_state() {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut panels = panels.iter();
+    let panel = panels
+        .find(|panel| panel["type"] == "state-timeline")
+        .unwrap();
+    let mappings = panel["fieldConfig"]["defaults"]["mappings"][0]["options"].as_object();
+    let texts = mappings.unwrap().iter();
+    let texts: BTreeMap<usize, &str> = texts
+        .map(|(value, to)| (value.parse().unwrap(), to["text"].as_str().unwrap()))
+        .collect();
+    let wanted = State::ALL.iter().map(|state| state.as_str());
+    let wanted: BTreeMap<usize, &str> = std::iter::once("not known")
+        .chain(wanted)
+        .enumerate()
+        .collect();
+    assert_eq!(texts, wanted);
+}
+
+/// The numbers of panels and alerts that the document names.
+#[test]
+fn panels_and_alerts_are_counted() {
+    let dashboard = dashboard();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let rows = panels.iter().filter(|panel| panel["type"] == "row").count();
+    let alerts = read("envoy/alerts.yaml");
+    let alerts = alerts.matches("- alert: ").count();
+    let text = read("docs/observability.md");
+    for shown in [
+        format!("{} panels in {rows} rows", panels.len() - rows),
+        format!("{alerts} alerts"),
+    ] {
+        assert!(text.contains(&shown), "not said: {shown}");
+    }
 }

@@ -113,3 +113,20 @@ fn alerts_are_those_of_the_runbook() {
     none(&found);
     all_shown("alert", &alerts, &shown);
 }
+
+/// Each alert says where the runbook has it. That the heading is there, `links_lead_somewhere` knows.
+#[test]
+fn each_alert_names_its_heading_of_the_runbook() {
+    let text = read("envoy/alerts.yaml");
+    let rules: Vec<&str> = text.split("\n  - ").skip(1).collect();
+    let found = rules.iter().filter_map(|rule| {
+        let name = rule.strip_prefix("alert: ")?.lines().next()?;
+        let (file, heading) = ("operations.md", name.to_lowercase());
+        let wanted = format!(
+            "      runbook_url: '{{{{ $externalLabels.slotgate_repository }}}}docs/{file}#{heading}'"
+        );
+        (!rule.lines().any(|line| line == wanted)).then(|| format!("{name}: not said: {wanted}"))
+    });
+    none(&found.collect::<Vec<_>>());
+    assert!(rules.len() > 20, "{}", rules.len());
+}

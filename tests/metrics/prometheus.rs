@@ -26,12 +26,13 @@ pub struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A target's query as Grafana would send it, all pools chosen; `$__rate_interval` is four times the scrape interval, and
+/// A target's query as Grafana would send it, all Envoys and all pools chosen; `$__rate_interval` is four times the scrape interval, and
 /// longer here, for the sake of histograms, which Envoy brings up to date every 5 s.
 pub fn query_of(target: &Value) -> String {
     let expr = target["expr"].as_str().expect("a query");
     let expr = expr
         .replace("$__rate_interval", "10s")
+        .replace("$instance", ".*")
         .replace("$pool", ".*");
     assert!(!expr.contains('$'), "another variable: {expr}");
     expr

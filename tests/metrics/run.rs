@@ -21,12 +21,15 @@ pub struct Run {
     since: f64,
 }
 
-/// Those of the dashboard.
-pub fn panels() -> Vec<Value> {
+pub fn dashboard() -> Value {
     let path = root().join("envoy/grafana/dashboards/slotgate.json");
     let text = std::fs::read(path).expect("the dashboard");
-    let dashboard: Value = serde_json::from_slice(&text).expect("JSON");
-    dashboard["panels"].as_array().expect("panels").clone()
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+/// Those of the dashboard, rows among them.
+pub fn panels() -> Vec<Value> {
+    dashboard()["panels"].as_array().expect("panels").clone()
 }
 
 fn now_s() -> f64 {
