@@ -10,8 +10,17 @@ use std::collections::BTreeSet;
 fn malformed_arguments_are_named_and_write_nothing() {
     let mut rig = Rig::new();
     let keys: Vec<String> = [
-        "accounts", "free", "used", "leases", "owner", "cooldown", "queue", "tenants", "control",
+        "accounts",
+        "free",
+        "used",
+        "leases",
+        "owner",
+        "cooldown",
+        "queue",
+        "tenants",
+        "control",
         "pass",
+        "session:0000",
     ]
     .map(|k| rig.ledger.key(k))
     .into();
@@ -19,12 +28,17 @@ fn malformed_arguments_are_named_and_write_nothing() {
     let mut eval = |script: Script, arguments: &[&str]| {
         let source = source(script);
         let extra = match script {
+            // The key that holds a session, where a tag is given.
+            Script::Control if arguments.len() == 3 => 3,
             Script::Sync | Script::Control => 1,
             Script::Reconcile | Script::Overrides | Script::Account => 2,
             _ => 0,
         };
-        let mut command: Vec<&[u8]> =
-            vec![b"EVAL", source.as_bytes(), [&b"8"[..], b"9", b"10"][extra]];
+        let mut command: Vec<&[u8]> = vec![
+            b"EVAL",
+            source.as_bytes(),
+            [&b"8"[..], b"9", b"10", b"11"][extra],
+        ];
         command.extend(keys.iter().take(8 + extra).map(|key| key.as_bytes()));
         command.extend(arguments.iter().map(|argument| argument.as_bytes()));
         text(&rig.pipe.command(&command))
@@ -200,6 +214,38 @@ fn malformed_arguments_are_named_and_write_nothing() {
             Script::Sync,
             &["2", "d", "1", "0", "a", "1", "0", "2"],
             "BADARG disabled",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0 1 1 0 9 mine 0", "a", "1", "0", "0"],
+            "BADARG from",
+        ),
+        (
+            Script::Sync,
+            &["2", "d", "1", "0", "a", "1", "0", "0 9/0/1"],
+            "BADARG pace",
+        ),
+        (
+            Script::Sync,
+            &[
+                "2", "d", "1", "0", "@", "1", "1", "w", "some", "a", "1", "0", "0",
+            ],
+            "BADARG part",
+        ),
+        (
+            Script::Control,
+            &["unbind", "0123456789abcdef"],
+            "BADARG session: its key",
+        ),
+        (
+            Script::Control,
+            &["unbind", "0123456789abcdeg", ""],
+            "BADARG session: its tag",
+        ),
+        (
+            Script::Control,
+            &["unbind", "0123456789abcde", ""],
+            "BADARG session: its tag",
         ),
         (Script::Reconcile, &["a b", "1000", "10"], "BADARG by"),
         (Script::Reconcile, &["w", "0", "10"], "BADARG silence_ms"),

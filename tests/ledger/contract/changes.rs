@@ -98,6 +98,29 @@ fn a_session_that_is_unbound_is_not_named() {
     );
 }
 
+/// Sessions share keys: what is forgotten of one is nobody else's.
+#[test]
+fn a_session_that_is_unbound_leaves_the_others_of_its_key() {
+    let mut rig = Rig::new();
+    let (one, other) = (
+        [7; 16],
+        std::array::from_fn(|at| if at < 2 { 7 } else { 9 }),
+    );
+    for session in [&one, &other] {
+        let lease = rig.mint();
+        rig.pipe
+            .acquire(lease, Mode::Take, Some((session, 60_000)))
+            .unwrap();
+    }
+    let keys = |rig: &Rig| rig.redis.run::<Vec<String>>("KEYS", &["*:session:*"]).len();
+    rig.pipe.control("unbind", "", Some(&one)).unwrap();
+    assert_eq!(rig.pipe.bound(&one), None);
+    assert!(rig.pipe.bound(&other).is_some());
+    assert_eq!(keys(&rig), 1);
+    rig.pipe.control("unbind", "", Some(&other)).unwrap();
+    assert_eq!(keys(&rig), 0, "nothing is left");
+}
+
 #[test]
 fn accounts_of_the_ledger_come_and_go_and_many_at_once_are_one_line() {
     let mut rig = Rig::bare(&[]);

@@ -4,6 +4,8 @@ use super::rig::Rig;
 use crate::pipe::account;
 use slotgate::config::Pace;
 use slotgate::ledger::commands::{AccountReport, SyncAccount};
+use slotgate::ledger::view::Pool;
+use slotgate::pool::state::State;
 use std::collections::BTreeMap;
 
 /// As an operator is shown them.
@@ -82,4 +84,26 @@ fn what_cannot_be_there_hides_one_state() {
         told.values().map(String::as_str).collect::<Vec<_>>(),
         ["?", "free", "free"]
     );
+}
+
+/// One that is behind shows what it costs by itself; once its time is over it counts as free, cleared away or not.
+#[test]
+fn being_behind_is_no_part_of_the_score_that_is_shown() {
+    let mut rig = Rig::bare(&[]);
+    let accounts = [SyncAccount {
+        base: 5,
+        ..account("a", 1)
+    }];
+    rig.pipe.sync(1, 1, Some(&accounts)).unwrap();
+    let seen = |rig: &mut Rig| {
+        let mut pool = Pool::default();
+        pool.page(&rig.pipe.inspect_raw("0", 10)).unwrap();
+        (pool.accounts[0].priority_part, pool.accounts[0].state)
+    };
+    rig.pipe.heard("a", AccountReport::Behind(60_000)).unwrap();
+    assert_eq!(seen(&mut rig), (5, State::Behind));
+    rig.pipe.control("thaw", "a", None).unwrap();
+    rig.pipe.heard("a", AccountReport::Behind(1)).unwrap();
+    support::eventually(support::PATIENCE, || seen(&mut rig) == (5, State::Free));
+    assert_eq!(rig.pipe.states()["a"], "free");
 }

@@ -1,8 +1,10 @@
 //! A pool's accounts: which revision is in force, and what becomes of leases when an account changes.
 
 use super::rig::Rig;
-use crate::pipe::account;
+use crate::pipe::{account, source, text};
 use slotgate::ledger::commands::{Renewed, Synced};
+use slotgate::ledger::keys::COMMON;
+use slotgate::ledger::source::Script;
 use slotgate::request::lease::LeaseId;
 
 #[test]
@@ -90,4 +92,27 @@ fn a_lost_pool_leaves_no_ghosts_behind() {
     let _: i64 = rig.redis.run("DEL", &[&rig.ledger.key("accounts")]);
     rig.pipe.sync(1, 1, Some(&[account("b", 2)])).unwrap();
     assert_eq!(rig.free(), "b");
+}
+
+/// An older version says no range of priorities: then there is none, and no priority can be set.
+#[test]
+fn a_range_of_priorities_is_that_of_the_sync_in_force() {
+    let mut rig = Rig::new();
+    let scale = |rig: &Rig| rig.ledger.state().meta.get("#scale").cloned();
+    assert!(scale(&rig).is_some());
+    let source = source(Script::Sync);
+    let names = COMMON.into_iter().chain(["control", "roster", "changes"]);
+    let keys: Vec<String> = names.map(|name| rig.ledger.key(name)).collect();
+    let ask = |rig: &mut Rig, arguments: &[&str]| {
+        let mut words: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), b"11"];
+        words.extend(keys.iter().map(|key| key.as_bytes()));
+        words.extend(arguments.iter().map(|word| word.as_bytes()));
+        text(&rig.pipe.command(&words))
+    };
+    let asked = ask(&mut rig, &["2", "2", "1", "0"]);
+    assert!(asked.contains("wanted"), "{asked}");
+    assert!(scale(&rig).is_some(), "a question changes nothing");
+    let put = ask(&mut rig, &["2", "2", "1", "0", "a", "1", "0", "0"]);
+    assert!(put.contains("replaced"), "{put}");
+    assert_eq!(scale(&rig), None);
 }
