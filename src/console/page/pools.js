@@ -1,12 +1,18 @@
 // One section for each pool: its sum, its queue, its gray share, its forms, and the table of its accounts.
-import { newAccount, showAccount } from "./account.js";
+import { newAccount, removeAccount, showAccount } from "./account.js";
 import { setUpTermsForm } from "./terms.js";
 import { change } from "./changes.js";
 import { grayShareSeen } from "./counters.js";
 import { $, all, byName, fill, fromTemplate, put } from "./dom.js";
 import { explain, recall } from "./explain.js";
+import { showLog } from "./log.js";
 import { notifyError } from "./notice.js";
+import { placeParts } from "./phone.js";
 import { showQueue } from "./queue.js";
+import { newTrends, showRates, showTrends } from "./trends.js";
+
+// A pool is called busy when less than this share of its slots is free.
+const BUSY = 0.25;
 
 const pools = new Map();
 
@@ -18,16 +24,30 @@ export function showPools(status) {
   }
 }
 
+// Shows what grows by itself: what this Envoy counted, and how old the changes are. The status came `since_ms` ago.
+export function showGrowing(since_ms) {
+  for (const { section, name, trends, seen } of pools.values()) {
+    showRates(trends, name);
+    showLog($(".log", section), seen.changes, seen.redis_time_ms, since_ms);
+  }
+}
+
 function newPool(name) {
   const pool = { section: fromTemplate("#pool"), name, accounts: new Map(), hasMore: false };
   const [grayForm, sessionForm, termsForm, recallForm] = all("form", pool.section);
-  pool.edit = setUpTermsForm(pool, termsForm);
+  pool.trends = newTrends($(".trends", pool.section));
+  const edit = setUpTermsForm(pool, termsForm);
+  pool.edit = (id) => {
+    $(".controls", pool.section).open = true;
+    edit(id);
+  };
   setUpGrayForm(name, grayForm);
   setUpSessionForm(name, sessionForm);
   onSubmit(recallForm, () => recall(name, recallForm.elements[0].value.trim()));
   put($("h2", pool.section), `Pool ${name}`);
   $("[type=search]", pool.section).oninput = () => arrange(pool);
-  $("select", pool.section).onchange = () => arrange(pool);
+  $(".finder select", pool.section).onchange = () => arrange(pool);
+  placeParts(pool.section);
   $("main").append(pool.section);
   return pool;
 }
@@ -66,7 +86,7 @@ function setUpSessionForm(pool, form) {
 function showPool(pool, seen, percentConfigured) {
   const { section, accounts, name } = pool;
   const isLedgers = seen.accounts_from === "ledger";
-  pool.isLedgers = isLedgers;
+  Object.assign(pool, { isLedgers, seen });
   for (const account of seen.accounts) {
     if (!accounts.has(account.id)) {
       accounts.set(account.id, newAccount(name, account.id, pool.edit));
@@ -75,24 +95,35 @@ function showPool(pool, seen, percentConfigured) {
     showAccount(accounts.get(account.id), account, isLedgers);
   }
   const ids = new Set(seen.accounts.map((account) => account.id));
-  for (const [id, { row }] of accounts) {
+  for (const [id, account] of accounts) {
     if (ids.has(id)) continue;
-    row.remove();
+    removeAccount(account);
     accounts.delete(id);
   }
   pool.hasMore = seen.more;
   const used = sum(seen.accounts.map((account) => account.used));
   const slots = sum(seen.accounts.map((account) => account.max_concurrency));
-  put($(".sum", section), sumWords(seen, used, slots));
+  const free = sum(seen.accounts.map(freeSlots));
+  put($(".sum", section), sumWords(seen, used, slots, free));
   fill($(".bar i", section), used / slots || 0);
+  $(".bar", section).className = `bar ${fullness(free, slots)}`;
+  showTrends(pool.trends, { ...seen.queue, used, slots });
   showQueue(section, seen.queue);
   put($(".gray", section), `${grayWords(seen.percent_override, percentConfigured)}, ${grayShareSeen(name)}`);
   arrange(pool);
 }
 
+// Slots of an account that takes no requests now are not free.
+const freeSlots = ({ state, used, max_concurrency }) => state === "free" ? Math.max(0, max_concurrency - used) : 0;
+
+function fullness(free, slots) {
+  if (!free && slots) return "full";
+  return free < slots * BUSY ? "busy" : "roomy";
+}
+
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
-function sumWords(seen, used, slots) {
+function sumWords(seen, used, slots, free) {
   if (seen.error) return `It can't be read: ${seen.error}`;
   if (!seen.revision) return "Not in Redis yet: the filter creates it at its first request.";
   const counts = {};
@@ -100,7 +131,9 @@ function sumWords(seen, used, slots) {
   const states = Object.entries(counts).map(([state, count]) => `${count} ${state}`).join(", ");
   const flight = `${seen.leases.live} in flight`;
   const from = seen.accounts_from === "ledger" ? " · accounts from the ledger" : "";
-  return `${used} of ${slots} slots used · ${flight} · ${states} · revision ${seen.revision}${from}`;
+  const total = seen.accounts.length;
+  const accounts = `${total} ${total === 1 ? "account" : "accounts"}: ${states}`;
+  return `${used} of ${slots} slots used, ${free} free · ${flight} · ${accounts} · revision ${seen.revision}${from}`;
 }
 
 function grayWords(override, configured) {
@@ -124,7 +157,7 @@ function arrange({ section, accounts, hasMore }) {
   }
   const more = hasMore ? ", and more that are not shown" : "";
   put($(".found", section), `${found} of ${accounts.size} accounts${more}`);
-  const order = ORDERS[$("select", section).value];
+  const order = ORDERS[$(".finder select", section).value];
   const rows = [...accounts.values()].sort((a, b) => order(a, b) || byName(a.id, b.id)).map(({ row }) => row);
   const body = $("tbody", section);
   const moved = rows.some((row, place) => body.rows[place] !== row);
