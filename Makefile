@@ -57,7 +57,8 @@ dashboard: setup wasm ## draw envoy/grafana/run.svg from a real run (three minut
 test-console: setup wasm ## the console in a headless Chromium; screenshots go to target/console (two minutes)
 	@scripts/setup.sh browser
 	$(CARGO) build --example console-stage
-	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console
+	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console \
+		.venv/axe/axe_playwright_python/axe.min.js
 
 test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (three minutes)
 	@tests/upgrade.sh

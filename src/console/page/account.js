@@ -2,10 +2,8 @@
 import { change } from "./changes.js";
 import { $, all, fill, fromTemplate, put } from "./dom.js";
 import { newSeries, record } from "./history.js";
-import { MINUTE_MS, accountGrowth, perMinute, perSecond } from "./rates.js";
+import { MINUTE_MS, RATE_MS, accountGrowth, perMinute, perSecond } from "./rates.js";
 import { drawNoMore, drawOnScreen, drawSeries } from "./sparkline.js";
-
-const RATE_MS = 10_000;
 
 // Makes an empty row for an account of a pool; `edit` is called with its id.
 export function newAccount(pool, id, edit) {

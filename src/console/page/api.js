@@ -11,7 +11,7 @@ export const hasToken = () => token !== "";
 // The name under which changes are noted; empty: none.
 export const operatorName = () => operator;
 
-// Keeps a token in this tab alone, once the console takes it; empty: the one that is kept already. Throws as `ask` does.
+// Keeps a token in this tab alone once the console takes it; empty: the one that is kept already. Throws as `ask`.
 export async function tryToken(typed) {
   // A header takes printable ASCII only.
   const given = typed.replace(/[^ -~]/g, "").trim() || token;

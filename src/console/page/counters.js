@@ -1,6 +1,7 @@
-// The counters of this Envoy: requests a second, the gray share of the last minute, and errors with how often they happen.
+// The counters of this Envoy: requests a second, the gray share of the last minute, errors and how often they happen.
 import { $, put } from "./dom.js";
-import { MINUTE_MS, counterGrowth, isFallback, keepCounters, parseName, perMinute, perSecond, poolGrowth } from "./rates.js";
+import { MINUTE_MS, counterGrowth, isFallback, keepCounters, parseName } from "./rates.js";
+import { perMinute, perSecond, poolGrowth } from "./rates.js";
 import { ago } from "./words.js";
 
 const MOST_ERRORS = 12;

@@ -24,7 +24,7 @@ export function record(series, value) {
 // A series' points as runs without a gap, the oldest first: [[{at, value}]].
 export function runsOf(series) {
   const [runs, now] = [[], times[newest % POINTS]];
-  let before = 0;
+  let before = -1;
   for (let n = Math.max(1, newest - POINTS + 1); n <= series.last; n += 1) {
     const [at, value] = [times[n % POINTS], series.values[n % POINTS]];
     if (Number.isNaN(value) || now - at > KEPT_MS) continue;

@@ -1,5 +1,5 @@
-// The page's beginning: asks for the status once a second while the page is visible, and shows it. While the status does
-// not come, because Redis is away, it shows what this Envoy knows by itself.
+// The page's beginning: asks for the status once a second while the page is visible, and shows it. While there is none,
+// because Redis is away, it shows what this Envoy knows by itself.
 import { ask, hasToken } from "./api.js";
 import { CHANGED, askForToken } from "./changes.js";
 import { showCounters, takeCounters } from "./counters.js";
@@ -70,7 +70,7 @@ async function showEnvoyAlone() {
   if (answer) {
     beginPoint(now);
     showEnvoy(answer);
-    put($("#redis"), `Redis: ${answer.redis ?? trouble}.`);
+    put($("#redis"), `Without Redis: ${answer.redis ?? trouble}`);
   } else showCounters(shownPools, now);
   showGrowing(now - shownAt);
   drawAll();

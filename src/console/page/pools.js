@@ -34,7 +34,7 @@ export function showGrowing(since_ms) {
 
 function newPool(name) {
   const pool = { section: fromTemplate("#pool"), name, accounts: new Map(), hasMore: false };
-  const [grayForm, sessionForm, termsForm, recallForm] = all("form", pool.section);
+  const [grayForm, sessionForm, recallForm, termsForm] = all("form", pool.section);
   pool.trends = newTrends($(".trends", pool.section));
   const edit = setUpTermsForm(pool, termsForm);
   pool.edit = (id) => {
@@ -126,13 +126,13 @@ const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 function sumWords(seen, used, slots, free) {
   if (seen.error) return `It can't be read: ${seen.error}`;
   if (!seen.revision) return "Not in Redis yet: the filter creates it at its first request.";
-  const counts = {};
+  const counts = { free: 0, full: 0, cooling: 0, drained: 0, disabled: 0 };
   for (const { state } of seen.accounts) counts[state] = (counts[state] ?? 0) + 1;
-  const states = Object.entries(counts).map(([state, count]) => `${count} ${state}`).join(", ");
+  const states = Object.entries(counts).filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
   const flight = `${seen.leases.live} in flight`;
   const from = seen.accounts_from === "ledger" ? " · accounts from the ledger" : "";
   const total = seen.accounts.length;
-  const accounts = `${total} ${total === 1 ? "account" : "accounts"}: ${states}`;
+  const accounts = `${total} ${total === 1 ? "account" : "accounts"}: ${states.join(", ")}`;
   return `${used} of ${slots} slots used, ${free} free · ${flight} · ${accounts} · revision ${seen.revision}${from}`;
 }
 

@@ -1,6 +1,8 @@
 // How fast this Envoy's counters grow, from its answers of the last minute.
 
 export const MINUTE_MS = 60_000;
+// Over how long a rate is taken that is shown as it is now.
+export const RATE_MS = 5000;
 const EXPECTED_REASONS = ["out_of_percentage", "no_pool", "shadow"];
 // The oldest first: when, all counters, and by pool {granted, refused, fallbacks, in, out}.
 let samples = [];
@@ -40,8 +42,8 @@ function keyOf(labels) {
   return "granted";
 }
 
-// What grew by how much within about so many ms: {by, seconds}; seconds is 0 until that is known. `look` takes a count out
-// of a sample; undefined: it is not known there.
+// How much a count grew within about `ms`: {by, seconds}; seconds is 0 until that is known. `look` takes the count
+// out of a sample; undefined: it is not known there.
 function growth(look, ms) {
   const newest = samples.at(-1);
   const known = samples.filter((sample) => look(sample) !== undefined);

@@ -1,10 +1,9 @@
 // A pool's figures over the last five minutes, each with its newest value, its highest, and a small picture.
 import { $, fromTemplate, put } from "./dom.js";
 import { newSeries, record, runsOf } from "./history.js";
-import { perSecond, poolGrowth } from "./rates.js";
+import { RATE_MS, perSecond, poolGrowth } from "./rates.js";
 import { drawOnScreen, drawSeries } from "./sparkline.js";
 
-const RATE_MS = 5000;
 const RATES = ["granted", "refused", "fallbacks"];
 const seconds = (value) => `${Math.ceil(value)} s`;
 const rate = (value) => perSecond({ by: value, seconds: 1 });
