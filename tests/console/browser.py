@@ -170,7 +170,7 @@ def history(driver, at):
     time.sleep(3)
     assert all(now > before for now, before in zip(corners(driver, "main .chart i"), first)), first
     figures = dict(driver.execute_script("""
-        return [...document.querySelectorAll(".trends > div")].map((node) => ["span", "b"].map((part) => node.querySelector(part).innerText))"""))
+        return [...document.querySelectorAll(".trends > div")].map((node) => ["span", "strong"].map((part) => node.querySelector(part).innerText))"""))
     assert list(figures) == ["used", "waiting", "longest wait", "granted", "refused", "fallbacks"], figures
     assert re.fullmatch(r"[\d.]+/s", figures["granted"]) and figures["granted"] != "0/s", figures
     until("the accounts' rates", lambda: re.search(r"\d+ / \d+\n[\d.]+/s", text(driver, "main tbody")))
@@ -208,7 +208,7 @@ def phone(driver, at):
         "return arguments[0].map((query) => document.querySelector(query).getBoundingClientRect().top)", list(queries))
     tab_order = lambda: driver.execute_script("""
         return document.querySelector(".accounts").compareDocumentPosition(document.querySelector(".more")) & Node.DOCUMENT_POSITION_FOLLOWING
-            ? "accounts first" : "accounts last"""")
+            ? "accounts first" : "accounts last";""")
     is_open = lambda: driver.execute_script("return document.querySelector('.controls').open")
     view(driver, "phone", "dark")
     open_console(driver, at["console"])
@@ -254,7 +254,7 @@ def frozen(driver, at):
         assert text(driver, "main .sum").startswith(seen.split(" ")[0]) or seen, seen
         until("trouble", lambda: "Without Redis: " in text(driver, "#redis"))
         until("this Envoy's errors", lambda: re.search(r"traditional: .*/min\s+\d s ago", text(driver, "#errors")), 20)
-        until("the fallbacks", lambda: text(driver, ".fallbacks b") not in ("0/s", "–"))
+        until("the fallbacks", lambda: text(driver, ".fallbacks strong") not in ("0/s", "–"))
         assert color() != colored, colored
         assert len(driver.find_elements(By.CSS_SELECTOR, "main .do")) == 3
         before = age("#live"), age(".log summary")
@@ -442,7 +442,7 @@ def waits(driver, at):
     shoot(driver, "waiting")
     assert re.search(r" slots used, 0 free · .* · 3 accounts: 3 drained", text(driver, "main .sum")), text(driver, "main .sum")
     assert driver.execute_script("return document.querySelector('main p.bar').className") == "bar full"
-    until("the figures", lambda: int(text(driver, ".trends .waiting b")) > 0)
+    until("the figures", lambda: int(text(driver, ".trends .waiting strong")) > 0)
     for size in SIZES:
         for scheme in ["dark", "light"]:
             view(driver, size, scheme)

@@ -40,7 +40,7 @@ function drawFigure({ node, series, words, slots }) {
 
 function add(figure, value) {
   record(figure.series, value);
-  put($("b", figure.node), Number.isNaN(value) ? "–" : figure.words(value));
+  put($("strong", figure.node), Number.isNaN(value) ? "–" : figure.words(value));
 }
 
 // Adds what a pool's status says.
