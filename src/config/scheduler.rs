@@ -8,7 +8,9 @@ use super::queue::{self, OnSaturated};
 use super::tenant::{self, Tenants};
 use super::upstream::{self, Upstream};
 use super::{Gray, Redis};
+use crate::hash::{hash128, tag};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 /// The scheduler's whole configuration, checked.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// The properties that are read of each request, as paths whose parts are joined by zero bytes.
     pub properties: Vec<Vec<u8>>,
+    /// Another one for each other configuration, 16 hex digits; of its text alone, not of the variables it names.
+    pub digest: String,
 }
 
 impl Config {
@@ -67,6 +71,12 @@ impl Config {
         let account = accounts.get(account as usize)?;
         Some(account.id.as_str())
     }
+}
+
+fn digest(map: &Map<String, Value>) -> String {
+    let text = serde_json::to_vec(map).unwrap_or_default();
+    let digits = tag(&hash128(&text));
+    digits.into_iter().map(char::from).collect()
 }
 
 pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score) -> Config {
@@ -118,6 +128,7 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
         pools: pool::read_all(&mut f, &traditional_headers),
         traditional_headers,
         properties: std::mem::take(&mut f.collector.properties),
+        digest: f.map.map(digest).unwrap_or_default(),
     };
     if let Traditional::Local { .. } = config.traditional {
         let pools = Path::Field(&f.path, "pools");

@@ -72,8 +72,9 @@ impl Shared {
     fn counters(&self) -> String {
         let mut json = Json::default();
         json.raw("{");
-        let of_accounts = self.of_accounts.borrow();
-        for (name, id) in self.metrics.iter().chain(of_accounts.iter()) {
+        let of_accounts = self.of_accounts.try_borrow();
+        let of_accounts = of_accounts.iter().flat_map(|counters| counters.iter());
+        for (name, id) in self.metrics.iter().chain(of_accounts) {
             let count = calls::metric(*id);
             if count > 0 {
                 json.name(name).number(count);
@@ -139,7 +140,10 @@ impl Shared {
             let name = |what| name_of(&["account.", what, ";pool=", pool, ";account=", account]);
             ["requests", "refused", "failed", "cooldown"].map(name)
         });
-        self.of_accounts.replace(defined(names));
+        let counters = defined(names);
+        if let Ok(mut of_accounts) = self.of_accounts.try_borrow_mut() {
+            *of_accounts = counters;
+        }
     }
 
     /// Carries out what the console wants of the pipe. Envoy may call back meanwhile, so nothing is borrowed then.

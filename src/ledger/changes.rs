@@ -94,7 +94,8 @@ fn said(what: &str, value: &str) -> String {
             Ok(points) => {
                 let mut json = Json::default();
                 json.percent(Some(points));
-                [&json.into_text(), " %"].concat()
+                let text = json.into_text();
+                [text.strip_suffix(".0").unwrap_or(&text), " %"].concat()
             }
             Err(_) => points.to_owned(),
         },

@@ -91,6 +91,12 @@ pub fn answer(prefix: &str, pool: &str) -> String {
     key(prefix, pool, "answer")
 }
 
+/// What each worker answered to a question for all of them.
+#[must_use]
+pub fn answers(prefix: &str, pool: &str) -> String {
+    key(prefix, pool, "answers")
+}
+
 /// The channel on which scripts say what is granted to leases of this worker that wait. It is no key.
 #[must_use]
 pub fn channel(prefix: &str, worker: u64) -> String {

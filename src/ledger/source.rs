@@ -124,6 +124,12 @@ impl Script {
     }
 }
 
+/// The script that only `slotgate doctor` runs: what does not fit together in a pool's keys.
+#[must_use]
+pub fn audit() -> String {
+    ["#!lua flags=no-writes\n", LEDGER, code_of!("audit.lua")].concat()
+}
+
 /// The SHA-1 of a script in hex, as `SCRIPT LOAD` answers it.
 pub type Sha = [u8; 40];
 

@@ -34,9 +34,11 @@ pub(super) enum Command {
     Poll {
         pool: usize,
     },
+    /// The answer to someone's question: about a request, or about this worker.
     Answer {
         pool: usize,
         text: String,
+        about: About,
     },
     /// Tells the ledger what a response means for an account.
     Report {
@@ -81,6 +83,15 @@ impl Command {
             | Self::Report { .. } => false,
         }
     }
+}
+
+/// What an answer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// The one worker that knows it answers.
+    Request,
+    /// Every worker answers.
+    Worker,
 }
 
 /// What a sync command carries.

@@ -1,6 +1,6 @@
 //! How a worker's commands are written for Redis.
 
-use super::command::{AcquireKind, Command, SYNC_PART, SyncStep};
+use super::command::{About, AcquireKind, Command, SYNC_PART, SyncStep};
 use super::context::Context;
 use super::waiters::VOUCHED_MS;
 use crate::config::{Config, Pool};
@@ -133,7 +133,10 @@ pub(super) fn write<'a>(
             let (drained, used) = POLLED;
             keys.overrides(out, script, drained, used);
         }
-        Command::Answer { text, .. } => keys.answer(out, text, ANSWER_MS),
+        Command::Answer { text, about, .. } => match about {
+            About::Request => keys.answer(out, text, ANSWER_MS),
+            About::Worker => keys.add_answer(out, text),
+        },
         Command::Report {
             pool,
             account,

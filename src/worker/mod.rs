@@ -22,6 +22,7 @@ pub mod notice;
 pub mod output;
 mod overrides;
 mod parts;
+pub mod presence;
 mod recount;
 mod releases;
 mod renewals;

@@ -3,6 +3,7 @@
 use crate::ledger::fault::Fault;
 use crate::pipe::down::Down;
 use crate::pipe::greeting::Refusal;
+use crate::pool::state::State;
 use crate::request::admission::Reason;
 use crate::upstream::answer::Status;
 use std::fmt;
@@ -126,6 +127,17 @@ pub enum Notice {
         /// For how long, in ms; 0: until an operator says otherwise.
         for_ms: u64,
     },
+    /// An account takes leases otherwise than before, after what this worker saw of it.
+    Account {
+        /// The pool's name.
+        pool: String,
+        /// The account's id.
+        account: String,
+        /// Its state now.
+        state: State,
+        /// For how long, in ms; 0: until something else happens.
+        for_ms: u64,
+    },
     /// Envoy was told to try a refused request again, and did not.
     NotRetried {
         /// The pool's name.
@@ -153,6 +165,7 @@ impl Notice {
             | Self::BreakerClosed
             | Self::Replaced { .. }
             | Self::Percent { .. }
+            | Self::Account { .. }
             | Self::Drained { .. } => false,
             Self::PipeDown(_)
             | Self::PipeRefused(..)
@@ -281,6 +294,19 @@ impl fmt::Display for Notice {
                     ms => write!(f, "for {ms} ms, then it takes one request as a probe"),
                 }?;
                 f.write_str("; was its key revoked? `slotgate cooldown clear` ends this at once")
+            }
+            Self::Account {
+                pool,
+                account,
+                state,
+                for_ms,
+            } => {
+                let state = state.as_str();
+                write!(f, "pool {pool}: account {account} is {state}")?;
+                match for_ms {
+                    0 => Ok(()),
+                    ms => write!(f, " for {ms} ms"),
+                }
             }
             Self::NotRetried { pool } => write!(
                 f,

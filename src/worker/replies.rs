@@ -2,13 +2,13 @@
 //! up.
 
 use super::acquires::{self, LostAcquire};
-use super::command::{AcquireCommand, AcquireKind, Command};
+use super::command::{About, AcquireCommand, AcquireKind, Command};
 use super::counters::Counter;
 use super::notice::Notice;
 use super::parts::Parts;
-use super::renewals;
 use super::requests::Known;
 use super::sync::{self, Next};
+use super::{presence, renewals};
 use crate::ledger::commands::{self, Acquired};
 use crate::ledger::fault::{self, Fault};
 use crate::ledger::resp::{Value, Values};
@@ -107,12 +107,8 @@ impl Parts {
             Command::Poll { pool } => {
                 let question = self.overrides.on_reply(cx, *pool, sent_ms, reply)?;
                 let pool = *pool;
-                let answer = question.and_then(|question| {
-                    let now_ms = self.cx.now_ms;
-                    self.requests.recall(&self.cx, now_ms, &question)
-                });
-                if let Some(text) = answer {
-                    self.cx.commands.push_back(Command::Answer { pool, text });
+                if let Some(question) = question {
+                    self.answer_question(pool, &question);
                 }
             }
             Command::Answer { .. } => {
@@ -133,6 +129,19 @@ impl Parts {
             }
         }
         Ok(())
+    }
+
+    /// Answers what someone asks beside the overrides, if it is for this worker.
+    fn answer_question(&mut self, pool: usize, question: &[u8]) {
+        let (cx, follows) = (&self.cx, !self.syncs.is_ignored(pool));
+        let of_request = || self.requests.recall(cx, cx.now_ms, question);
+        let of_worker = presence::answer(cx, pool, follows, question);
+        let answer = of_worker.map(|text| (text, About::Worker));
+        let answer = answer.or_else(|| Some((of_request()?, About::Request)));
+        if let Some((text, about)) = answer {
+            let command = Command::Answer { pool, text, about };
+            self.cx.commands.push_back(command);
+        }
     }
 
     fn on_acquired(

@@ -8,6 +8,7 @@ use super::request::{Probe, Request, RequestId};
 use super::requests::Requests;
 use crate::config::DISABLE_MS;
 use crate::ledger::commands::AccountReport;
+use crate::pool::state::State;
 use crate::request::admission::Event;
 use crate::request::headers::Headers;
 use crate::upstream::answer::{Meaning, Status, may_mean, meaning};
@@ -210,6 +211,7 @@ impl Requests {
         let view = cx.pools.get_mut(pool);
         if view.is_some_and(|view| view.windows.failed(cx.now_ms, account, settings)) {
             cx.count_in(pool, Counter::Behind);
+            say(cx, pool, account, State::Behind, settings.behind_ms);
             self.report(cx, slot, account, AccountReport::Behind(settings.behind_ms));
         }
     }
@@ -232,6 +234,10 @@ impl Requests {
         {
             let until_ms = cx.now_ms.saturating_add(cooldown_ms);
             view.table.cool(account, until_ms);
+            // Each request under way may be refused so.
+            if view.table.rests_anew(account, cx.now_ms, until_ms) {
+                say(cx, pool, account, State::Cooling, cooldown_ms);
+            }
         }
         let report = if scope.is_none() && cx.config.cooldown.probe {
             AccountReport::CoolThenProbe(cooldown_ms)
@@ -281,6 +287,9 @@ impl Requests {
             AccountReport::Passed(lease) => {
                 cx.counters
                     .add_in(pool, Counter::ProbePassed, changed.min(1));
+                if changed > 0 {
+                    say(cx, pool, account, State::Free, 0);
+                }
                 let request = self.slab.get_mut(slot);
                 if let Some(request) = request.filter(|request| request.holds(lease)) {
                     request.probe = Probe::No;
@@ -311,6 +320,19 @@ impl Requests {
 
 /// How much later an account must be out of pace for the ledger to hear it again, in ms.
 const PACE_MS: u64 = 100;
+
+/// Says that an account's state has changed.
+#[inline(never)]
+fn say(cx: &mut Context, pool: usize, account: u32, state: State, for_ms: u64) {
+    let id = cx.config.account_id(pool, account);
+    let account = id.map(str::to_owned).unwrap_or_default();
+    cx.notice(Notice::Account {
+        pool: cx.pool_name(pool),
+        account,
+        state,
+        for_ms,
+    });
+}
 
 /// Counts what headers say in no form known. Returns how long an account should rest, in ms.
 fn count_malformed(cx: &mut Context, pool: usize, rest: Rest) -> u64 {

@@ -34,10 +34,14 @@ fn own_options_first_then_redis_then_the_form() {
             &["session", "percent", "salt", "config"],
             false,
         ),
-        (&["status"], &["pool", "rows", "tenant", "config"], true),
+        (
+            &["status"],
+            &["pool", "rows", "tenant", "sort", "config"],
+            true,
+        ),
         (
             &["watch"],
-            &["pool", "rows", "tenant", "interval", "count"],
+            &["pool", "rows", "tenant", "sort", "interval", "count"],
             true,
         ),
         (
@@ -54,6 +58,7 @@ fn own_options_first_then_redis_then_the_form() {
         (&["percent", "clear"], &["pool", "all-pools", "by"], true),
         (&["cooldown", "clear"], &["pool", "by"], true),
         (&["log"], &["pool"], true),
+        (&["doctor"], &["pool", "wait"], true),
         (&["unbind"], &["session", "pool", "by"], true),
         (&["lease"], &["pool"], true),
     ] {
@@ -162,6 +167,12 @@ impl Screen {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// What comes next is another look.
+    fn press(&mut self, key: &[u8]) {
+        self.seen.clear();
+        self.ours.write_all(key).unwrap();
+    }
+
     fn code_after(&mut self, key: &[u8]) -> i32 {
         self.ours.write_all(key).unwrap();
         let mut code = None;
@@ -222,4 +233,39 @@ fn watch_fits_the_screen_and_q_ends_it() {
     let mut screen = Screen::open(&rig.redis, 40, 10);
     screen.lines();
     assert_eq!(screen.code_after(b"x\x03"), 130, "as if by a signal");
+}
+
+/// `s` sorts the accounts otherwise at once, though the next look is half a minute away.
+#[test]
+fn a_key_sorts_what_watch_shows() {
+    let mut rig = Rig::new();
+    rig.take("c");
+    rig.pipe.control("drain", "b", None).unwrap();
+    let mut screen = Screen::open(&rig.redis, 80, 24);
+    let order = |screen: &mut Screen| {
+        let lines = screen.lines();
+        let ids = lines
+            .iter()
+            .filter_map(|line| line.split_whitespace().next());
+        let ids: Vec<_> = ids.filter(|word| word.len() == 1).collect();
+        ids.concat()
+    };
+    assert_eq!(order(&mut screen), "abc");
+    for expected in ["cab", "bca", "abc"] {
+        screen.press(b"s");
+        assert_eq!(order(&mut screen), expected);
+    }
+    assert_eq!(screen.code_after(b"q"), 0);
+    for (sort, expected) in [
+        ("name", ["a", "b", "c"]),
+        ("use", ["c", "a", "b"]),
+        ("state", ["b", "c", "a"]),
+    ] {
+        let out = rig.run(&["status", "--sort", sort]).done();
+        let ids = out
+            .lines()
+            .skip(2)
+            .map(|line| line.split(' ').next().unwrap());
+        assert_eq!(ids.collect::<Vec<_>>(), expected, "{out}");
+    }
 }

@@ -13,6 +13,7 @@ mod beside;
 mod change;
 mod check;
 mod corpus;
+mod doctor;
 mod escapes;
 mod explain;
 mod faults;

@@ -24,6 +24,7 @@ mod configuration;
 mod console;
 mod control;
 mod culprits;
+mod doctor;
 mod edges;
 mod exports;
 mod failover;

@@ -651,6 +651,30 @@ impl Pipe {
         seen.collect()
     }
 
+    /// What does not fit together in the pool's keys: `key field: what stands there, not what the others say`.
+    pub fn audit(&mut self) -> Vec<String> {
+        let keys = COMMON.map(|name| key(PREFIX, &self.pool, name));
+        let source = slotgate::ledger::source::audit();
+        let mut words: Vec<&[u8]> = vec![b"EVAL", source.as_bytes(), b"8"];
+        words.extend(keys.iter().map(|key| key.as_bytes()));
+        words.push(b"100000");
+        let reply = self.command(&words);
+        let mut values = Values::new(&reply);
+        assert_eq!(values.value(), Some(Value::Array(3)), "{}", text(&reply));
+        values.value();
+        values.value();
+        let Some(Value::Array(count)) = values.value() else {
+            panic!("{}", text(&reply))
+        };
+        let mut found = Vec::new();
+        for _ in 0..count {
+            assert_eq!(values.value(), Some(Value::Array(4)));
+            let mut word = || String::from_utf8_lossy(values.bulk().unwrap()).into_owned();
+            found.push(format!("{} {}: {}, not {}", word(), word(), word(), word()));
+        }
+        found
+    }
+
     pub fn inspect_raw(&mut self, cursor: &str, count: u64) -> Vec<u8> {
         self.call(|keys, out, by| keys.inspect(out, by, cursor, count))
     }

@@ -2,6 +2,7 @@
 
 use crate::problem::Problem;
 use crate::server::Server;
+use crate::status::Sort;
 use clap::{Args, Parser, Subcommand};
 use slotgate::ledger::changes::is_name;
 
@@ -194,13 +195,16 @@ pub enum Command {
         /// Of the tenants only this one, by its value: Redis has only its hash
         #[arg(long, value_name = "VALUE")]
         tenant: Option<String>,
+        /// The order of the accounts
+        #[arg(long, value_enum, default_value_t)]
+        sort: Sort,
         /// Say too where Redis keeps other accounts than this configuration has
         #[arg(long, value_name = "FILE")]
         config: Option<String>,
         #[command(flatten)]
         connection: Connection,
     },
-    /// Show pools again and again; q ends it
+    /// Show pools again and again; s sorts their accounts otherwise, q ends it
     Watch {
         /// Only these pools
         #[arg(long)]
@@ -211,6 +215,9 @@ pub enum Command {
         /// Of the tenants only this one, by its value: Redis has only its hash
         #[arg(long, value_name = "VALUE")]
         tenant: Option<String>,
+        /// The order of the accounts
+        #[arg(long, value_enum, default_value_t)]
+        sort: Sort,
         /// Seconds between two looks
         #[arg(long, default_value = "1")]
         interval: f64,
@@ -267,6 +274,17 @@ pub enum Command {
         pool: OnePool,
         #[command(flatten)]
         author: Author,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Look at Redis, at the ledger and at every Envoy, and say what is wrong
+    Doctor {
+        /// Only these pools
+        #[arg(long)]
+        pool: Vec<String>,
+        /// Seconds that workers may take to answer: more than control.poll_ms
+        #[arg(long, default_value = "2.5")]
+        wait: f64,
         #[command(flatten)]
         connection: Connection,
     },

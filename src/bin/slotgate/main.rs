@@ -8,6 +8,7 @@ mod act;
 mod arguments;
 mod bucket;
 mod check;
+mod doctor;
 mod explain;
 mod generate;
 mod init;
@@ -156,6 +157,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             pool,
             rows,
             tenant,
+            sort,
             config,
             connection,
         } => {
@@ -169,7 +171,16 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             let differences = check::differences(&mut server, &configured, &pools)?;
             Ok(Answer {
                 text: status::with(
-                    status::text(&pools, rows, tenant, show::Colours::for_stdout()),
+                    status::text(
+                        &pools,
+                        status::View {
+                            rows,
+                            tenant,
+                            sort,
+                            colours: show::Colours::for_stdout(),
+                            width: None,
+                        },
+                    ),
                     &differences,
                 ),
                 json: status::json_with(&pools, &differences),
@@ -180,6 +191,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
             pool,
             rows,
             tenant,
+            sort,
             interval,
             count,
             connection,
@@ -196,6 +208,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                     pools: pool,
                     rows,
                     tenant,
+                    sort,
                     interval,
                     count,
                     json: cli.json,
@@ -260,6 +273,19 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
         } => {
             let mut server = author.open(&before.and(connection))?;
             act::unbind(&mut server, pool.pool.as_deref(), &session)
+        }
+        Command::Doctor {
+            pool,
+            wait,
+            connection,
+        } => {
+            if !(0.1..=120.0).contains(&wait) {
+                return Err(Problem::usage(format!(
+                    "--wait {wait} is not in 0.1..=120 seconds"
+                )));
+            }
+            let wait = std::time::Duration::from_secs_f64(wait);
+            doctor::run(&mut server(connection)?, &pool, wait)
         }
         Command::Log { pool, connection } => log::run(&mut server(connection)?, &pool),
         Command::Lease {

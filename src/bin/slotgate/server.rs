@@ -1,5 +1,6 @@
 //! Redis, asked through the filter's own scripts, so that a user who may do what a worker does may do this.
 
+use crate::doctor::Audit;
 use crate::problem::{Exit, Problem};
 use crate::words;
 use redis::{
@@ -10,7 +11,7 @@ use slotgate::ledger::commands::{AccountTerms, Change, LedgerCommands};
 use slotgate::ledger::fault::garbage;
 use slotgate::ledger::keys;
 use slotgate::ledger::resp::{push_array, push_bulk};
-use slotgate::ledger::source::{Script, ScriptRef, Sha, Shas};
+use slotgate::ledger::source::{self, Script, ScriptRef, Sha, Shas};
 use slotgate::ledger::view::Pool;
 use slotgate::pipe::greeting::{self, Refusal};
 use slotgate::printable;
@@ -364,6 +365,22 @@ impl Server {
         let digest = self.ask_of(pool, redis::cmd("HGET").arg(accounts).arg("#digest"));
         let digest: Option<Vec<u8>> = digest?;
         Ok(digest.and_then(|digest| words::text(&digest).parse().ok()))
+    }
+
+    /// What does not fit together in a pool's keys, if it has no more accounts and leases than that.
+    pub fn audit(&mut self, pool: &str, most: u64) -> Result<Audit, Problem> {
+        let mut load = redis::cmd("SCRIPT");
+        let sha: String = self.ask(load.arg("LOAD").arg(source::audit()))?;
+        let mut run = redis::cmd("EVALSHA");
+        run.arg(sha).arg(keys::COMMON.len());
+        for name in keys::COMMON {
+            run.arg(keys::key(&self.prefix, pool, name));
+        }
+        let (leases, accounts, findings): (i64, i64, _) = self.ask_of(pool, run.arg(most))?;
+        Ok(Audit {
+            counted: u64::try_from(leases).ok().zip(u64::try_from(accounts).ok()),
+            findings,
+        })
     }
 
     /// Everything about a pool.

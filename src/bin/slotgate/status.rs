@@ -11,6 +11,53 @@ use slotgate::ledger::view::{Account, Pool, duration};
 use slotgate::pool::state::State;
 use std::cmp::Reverse;
 
+/// The order of a pool's accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Sort {
+    /// By their ids
+    #[default]
+    Name,
+    /// Those that use most of their slots first
+    Use,
+    /// Those that take no leases first
+    State,
+}
+
+impl Sort {
+    /// The next one, as a key chooses it.
+    pub fn next(self) -> Self {
+        match self {
+            Self::Name => Self::Use,
+            Self::Use => Self::State,
+            Self::State => Self::Name,
+        }
+    }
+
+    fn apply(self, accounts: &mut [&Account]) {
+        match self {
+            // As they come.
+            Self::Name => {}
+            Self::Use => accounts.sort_by_cached_key(|account| Reverse(load(account))),
+            Self::State => accounts.sort_by_cached_key(|account| {
+                (account.state == State::Free, Reverse(load(account)))
+            }),
+        }
+    }
+}
+
+/// How pools are shown.
+#[derive(Debug, Clone, Copy)]
+pub struct View<'a> {
+    /// At most so many accounts of each.
+    pub rows: Option<usize>,
+    /// The tenant that was asked for, by its value.
+    pub tenant: Option<&'a str>,
+    pub sort: Sort,
+    pub colours: Colours,
+    /// The terminal's columns.
+    pub width: Option<usize>,
+}
+
 /// The pools that are named, or all; of their tenants only the one of this value, if there is one.
 pub fn read(
     server: &mut Server,
@@ -85,40 +132,23 @@ pub fn json(pools: &[Pool]) -> Value {
     json!({"pools": pools})
 }
 
-/// All pools; at most `rows` accounts of each.
-pub fn text(pools: &[Pool], rows: Option<usize>, tenant: Option<&str>, colours: Colours) -> Lines {
-    text_of_width(pools, rows, tenant, colours, None)
-}
-
-/// The same for a terminal that shows so many columns.
-pub fn text_of_width(
-    pools: &[Pool],
-    rows: Option<usize>,
-    tenant: Option<&str>,
-    colours: Colours,
-    width: Option<usize>,
-) -> Lines {
+/// All pools.
+pub fn text(pools: &[Pool], view: View) -> Lines {
     let mut text = Lines::default();
     for (place, pool) in pools.iter().enumerate() {
         if place > 0 {
             text.line("");
         }
-        table(&mut text, pool, rows, colours, width);
+        table(&mut text, pool, view);
         if pool.error.is_none() {
-            queue::tenants(&mut text, pool, rows, tenant);
+            queue::tenants(&mut text, pool, view.rows, view.tenant);
         }
     }
     text
 }
 
 /// One pool: a line about it, then a line for each account.
-fn table(
-    text: &mut Lines,
-    pool: &Pool,
-    rows: Option<usize>,
-    colours: Colours,
-    width: Option<usize>,
-) {
+fn table(text: &mut Lines, pool: &Pool, view: View) {
     if let Some(error) = &pool.error {
         return text.line(error);
     }
@@ -150,12 +180,15 @@ fn table(
     queue::head(text, pool);
 
     let mut shown: Vec<&Account> = pool.accounts.iter().collect();
-    let most = rows.unwrap_or(shown.len());
+    let most = view.rows.unwrap_or(shown.len());
     let cut = shown.len() > most;
-    if cut {
-        shown.sort_by_cached_key(|account| (account.state == State::Free, Reverse(load(account))));
-        shown.truncate(most);
-    }
+    // Where not all have room, those come first that may be looked for.
+    let sort = match view.sort {
+        Sort::Name if cut => Sort::State,
+        sort => sort,
+    };
+    sort.apply(&mut shown);
+    shown.truncate(most);
     let used = |account: &Account| format!("{}/{}", account.used, account.max);
     // What is beside the bar.
     let widest = |of: &dyn Fn(&Account) -> usize, heading: usize| {
@@ -168,7 +201,9 @@ fn table(
             &|account| state(account, pool.accounts_are_ledgers).len(),
             5,
         ));
-    let room = width.map_or(BAR, |width| width.saturating_sub(beside).min(BAR));
+    let room = view
+        .width
+        .map_or(BAR, |width| width.saturating_sub(beside).min(BAR));
     let with_bar = room >= LEAST_BAR;
     let row = |id: Cell, used: String, bar: String, state: Cell| {
         let bar = with_bar.then(|| Cell::from(bar));
@@ -188,7 +223,8 @@ fn table(
             Cell::from(&account.id),
             used(account),
             bar(account.used, account.max, room),
-            colours.paint(colour(account), &state(account, pool.accounts_are_ledgers)),
+            view.colours
+                .paint(colour(account), &state(account, pool.accounts_are_ledgers)),
         ));
     }
     text.table(&lines);

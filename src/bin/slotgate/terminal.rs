@@ -9,6 +9,8 @@ pub enum Key {
     Quit,
     /// Ctrl-C.
     Interrupt,
+    /// `s`
+    Sort,
 }
 
 /// Columns and rows, where standard output is a terminal.
@@ -48,7 +50,7 @@ mod keys {
             Some(Self(before))
         }
 
-        /// Waits so long for a key that ends it.
+        /// Waits so long for a key that means something.
         pub fn wait(&self, time: Duration) -> Option<Key> {
             let until = Instant::now().checked_add(time)?;
             loop {
@@ -70,6 +72,7 @@ mod keys {
                     typed if typed.iter().any(|key| matches!(key, b'q' | b'Q' | 4)) => {
                         return Some(Key::Quit);
                     }
+                    typed if typed.contains(&b's') => return Some(Key::Sort),
                     _ => {}
                 }
             }
@@ -106,7 +109,7 @@ mod keys {
 
 pub use keys::Keyboard;
 
-/// Waits so long, or until a key ends it.
+/// Waits so long, or until a key comes that means something.
 pub fn wait(keyboard: Option<&Keyboard>, time: Duration) -> Option<Key> {
     match keyboard {
         Some(keyboard) => keyboard.wait(time),

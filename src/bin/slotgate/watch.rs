@@ -4,7 +4,7 @@ use crate::Answer;
 use crate::problem::{Exit, Problem};
 use crate::server::Server;
 use crate::show::{Colours, Lines};
-use crate::status;
+use crate::status::{self, Sort, View};
 use crate::terminal::{self, Key, Keyboard, size};
 use crate::words::clock;
 use serde_json::Value;
@@ -18,12 +18,14 @@ pub struct Watch {
     pub pools: Vec<String>,
     pub rows: Option<usize>,
     pub tenant: Option<String>,
+    pub sort: Sort,
     pub interval: f64,
     pub count: Option<u64>,
     pub json: bool,
 }
 
-/// Looks again and again, also past failures: Redis comes back. On a terminal each look replaces the one before, and `q` ends it.
+/// Looks again and again, also past failures: Redis comes back. On a terminal each look replaces the one before, `s` sorts the
+/// accounts otherwise, and `q` ends it.
 pub fn run(open: &dyn Fn() -> Result<Server, Problem>, watch: &Watch) -> Result<Answer, Problem> {
     let in_place = std::io::stdout().is_terminal() && !watch.json;
     let keyboard = in_place.then(Keyboard::open).flatten();
@@ -34,8 +36,9 @@ pub fn run(open: &dyn Fn() -> Result<Server, Problem>, watch: &Watch) -> Result<
     };
     let mut server = None;
     let mut looks: u64 = 0;
+    let mut sort = watch.sort;
     loop {
-        let look = look(&mut server, open, watch, in_place);
+        let look = look(&mut server, open, watch, sort, in_place);
         looks = looks.saturating_add(1);
         let last = watch.count.is_some_and(|count| looks >= count);
         match look {
@@ -60,6 +63,7 @@ pub fn run(open: &dyn Fn() -> Result<Server, Problem>, watch: &Watch) -> Result<
         match terminal::wait(keyboard.as_ref(), pause) {
             Some(Key::Quit) => return Ok(done(Exit::Done)),
             Some(Key::Interrupt) => return Ok(done(Exit::Interrupted)),
+            Some(Key::Sort) => sort = sort.next(),
             None => {}
         }
     }
@@ -69,6 +73,7 @@ fn look(
     server: &mut Option<Server>,
     open: &dyn Fn() -> Result<Server, Problem>,
     watch: &Watch,
+    sort: Sort,
     in_place: bool,
 ) -> Result<Lines, Problem> {
     let server = match server {
@@ -81,17 +86,18 @@ fn look(
     }
     let time = pools.first().map_or(0, |pool| pool.now_ms);
     let head = format!("{} UTC  {}", clock(time), server.name);
-    let colours = Colours::for_stdout();
+    let view = View {
+        rows: watch.rows,
+        tenant: watch.tenant.as_deref(),
+        sort,
+        colours: Colours::for_stdout(),
+        width: None,
+    };
     if let (true, Some(size)) = (in_place, size()) {
-        return Ok(on_screen(&head, &pools, watch, colours, size));
+        return Ok(on_screen(&head, &pools, view, size));
     }
     let mut lines = Lines::of(&head);
-    lines.append(&status::text(
-        &pools,
-        watch.rows,
-        watch.tenant.as_deref(),
-        colours,
-    ));
+    lines.append(&status::text(&pools, view));
     if !in_place {
         lines.line("");
     }
@@ -99,23 +105,16 @@ fn look(
 }
 
 /// All that fits into so many columns and rows, with as many accounts of each pool as that leaves room for.
-fn on_screen(
-    head: &str,
-    pools: &[Pool],
-    watch: &Watch,
-    colours: Colours,
-    (width, height): (usize, usize),
-) -> Lines {
-    let most = watch.rows.unwrap_or(height);
+fn on_screen(head: &str, pools: &[Pool], view: View, (width, height): (usize, usize)) -> Lines {
+    let most = view.rows.unwrap_or(height);
     let with = |rows| {
         let mut lines = Lines::of(head);
-        lines.append(&status::text_of_width(
-            pools,
-            Some(rows),
-            watch.tenant.as_deref(),
-            colours,
-            Some(width),
-        ));
+        let view = View {
+            rows: Some(rows),
+            width: Some(width),
+            ..view
+        };
+        lines.append(&status::text(pools, view));
         lines.of_width(width)
     };
     // The cursor stands on the last row.

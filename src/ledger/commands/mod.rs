@@ -48,6 +48,7 @@ pub struct LedgerCommands {
     pass: String,
     question: String,
     answer: String,
+    answers: String,
 }
 
 impl LedgerCommands {
@@ -68,6 +69,7 @@ impl LedgerCommands {
             pass: keys::pass(prefix, pool),
             question: keys::question(prefix, pool),
             answer: keys::answer(prefix, pool),
+            answers: keys::answers(prefix, pool),
         }
     }
 

@@ -18,6 +18,11 @@ impl LedgerCommands {
         set_for(out, &self.answer, text, keep_ms);
     }
 
+    /// `LPUSH` of what each worker answers; who asks takes the list away.
+    pub fn add_answer(&self, out: &mut Vec<u8>, text: &str) {
+        push_command(out, &[b"LPUSH", self.answers.as_bytes(), text.as_bytes()]);
+    }
+
     /// `GET` of what a worker answered.
     pub fn read_answer(&self, out: &mut Vec<u8>) {
         push_command(out, &[b"GET", self.answer.as_bytes()]);
@@ -57,6 +62,8 @@ mod tests {
         assert_eq!(said, "SET x:{p}:question q PX 5");
         let said = words(|commands, out, _| commands.answer(out, "a", 6));
         assert_eq!(said, "SET x:{p}:answer a PX 6");
+        let said = words(|commands, out, _| commands.add_answer(out, "a"));
+        assert_eq!(said, "LPUSH x:{p}:answers a");
         let said = words(|commands, out, _| commands.read_answer(out));
         assert_eq!(said, "GET x:{p}:answer");
         let said = words(|commands, out, _| commands.session(out, &[0xab; 16]));

@@ -68,7 +68,15 @@ fn run(sequences: u32) -> u64 {
                 )));
             }
         }
-        Ok(())
+        // What a doctor looks at, whatever was done.
+        let found = pair.pipe.audit();
+        if found.is_empty() {
+            return Ok(());
+        }
+        Err(TestCaseError::fail(format!(
+            "audit: {found:?}\nnow {:?}",
+            pair.model
+        )))
     });
     match result {
         Ok(()) => {}
@@ -167,5 +175,6 @@ proptest! {
             .map(|(id, max, used)| (id.to_string(), (LOAD as i64 * used / i64::from(max)) as f64))
             .collect();
         prop_assert_eq!(state.free, free);
+        prop_assert_eq!(pair.pipe.audit(), Vec::<String>::new());
     }
 }

@@ -1,9 +1,11 @@
 //! What an upstream's answers say of its account: it rests, it fails, or its probe passed.
 
 use super::rig::{Id, Rig, Sent, granted};
+use slotgate::pool::state::State;
 use slotgate::request::verdict::Verdict;
 use slotgate::upstream::failing::Source;
 use slotgate::worker::counters::Counter;
+use slotgate::worker::notice::Notice;
 
 #[test]
 fn pushback_cools_the_account_down() {
@@ -58,6 +60,47 @@ fn a_probe_that_passes_is_told() {
     rig.respond(id, 200, &[]);
     assert!(rig.commands().is_empty(), "no probe");
     assert_eq!(rig.count(Counter::ProbePassed), 1);
+}
+
+/// One line in the log for each change of state, however many requests meet it.
+#[test]
+fn a_change_of_state_is_said_once() {
+    let mut rig = Rig::ready(failing);
+    rig.notices();
+    let account = |state: State, for_ms| Notice::Account {
+        pool: "p".into(),
+        account: "a".into(),
+        state,
+        for_ms,
+    };
+    for _ in 0..3 {
+        let (id, _) = rig.holding();
+        rig.respond(id, 429, &[]);
+        rig.commands();
+        rig.reply(":1\r\n");
+    }
+    let said = rig.notices();
+    assert_eq!(said, [account(State::Cooling, 5_000)]);
+    assert!(!said[0].is_warning());
+    assert_eq!(
+        said[0].to_string(),
+        "pool p: account a is cooling for 5000 ms"
+    );
+    rig.now_ms += 5_000;
+    let (id, _) = rig.probing();
+    rig.respond(id, 200, &[]);
+    rig.commands();
+    assert!(
+        rig.notices().is_empty(),
+        "only the ledger knows whether it passed"
+    );
+    rig.reply(":1\r\n");
+    let said = rig.notices();
+    assert_eq!(said, [account(State::Free, 0)]);
+    assert_eq!(said[0].to_string(), "pool p: account a is free");
+    let (id, _) = rig.holding();
+    rig.respond(id, 429, &[("retry-after", "2")]);
+    assert_eq!(rig.notices(), [account(State::Cooling, 2_000)]);
 }
 
 /// What the worker says when every probe of it is answered, apart from renewals and the like.
@@ -254,6 +297,11 @@ fn an_account_that_fails_fast_is_put_behind() {
     assert_eq!(told.as_deref(), Some("7000 behind"), "2 of 4");
     assert_eq!(rig.count(Counter::Behind), 1);
     assert_eq!(rig.count(Counter::Cooldown), 0);
+    let behind = |notice: &Notice| notice.to_string() == "pool p: account a is behind for 7000 ms";
+    assert_eq!(
+        rig.notices().iter().filter(|notice| behind(notice)).count(),
+        1
+    );
 
     let mut off = Rig::ready(|json| json["failing"] = serde_json::json!({"percent": 0}));
     for _ in 0..50 {

@@ -457,8 +457,8 @@ fn where_envoy_does_not_try_again_it_is_said_once() {
         }
     }
     let said = said(&mut rig);
-    assert_eq!(said.len(), 1, "{said:?}");
-    assert!(said[0].contains("pool p: Envoy did not try a refused request again"));
+    let same = |line: &&String| line.contains("pool p: Envoy did not try a refused request again");
+    assert_eq!(said.iter().filter(same).count(), 1, "{said:?}");
     assert_eq!(rig.count(Counter::FailoverNotRetried), 3);
     assert_eq!(rig.count(Counter::Cooldown), 3);
 }
