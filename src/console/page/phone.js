@@ -1,7 +1,7 @@
 // Where a pool's parts go: on a phone its accounts come first, and its controls are folded.
 import { $ } from "./dom.js";
 
-const phone = matchMedia("(max-width: 44rem)");
+const phone = matchMedia("(max-width: 56rem)");
 const sections = new Set();
 
 // Puts a pool's parts in order, now and whenever the screen changes.

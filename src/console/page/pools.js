@@ -123,12 +123,14 @@ function fullness(free, slots) {
 
 const sum = (numbers) => numbers.reduce((total, number) => total + number, 0);
 
+const STATES = ["free", "behind", "full", "probe", "probing", "paced", "cooling", "drained", "disabled", "removed"];
+
 function sumWords(seen, used, slots, free) {
   if (seen.error) return `It can't be read: ${seen.error}`;
   if (!seen.revision) return "Not in Redis yet: the filter creates it at its first request.";
-  const counts = { free: 0, full: 0, cooling: 0, drained: 0, disabled: 0 };
-  for (const { state } of seen.accounts) counts[state] = (counts[state] ?? 0) + 1;
-  const states = Object.entries(counts).filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
+  const counts = new Map(STATES.map((state) => [state, 0]));
+  for (const { state } of seen.accounts) counts.set(state, (counts.get(state) ?? 0) + 1);
+  const states = [...counts].filter(([, count]) => count).map(([state, count]) => `${count} ${state}`);
   const flight = `${seen.leases.live} in flight`;
   const from = seen.accounts_from === "ledger" ? " · accounts from the ledger" : "";
   const total = seen.accounts.length;
