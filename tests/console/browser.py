@@ -140,17 +140,22 @@ def looks(driver, at, accounts):
             accessible(driver, f"{accounts} accounts, {size}, {scheme}")
     driver.execute_script("""
         window.shift = 0;
-        new PerformanceObserver((list) => list.getEntries().forEach((one) => shift += one.value)).observe({type: "layout-shift"});
+        window.moved = [];
+        new PerformanceObserver((list) => list.getEntries().forEach((one) => {
+            shift += one.value;
+            moved.push(...one.sources.map(({node, previousRect: from, currentRect: to}) =>
+                `${(node?.outerHTML ?? node?.textContent ?? "").slice(0, 90)} ${from.x},${from.y} > ${to.x},${to.y}`));
+        })).observe({type: "layout-shift"});
         window.long = 0;
         new PerformanceObserver((list) => list.getEntries().forEach((one) => long = Math.max(long, one.duration))).observe({type: "longtask"})""")
     for size in SIZES:
         view(driver, size, "light")
         time.sleep(1.5)
-        driver.execute_script("shift = long = 0")
+        driver.execute_script("shift = long = 0; moved = []")
         time.sleep(6)
         shift, longest = driver.execute_script("return [shift, long]")
         print(f"{accounts} accounts, {size}: layout shift {shift:.4f} and longest task {longest:.0f} ms in 6 s of refreshing")
-        assert shift < 0.001, shift
+        assert shift < 0.001, (shift, driver.execute_script("return moved"))
 
 
 def corners(driver, query):

@@ -11,6 +11,8 @@ import { placeParts } from "./phone.js";
 import { showQueue } from "./queue.js";
 import { newTrends, showRates, showTrends } from "./trends.js";
 
+// A pool with more accounts than this has many.
+const FEW = 20;
 // A pool is called busy when less than this share of its slots is free.
 const BUSY = 0.25;
 
@@ -103,6 +105,7 @@ function showPool(pool, seen, percentConfigured) {
   pool.hasMore = seen.more;
   const used = sum(seen.accounts.map((account) => account.used));
   const slots = sum(seen.accounts.map((account) => account.max_concurrency));
+  section.classList.toggle("many", seen.accounts.length > FEW);
   const free = sum(seen.accounts.map(freeSlots));
   put($(".sum", section), sumWords(seen, used, slots, free));
   fill($(".bar i", section), used / slots || 0);
@@ -113,8 +116,11 @@ function showPool(pool, seen, percentConfigured) {
   arrange(pool);
 }
 
-// Slots of an account that takes no requests now are not free.
-const freeSlots = ({ state, used, max_concurrency }) => state === "free" ? Math.max(0, max_concurrency - used) : 0;
+// Slots that can be taken now: none of an account that takes no requests, one of an account that is to be probed.
+function freeSlots({ state, used, max_concurrency }) {
+  const rest = Math.max(0, max_concurrency - used);
+  return { free: rest, behind: rest, probe: Math.min(1, rest) }[state] ?? 0;
+}
 
 function fullness(free, slots) {
   if (!free && slots) return "full";
