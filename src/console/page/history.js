@@ -3,7 +3,7 @@
 export const KEPT_MS = 300_000;
 const POINTS = 300;
 // Between points that are further apart nothing is known.
-const GAP_MS = 6000;
+const GAP_MS = 10_000;
 const times = new Float64Array(POINTS);
 let newest = 0;
 
