@@ -8,7 +8,7 @@ import { drawNoMore, drawOnScreen, drawSeries } from "./sparkline.js";
 // Makes an empty row for an account of a pool; `edit` is called with its id.
 export function newAccount(pool, id, edit) {
   const account = { row: fromTemplate("#account"), id, pool, series: newSeries() };
-  drawOnScreen(account.row, () => drawSeries($(".chart i", account.row), account.series, account.slots));
+  drawOnScreen(account.row, () => drawAccount(account));
   const [drain, endCooldown, editButton] = all("button", account.row);
   editButton.onclick = () => edit(id);
   put($("th", account.row), id);
@@ -26,11 +26,24 @@ function drainWords(answer, { id, used }) {
   return `${id} is drained: it takes no new requests; those that use it now, ${used}, will finish.`;
 }
 
-// Shows what the status says of an account.
-export function showAccount(account, { state, used, max_concurrency, cooling_ms, out_of_use, pace, set }, isLedgers) {
-  Object.assign(account, { state, used, slots: max_concurrency, load: used / max_concurrency });
+// Takes in what the status says of an account. Of thousands only those on the screen are written each time.
+export function showAccount(account, seen, isLedgers) {
+  const { state, used, max_concurrency } = seen;
+  const isNew = account.state !== state;
+  Object.assign(account, { seen, isLedgers, state, used, load: used / max_concurrency });
   record(account.series, used);
-  const { row } = account;
+  if (isNew) writeAccount(account);
+}
+
+function drawAccount(account) {
+  if (account.written !== account.seen) writeAccount(account);
+  drawSeries($(".chart i", account.row), account.series, account.seen.max_concurrency);
+}
+
+function writeAccount(account) {
+  const { row, seen, isLedgers } = account;
+  const { state, used, max_concurrency, cooling_ms, out_of_use, pace, set } = seen;
+  account.written = seen;
   if (row.className !== state) row.className = state;
   fill($(".bar i", row), account.load);
   put($(".used", row), `${used} / ${max_concurrency}`);

@@ -35,7 +35,7 @@ export function showGrowing(since_ms) {
 }
 
 function newPool(name) {
-  const pool = { section: fromTemplate("#pool"), name, accounts: new Map(), hasMore: false };
+  const pool = { section: fromTemplate("#pool"), name, accounts: new Map(), sorted: [], hasMore: false };
   const [grayForm, sessionForm, recallForm, termsForm] = all("form", pool.section);
   pool.trends = newTrends($(".trends", pool.section));
   const edit = setUpTermsForm(pool, termsForm);
@@ -91,6 +91,7 @@ function showPool(pool, seen, percentConfigured) {
   Object.assign(pool, { isLedgers, seen });
   for (const account of seen.accounts) {
     if (!accounts.has(account.id)) {
+      pool.sorted = null;
       accounts.set(account.id, newAccount(name, account.id, pool.edit));
       $("tbody", section).append(accounts.get(account.id).row);
     }
@@ -100,9 +101,11 @@ function showPool(pool, seen, percentConfigured) {
   for (const [id, account] of accounts) {
     if (ids.has(id)) continue;
     removeAccount(account);
+    pool.sorted = null;
     accounts.delete(id);
   }
   pool.hasMore = seen.more;
+  pool.sorted ??= [...accounts.values()].sort((a, b) => byName(a.id, b.id));
   const used = sum(seen.accounts.map((account) => account.used));
   const slots = sum(seen.accounts.map((account) => account.max_concurrency));
   section.classList.toggle("many", seen.accounts.length > FEW);
@@ -152,11 +155,11 @@ function grayWords(override, configured) {
 const ORDERS = {
   name: () => 0,
   load: (a, b) => b.load - a.load,
-  state: (a, b) => byName(a.state, b.state),
+  state: (a, b) => STATES.indexOf(a.state) - STATES.indexOf(b.state),
 };
 
 // Hides the accounts that are not looked for, and puts the rows in order.
-function arrange({ section, accounts, hasMore }) {
+function arrange({ section, accounts, hasMore, sorted }) {
   const wanted = $("[type=search]", section).value.toLowerCase().trim();
   let found = 0;
   for (const { row, id, state } of accounts.values()) {
@@ -166,7 +169,7 @@ function arrange({ section, accounts, hasMore }) {
   const more = hasMore ? ", and more that are not shown" : "";
   put($(".found", section), `${found} of ${accounts.size} accounts${more}`);
   const order = ORDERS[$(".finder select", section).value];
-  const rows = [...accounts.values()].sort((a, b) => order(a, b) || byName(a.id, b.id)).map(({ row }) => row);
+  const rows = [...sorted].sort(order).map(({ row }) => row);
   const body = $("tbody", section);
   const moved = rows.some((row, place) => body.rows[place] !== row);
   // A row that moves would lose the focus.
