@@ -446,6 +446,7 @@ def hostile(driver, at):
     open_console(driver, at["console"])
     redis(at, "HSET", "slotgate:{demo}:accounts", HOSTILE, "8 300000 0 0")
     until("garbage", lambda: text(driver, "main .sum").startswith("It can't be read: accounts ?img"))
+    assert text(driver, ".trends .used strong") == "–"
     harmless("garbage")
 
 

@@ -13,6 +13,8 @@ import { newTrends, showRates, showTrends } from "./trends.js";
 
 // A pool with more accounts than this has many.
 const FEW = 20;
+// The figures of a pool that can't be read.
+const UNKNOWN = { used: NaN, slots: 0, waiting: NaN, longest_wait_ms: NaN };
 // A pool is called busy when less than this share of its slots is free.
 const BUSY = 0.25;
 
@@ -113,7 +115,7 @@ function showPool(pool, seen, percentConfigured) {
   put($(".sum", section), sumWords(seen, used, slots, free));
   fill($(".bar i", section), used / slots || 0);
   $(".bar", section).className = `bar ${fullness(free, slots)}`;
-  showTrends(pool.trends, { ...seen.queue, used, slots });
+  showTrends(pool.trends, seen.error ? UNKNOWN : { ...seen.queue, used, slots });
   showQueue(section, seen.queue);
   put($(".gray", section), `${grayWords(seen.percent_override, percentConfigured)}, ${grayShareSeen(name)}`);
   arrange(pool);
