@@ -54,10 +54,11 @@ test-metrics: setup wasm ## metrics, access log, traces, dashboard and alerts al
 dashboard: setup wasm ## draw envoy/grafana/run.svg from a real run (three minutes)
 	$(CARGO) test --test metrics picture -- --ignored
 
-test-console: setup wasm ## the console in a headless Chromium; screenshots go to target/console (two minutes)
+test-console: setup wasm ## the console in a headless Chromium; screenshots go to target/console (three minutes)
 	@scripts/setup.sh browser
 	$(CARGO) build --example console-stage
-	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console
+	/usr/bin/python3 tests/console/browser.py $${CARGO_TARGET_DIR:-target}/debug/examples/console-stage target/console \
+		.venv/axe/axe_playwright_python/axe.min.js
 
 test-upgrade: setup wasm ## this filter beside the previous release's, built from git, on one Redis (three minutes)
 	@tests/upgrade.sh

@@ -8,6 +8,7 @@ cd -P "$(dirname "$0")/.."
 
 : "${CARGO:=cargo}" "${ENVOY_VERSION:=1.40.0}" "${ENVOY:=$PWD/.venv/envoy}" "${REDIS_SERVER:=$PWD/.venv/redis-server}"
 NEXTEST_VERSION=0.9.148
+AXE_VERSION=0.1.8
 
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "setup: $*" >&2; }
@@ -182,8 +183,19 @@ compose() {
 }
 
 browser() {
+    axe
     have chromedriver && have chromium && /usr/bin/python3 -c 'import selenium' 2>/dev/null && return
     apt chromium chromium-driver python3-selenium fonts-dejavu-core || die "no Chromium with its driver and python3-selenium"
+}
+
+# The checker of accessibility: one script, axe.min.js, that comes in a package for another driver of browsers.
+axe() {
+    compgen -G ".venv/axe/axe_playwright_python-$AXE_VERSION.dist-info" >/dev/null && return
+    [ -x .venv/bin/python ] || python3 -m venv .venv || die "no python with venv to fetch axe with"
+    say "installing axe into .venv/axe"
+    rm -rf .venv/axe
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .venv/axe \
+        "axe-playwright-python==$AXE_VERSION" || die "no axe from pip"
 }
 
 case ${1:-} in

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""The console in a real Chromium: screenshots into target/console, and what an operator does by keyboard alone.
+"""The console in a real Chromium: screenshots into target/console, what an operator does by keyboard alone, and the rules of axe.
 
-Usage: browser.py STAGE SCREENSHOTS, STAGE being the program built from stage.rs."""
+Usage: browser.py STAGE SCREENSHOTS AXE, STAGE being the program built from stage.rs, AXE the file axe.min.js."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +22,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.chrome.service import Service
 
-STAGE, SHOTS = sys.argv[1], Path(sys.argv[2])
+STAGE, SHOTS, AXE = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
 
@@ -114,6 +116,18 @@ def redis(at, *words):
         return connection.recv(65536).decode()
 
 
+def accessible(driver, name):
+    """No rule of axe is broken seriously, in the whole page or in the dialog that covers it."""
+    driver.execute_script(AXE.read_text())
+    broken = driver.execute_async_script("""
+        const [done] = arguments, scope = document.querySelector("dialog[open]") ?? document;
+        axe.run(scope, {resultTypes: ["violations"]}).then(({violations}) => done(violations.map((one) =>
+            [one.impact, one.id, one.help, one.nodes.length, one.nodes[0].html, one.nodes[0].failureSummary])))""")
+    serious = [one for one in broken if one[0] in ("serious", "critical")]
+    assert not serious, (name, serious)
+    print(f"axe, {name}: nothing serious or critical" + "".join(f"; {impact}: {rule}" for impact, rule, *_ in broken))
+
+
 def looks(driver, at, accounts):
     """Every size in every light, and that nothing moves while the figures change."""
     open_console(driver, at["console"])
@@ -123,16 +137,176 @@ def looks(driver, at, accounts):
             time.sleep(1.5)
             fits(driver)
             shoot(driver, f"{accounts}-{size}-{scheme}")
-    view(driver, "desktop", "light")
+            accessible(driver, f"{accounts} accounts, {size}, {scheme}")
     driver.execute_script("""
         window.shift = 0;
-        new PerformanceObserver((list) => list.getEntries().forEach((one) => shift += one.value)).observe({type: "layout-shift"});
+        window.moved = [];
+        new PerformanceObserver((list) => list.getEntries().forEach((one) => {
+            shift += one.value;
+            moved.push(...one.sources.map(({node, previousRect: from, currentRect: to}) =>
+                `${(node?.outerHTML ?? node?.textContent ?? "").slice(0, 90)} ${from.x},${from.y} > ${to.x},${to.y}`));
+        })).observe({type: "layout-shift"});
         window.long = 0;
         new PerformanceObserver((list) => list.getEntries().forEach((one) => long = Math.max(long, one.duration))).observe({type: "longtask"})""")
-    time.sleep(6)
-    shift, longest = driver.execute_script("return [shift, long]")
-    print(f"{accounts} accounts: layout shift {shift:.4f} and longest task {longest:.0f} ms in 6 s of refreshing")
-    assert shift < 0.01, shift
+    for size in SIZES:
+        view(driver, size, "light")
+        time.sleep(1.5)
+        driver.execute_script("shift = long = 0; moved = []")
+        time.sleep(6)
+        shift, longest = driver.execute_script("return [shift, long]")
+        print(f"{accounts} accounts, {size}: layout shift {shift:.4f} and longest task {longest:.0f} ms in 6 s of refreshing")
+        assert shift < 0.001, (shift, driver.execute_script("return moved"))
+
+
+def corners(driver, query):
+    """How many corners the pictures have that such nodes show: none, before anything is known."""
+    return driver.execute_script("""
+        return [...document.querySelectorAll(arguments[0])].map((node) =>
+            (getComputedStyle(node).clipPath.match(/polygon\\((.*)\\)/)?.[1].split(",") ?? []).length)""", query)
+
+
+def history(driver, at):
+    """Each figure gets a point for each answer, of the pool and of each account; rates are a second's."""
+    view(driver, "desktop", "light")
+    open_console(driver, at["console"])
+    until("points", lambda: all(found > 7 for found in corners(driver, "main .chart i")), 20)
+    assert len(corners(driver, ".trends .chart i")) == 6 and len(corners(driver, "tbody .chart i")) == 3
+    first = corners(driver, "main .chart i")
+    time.sleep(3)
+    assert all(now > before for now, before in zip(corners(driver, "main .chart i"), first)), first
+    figures = dict(driver.execute_script("""
+        return [...document.querySelectorAll(".trends > div")].map((node) => ["span", "strong"].map((part) => node.querySelector(part).innerText))"""))
+    assert list(figures) == ["used", "waiting", "longest wait", "granted", "refused", "fallbacks"], figures
+    assert re.fullmatch(r"[\d.]+/s", figures["granted"]) and figures["granted"] != "0/s", figures
+    until("the accounts' rates", lambda: re.search(r"\d+ / \d+\n[\d.]+/s", text(driver, "main tbody")))
+    until("this Envoy's rate", lambda: re.match(r"[\d.]+/s requests over the last minute", text(driver, "#counts")))
+    assert re.search(r"\d+ of 28 slots used, \d+ free · .* · 3 accounts: ", text(driver, "main .sum")), text(driver, "main .sum")
+
+
+FULLNESS = """
+    const real = window.fetch, used = arguments[0];
+    window.fetch = async (...request) => {
+        const answer = await (await real(...request)).json();
+        for (const account of answer.pools[0].accounts) {
+            account.used = Math.round(account.max_concurrency * used);
+            account.state = used < 1 ? "free" : "full";
+        }
+        return Response.json(answer);
+    }"""
+
+
+def fullness(driver, at):
+    """The pool's bar says by its colour how full the pool is."""
+    tones = []
+    for used, expected in [(0.5, "roomy"), (0.8, "busy"), (1, "full")]:
+        open_console(driver, at["console"])
+        driver.execute_script(FULLNESS, used)
+        bar = "document.querySelector('main p.bar')"
+        until(expected, lambda: driver.execute_script(f"return {bar}.className") == f"bar {expected}")
+        tones.append(driver.execute_script(f"return getComputedStyle({bar}).getPropertyValue('--tone') || 'free'"))
+    assert len(set(tones)) == 3, tones
+
+
+REFUSALS = """
+    const real = window.fetch, began = Date.now();
+    window.fetch = async (...request) => {
+        const answer = await (await real(...request)).json();
+        answer.counters["account.requests;pool=demo;account=acct-1"] ??= 1;
+        answer.counters["account.refused;pool=demo;account=acct-1"] = Math.round((Date.now() - began) / 500);
+        return Response.json(answer);
+    }"""
+
+
+def refusals(driver, at):
+    """An account that refuses requests says how many a minute. The stage has no failover: its counter is put in."""
+    open_console(driver, at["console"])
+    driver.execute_script(REFUSALS)
+    until("refusals", lambda: re.search(r"refused 1[0-4]\d/min", text(driver, "main tbody tr .state")), 20)
+    for size in SIZES:
+        view(driver, size, "light")
+        time.sleep(1.2)
+        fits(driver)
+        shoot(driver, f"refused-{size}")
+    assert "refused" not in text(driver, "main tbody tr:nth-child(2) .state")
+
+
+def phone(driver, at):
+    """On a phone the accounts come next after the sum and the queue, and the controls are folded; on a desktop both are there."""
+    places = lambda *queries: driver.execute_script(
+        "return arguments[0].map((query) => document.querySelector(query).getBoundingClientRect().top)", list(queries))
+    tab_order = lambda: driver.execute_script("""
+        return document.querySelector(".accounts").compareDocumentPosition(document.querySelector(".more")) & Node.DOCUMENT_POSITION_FOLLOWING
+            ? "accounts first" : "accounts last";""")
+    is_open = lambda: driver.execute_script("return document.querySelector('.controls').open")
+    view(driver, "phone", "dark")
+    open_console(driver, at["console"])
+    tops = places(".sum", "p.bar", ".queue", ".accounts", ".more")
+    assert tops == sorted(tops) and tops[3] - tops[2] < 50, tops
+    assert tab_order() == "accounts first" and not is_open()
+    assert tops[3] < 300, tops
+    driver.find_element(By.CSS_SELECTOR, ".jump").send_keys(Keys.ENTER)
+    until("the changes focused", lambda: driver.execute_script("return document.activeElement.matches('.log summary')"))
+    driver.find_element(By.CSS_SELECTOR, ".controls summary").send_keys(Keys.ENTER)
+    until("the controls", is_open)
+    fits(driver)
+    time.sleep(0.3)
+    shoot(driver, "phone-controls")
+    accessible(driver, "controls on a phone")
+    view(driver, "desktop", "dark")
+    until("as on a desktop", lambda: tab_order() == "accounts last" and is_open())
+    # Edit leads to the form, even if the controls are folded.
+    driver.find_element(By.CSS_SELECTOR, ".controls summary").click()
+    assert not is_open()
+    driver.find_elements(By.CSS_SELECTOR, "main .do button")[2].click()
+    assert is_open() and driver.execute_script("return document.activeElement.closest('form').elements[0].value") == "acct-1"
+
+
+def frozen(driver, at):
+    """While Redis is away what was shown stays, without colour, and ages; this Envoy goes on, and says what the trouble is."""
+    view(driver, "desktop", "light")
+    open_console(driver, at["console"])
+    driver.execute_script("document.querySelector('.log').open = true")
+    is_stale = lambda: driver.execute_script("return document.body.classList.contains('stale')")
+    color = lambda: driver.execute_script("return getComputedStyle(document.querySelector('main tbody th')).color")
+    age = lambda query: int(re.search(r"(\d+) s ago", text(driver, query))[1])
+    post(at, "api/drain", pool="demo", account="acct-1", by="night shift")
+    post(at, "api/undrain", pool="demo", account="acct-1", by="night shift")
+    until("the change", lambda: re.match(r"Changed \d+ s ago by night shift: acct-1 takes requests again", text(driver, ".log summary")))
+    time.sleep(3)
+    colored, since = color(), age(".log summary")
+    counted = corners(driver, ".granted .chart i, .fallbacks .chart i")
+    os.kill(at["pids"][1], signal.SIGSTOP)
+    try:
+        until("stale", is_stale)
+        until("its age", lambda: re.search(r"Redis .*; shown as of [3-9] s ago", text(driver, "#live")))
+        until("trouble", lambda: "Without Redis: " in text(driver, "#redis"))
+        until("this Envoy's errors", lambda: re.search(r"traditional: .*/min\s+\d s ago", text(driver, "#errors")), 20)
+        until("the fallbacks", lambda: text(driver, ".fallbacks strong") not in ("0/s", "–"))
+        assert color() != colored, colored
+        assert len(driver.find_elements(By.CSS_SELECTOR, "main .do")) == 3
+        before, shown = (age("#live"), age(".log summary")), text(driver, ".accounts")
+        time.sleep(2.2)
+        assert text(driver, ".accounts") == shown
+        assert age("#live") >= before[0] + 2 and age(".log summary") >= before[1] + 2 > since, before
+        more = corners(driver, ".granted .chart i, .fallbacks .chart i")
+        assert all(now > then for now, then in zip(more, counted)), (counted, more)
+        for size in SIZES:
+            for scheme in ["dark", "light"]:
+                view(driver, size, scheme)
+                time.sleep(0.5)
+                fits(driver)
+                shoot(driver, f"frozen-{size}-{scheme}")
+                accessible(driver, f"Redis frozen, {size}, {scheme}")
+        view(driver, (1280, 1500), "light")
+        time.sleep(0.5)
+        shoot(driver, "frozen-all")
+    finally:
+        os.kill(at["pids"][1], signal.SIGCONT)
+    view(driver, "desktop", "light")
+    until("live again", lambda: not is_stale() and text(driver, "#live") == "live")
+    assert color() == colored and text(driver, "#redis") == "Redis answers."
+    until("a gap", lambda: re.search(r"100%, [\d.]+% 100%", driver.execute_script(
+        "return document.querySelector('.trends .used .chart i').style.clipPath")))
 
 
 def keyboard(driver, at):
@@ -159,10 +333,14 @@ def keyboard(driver, at):
     assert status(at, "acct-2") != "drained"
     press("wrong", Keys.ENTER)
     until("the wrong token", lambda: "The token is wrong." in text(driver, "#wrong"))
-    said(driver, "Nothing was changed: the token is wrong")
+    # It was tested alone: the dialog stays, and nothing is kept or tried with it.
+    assert driver.execute_script("return document.querySelector('#login').open && sessionStorage.length") == 0
+    time.sleep(0.3)
     shoot(driver, "wrong-token")
-    press(at["token"], Keys.ENTER)
+    accessible(driver, "the token's dialog")
+    press(at["token"], Keys.TAB, "anna\u200b", Keys.ENTER)
     said(driver, "acct-2 is drained: it takes no new requests")
+    until("who did it", lambda: re.match(r"Changed \d+ s ago by anna.*: acct-2 drained", text(driver, ".log summary")))
     until("drained", lambda: status(at, "acct-2") == "drained")
     until("its button", lambda: focused()[:2] == ["acct-2", "Undrain"])
     time.sleep(1.2)
@@ -174,7 +352,7 @@ def keyboard(driver, at):
 
 def plain_words(driver, at):
     """Wrong input gets a sentence, and changes nothing."""
-    share, session, which = driver.find_elements(By.CSS_SELECTOR, "main form")
+    share, session, which, _ = driver.find_elements(By.CSS_SELECTOR, "main form")
     field = share.find_element(By.TAG_NAME, "input")
     for typed, words in [("101", "is not in 0..=100"), ("12.345", "more than two decimals"), ("ten", "a number from 0 to 100"), ("", "a number from 0 to 100")]:
         field.clear()
@@ -195,6 +373,7 @@ def plain_words(driver, at):
     assert "The session is bound to acct-" in text(driver, "#why")
     time.sleep(0.3)
     shoot(driver, "explain")
+    accessible(driver, "an explanation")
     ActionChains(driver).send_keys(Keys.ESCAPE).perform()
     unbind.click()
     said(driver, "no longer bound to acct-")
@@ -234,7 +413,7 @@ def hostile(driver, at):
     close = lambda: ActionChains(driver).send_keys(Keys.ESCAPE).perform()
     texts = lambda query: driver.execute_script(
         "return [...document.querySelectorAll(arguments[0])].map((node) => node.textContent)", query)
-    _, session, which = driver.find_elements(By.CSS_SELECTOR, "main form")
+    _, session, which, _ = driver.find_elements(By.CSS_SELECTOR, "main form")
 
     def harmless(name):
         shoot(driver, name)
@@ -267,6 +446,7 @@ def hostile(driver, at):
     open_console(driver, at["console"])
     redis(at, "HSET", "slotgate:{demo}:accounts", HOSTILE, "8 300000 0 0")
     until("garbage", lambda: text(driver, "main .sum").startswith("It can't be read: accounts ?img"))
+    assert text(driver, ".trends .used strong") == "–"
     harmless("garbage")
 
 
@@ -289,10 +469,15 @@ def waits(driver, at):
     until("each tenant waits", lambda: len([name for name, what in tenants()
                                            if re.fullmatch("[0-9a-f]{16}", name) and " waiting, " in what]) == 3)
     shoot(driver, "waiting")
+    assert re.search(r" slots used, 0 free · .* · 3 accounts: 3 drained", text(driver, "main .sum")), text(driver, "main .sum")
+    assert driver.execute_script("return document.querySelector('main p.bar').className") == "bar full"
+    until("the figures", lambda: int(text(driver, ".trends .waiting strong")) > 0)
     for size in SIZES:
-        view(driver, size, "light")
-        fits(driver)
-        shoot(driver, f"waiting-{size}")
+        for scheme in ["dark", "light"]:
+            view(driver, size, scheme)
+            time.sleep(1.2)
+            fits(driver)
+            shoot(driver, f"waiting-{size}-{scheme}")
     driver.find_elements(By.CSS_SELECTOR, "main form")[1].find_elements(By.TAG_NAME, "button")[1].click()
     until("explained", lambda: driver.execute_script("return document.querySelector('#why').open"))
     assert re.search(r"No account can take a request now; \d+ wait already", text(driver, "#why p")), text(driver, "#why p")
@@ -327,7 +512,7 @@ def many(driver, at):
     shoot(driver, "500-found")
     find.clear()
     find.send_keys(" ")
-    driver.find_element(By.CSS_SELECTOR, "select").send_keys("load")
+    driver.find_element(By.CSS_SELECTOR, ".finder select").send_keys("load")
     time.sleep(1.5)
     assert rows()[0] != "acct-1"
 
@@ -338,17 +523,24 @@ def main():
         with stage(3, 30) as at:
             time.sleep(3)
             looks(driver, at, 3)
+            history(driver, at)
+            fullness(driver, at)
+            refusals(driver, at)
+            phone(driver, at)
             keyboard(driver, at)
             plain_words(driver, at)
             waits(driver, at)
+            frozen(driver, at)
             read_only(driver, at)
             hostile(driver, at)
         with stage(6, 60) as at:
             open_console(driver, at["console"])
             driver.find_element(By.CSS_SELECTOR, "#key").click()
-            ActionChains(driver).send_keys(at["token"], Keys.ENTER).perform()
+            ActionChains(driver).send_keys(at["token"], Keys.TAB, "anna", Keys.ENTER).perform()
+            until("the token taken", lambda: not driver.execute_script("return document.querySelector('#login').open"))
             driver.find_elements(By.CSS_SELECTOR, "main .do button")[6].click()
-            view(driver, (900, 800), "light")
+            view(driver, (900, 1000), "light")
+            driver.find_element(By.CSS_SELECTOR, ".controls summary").click()
             driver.find_element(By.CSS_SELECTOR, "h1").click()
             time.sleep(8.5)
             states = lambda: text(driver, "main tbody")

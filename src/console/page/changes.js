@@ -1,5 +1,5 @@
 // Changes that an operator makes, and the dialog that asks for the token.
-import { ask, hasToken, keepToken } from "./api.js";
+import { ask, hasToken, keepName, operatorName, tryToken } from "./api.js";
 import { $, put } from "./dom.js";
 import { notify, notifyError } from "./notice.js";
 
@@ -10,7 +10,8 @@ export const CHANGED = "slotgate:changed";
 // Without the right token it asks for one, then tries again.
 export async function change(action, body, describe) {
   try {
-    notify(describe(await ask(`/api/${action}`, body)));
+    const by = operatorName();
+    notify(describe(await ask(`/api/${action}`, by ? { ...body, by } : body)));
     document.dispatchEvent(new Event(CHANGED));
   } catch (error) {
     const nothing = error.kind === "in_doubt" ? "" : "Nothing was changed: ";
@@ -23,14 +24,28 @@ export async function change(action, body, describe) {
   }
 }
 
+// Asks for the token and the operator's name. Neither is kept before the console has taken the token.
 export function askForToken(why, then) {
-  const [dialog, input] = [$("#login"), $("#login input")];
+  const [dialog, form] = [$("#login"), $("#login form")];
+  const [token, name, use, cancel] = form.elements;
   put($("#wrong"), why);
-  input.value = "";
-  $("#login form").onsubmit = () => {
-    keepToken(input.value);
-    if (hasToken()) then?.();
+  token.value = "";
+  name.value = operatorName();
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    if (!token.value && !hasToken()) return put($("#wrong"), "A change needs the token.");
+    use.disabled = true;
+    try {
+      await tryToken(token.value);
+      keepName(name.value);
+      dialog.close();
+      then?.();
+    } catch (error) {
+      put($("#wrong"), error.status === 401 ? "The token is wrong." : `Not tested: ${error.message}`);
+      token.select();
+    }
+    use.disabled = false;
   };
-  $("#login [type=button]").onclick = () => dialog.close();
+  cancel.onclick = () => dialog.close();
   if (!dialog.open) dialog.showModal();
 }
