@@ -65,10 +65,8 @@ if state.err then
 end
 local runner, ends, last = state[1], tonumber(state[2] or 0) or 0, tonumber(tool.digits(state[3]) or 0)
 local stage, cursor, before, revive = state[4], tool.digits(state[5], 20) or '0', tool.digits(state[6]) or 0, state[7]
+-- Of a key of another type there is none of them.
 local meta = redis.pcall('HMGET', ACCOUNTS, '#pass', '#epoch', '#revision', '#digest')
-if meta.err then
-  meta = {}
-end
 local pass, epoch, revision, digest = meta[1], meta[2], meta[3], meta[4]
 if tool.digits(epoch) then
   tool.note_longest(ttl, rest, now)
@@ -140,10 +138,6 @@ local function drop_key(key)
   end
   if key == OWNER and tool.digits(epoch) then
     call('HSET', ACCOUNTS, '#epoch', string.format('%.0f', now))
-  end
-  if key == QUEUE then
-    -- It is made anew from those that wait.
-    call('HDEL', ACCOUNTS, '#queue')
   end
 end
 
@@ -469,9 +463,6 @@ local function compare_entry(account, text, ledgers)
   if not set or not tool.is_id(account) then
     wrong(tool.name_of('roster', account) .. ': not what an operator has set')
     call('HDEL', ROSTER, account)
-    return
-  elseif record and not max then
-    -- The next pass will have taken it out.
     return
   elseif not max or flags >= tool.REMOVED then
     if not ledgers then

@@ -101,7 +101,7 @@ impl Set {
         Some(set).filter(|set| *set != Self::default())
     }
 
-    /// In words: `5 slots, priority 1, pace 60/60000/10, disabled`, of what is set.
+    /// In words: `max_concurrency 5, priority 1, enabled, pace 60/60000/10`, of what is set.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -112,7 +112,7 @@ impl Set {
             parts.iter().for_each(|part| text.push_str(part));
         };
         if let Some(slots) = self.max_concurrency {
-            say(&[&slots.to_string(), " slots"]);
+            say(&["max_concurrency ", &slots.to_string()]);
         }
         if let Some(priority) = self.priority {
             say(&["priority ", &priority.to_string()]);

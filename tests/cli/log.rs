@@ -43,9 +43,12 @@ fn each_change_is_told_with_its_author() {
         [
             line(
                 "dora",
-                "b: 2 slots, priority 3, enabled, was 2 slots, enabled"
+                "b: max_concurrency 2, priority 3, enabled, was max_concurrency 2, enabled"
             ),
-            line("dora", "a: 9 slots, enabled, was 1 slots, enabled"),
+            line(
+                "dora",
+                "a: max_concurrency 9, enabled, was max_concurrency 1, enabled"
+            ),
             (None, "gray share as configured, was 12.5 %".to_owned()),
             line("carol", "gray share 12.5 %, was as configured"),
             line("bob", "a takes requests again"),

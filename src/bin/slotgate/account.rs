@@ -447,19 +447,6 @@ pub fn list(server: &mut Server, pool: Option<&str>) -> Result<Answer, Problem> 
 
 /// What an operator has set of an account.
 pub fn set_words(account: &Account) -> String {
-    let Some(set) = &account.set else {
-        return "-".to_owned();
-    };
-    let number = |name: &str, number: Option<u64>| number.map(|number| format!("{name} {number}"));
-    let enabled = set
-        .enabled
-        .map(|enabled| if enabled { "enabled" } else { "disabled" }.to_owned());
-    let pace = set.pace.as_ref().map(|pace| format!("pace {pace}"));
-    let all = [
-        number("max_concurrency", set.max_concurrency),
-        number("priority", set.priority),
-        enabled,
-        pace,
-    ];
-    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    let set = account.set.as_ref();
+    set.map_or_else(|| "-".to_owned(), Set::text)
 }

@@ -59,7 +59,7 @@ fn each_change_is_one_line_and_what_changes_nothing_is_none() {
         [
             ": revision 2, was 1".to_owned(),
             by("b reset"),
-            by("b: 7 slots, enabled, was 2 slots, enabled"),
+            by("b: max_concurrency 7, enabled, was max_concurrency 2, enabled"),
             by("cooldown of b ended"),
             by("a takes requests again"),
             by("gray share as configured, was 12.5 %"),
@@ -140,8 +140,8 @@ fn accounts_of_the_ledger_come_and_go_and_many_at_once_are_one_line() {
         [
             format!("{WHO}: 11 accounts removed"),
             format!("{WHO}: 11 accounts added"),
-            format!("{WHO}: b removed, was 3 slots, priority 1, enabled"),
-            format!("{WHO}: b: 3 slots, priority 1, enabled"),
+            format!("{WHO}: b removed, was max_concurrency 3, priority 1, enabled"),
+            format!("{WHO}: b: max_concurrency 3, priority 1, enabled"),
             ": revision 1".to_owned(),
         ]
     );

@@ -1,9 +1,9 @@
 //! A recount's passes: what they mend and count, and what they leave alone.
 
 use super::rig::{Rig, pass};
-use crate::pipe::account;
+use crate::pipe::{account, text};
 use slotgate::config::Tenants;
-use slotgate::ledger::commands::{Reconciled, Renewed, SyncAccount};
+use slotgate::ledger::commands::{Longest, Reconciled, Renewed, Step, SyncAccount};
 use slotgate::request::lease::LeaseId;
 
 #[test]
@@ -219,4 +219,95 @@ fn a_pass_that_is_taken_over_counts_tenants_from_the_beginning() {
         rig.ledger.assert_consistent();
         rig.redis.run::<()>("DEL", &[&rig.ledger.key("pass")]);
     }
+}
+
+/// What is left of an account that is gone, or was never there, goes; and nobody is accused of it.
+#[test]
+fn a_pass_clears_what_belongs_to_no_account() {
+    let mut rig = Rig::new();
+    let accounts = rig.ledger.key("accounts");
+    let fields = ["#pace:ghost", "5/1000/5 0", "#limit:ghost", "3 0 0"];
+    rig.redis
+        .run::<()>("HSET", &[&[accounts.as_str()], &fields[..]].concat());
+    // What operators have set of an account that this configuration does not have brings none into the pool.
+    let roster = rig.ledger.key("roster");
+    let entry = "7 - - - 1 0 0 -";
+    rig.redis.run::<()>("HSET", &[&roster, "ghost", entry]);
+    assert_eq!(pass(&mut rig), 0);
+    let state = rig.ledger.state();
+    assert!(
+        !state.meta.keys().any(|field| field.ends_with("ghost")),
+        "{state:?}"
+    );
+    assert_eq!(state.accounts.len(), 3);
+    assert_eq!(rig.redis.run::<u64>("EXISTS", &[&roster]), 0);
+}
+
+/// Each wrong count is one entry, and what is no number is named.
+#[test]
+fn a_pass_counts_each_wrong_count_once() {
+    let mut rig = Rig::new();
+    let (used, tenants) = (rig.ledger.key("used"), rig.ledger.key("tenants"));
+    rig.redis.run::<()>("HINCRBY", &[&used, "a", "3"]);
+    assert_eq!(pass(&mut rig), 1);
+    rig.redis
+        .run::<()>("HSET", &[&tenants, "0123456789abcdef", "4"]);
+    assert_eq!(pass(&mut rig), 1);
+    assert_eq!(rig.redis.run::<u64>("EXISTS", &[&tenants]), 0);
+    rig.redis.run::<()>("HSET", &[&used, "b", "many"]);
+    let mut said = String::new();
+    while !said.contains("done") {
+        said += &text(&rig.pipe.reconcile_raw(&Step {
+            worker: "one",
+            silence_ms: 60_000,
+            count: 10,
+            longest: Longest::default(),
+            soon: false,
+        }));
+    }
+    assert!(said.contains("used b: not a number"), "{said}");
+    rig.ledger.assert_consistent();
+}
+
+/// A scan may show an entry twice: a lease that was counted, and has lost its expiry since, is counted no more.
+#[test]
+fn a_lease_that_went_after_it_was_counted_is_taken_off_again() {
+    let mut rig = Rig::new();
+    let (lease, account) = rig.take();
+    let (used, key) = (rig.ledger.key("used"), rig.ledger.key("pass"));
+    let counted = format!("#{account}");
+    let is_counted = |rig: &Rig| {
+        rig.redis
+            .run::<Option<String>>("HGET", &[&used, &counted])
+            .is_some()
+    };
+    while !is_counted(&rig) {
+        assert_eq!(
+            rig.pipe.reconcile("one", 60_000, 1),
+            Ok(Reconciled::Working(0))
+        );
+    }
+    rig.redis
+        .run::<()>("ZREM", &[&rig.ledger.key("leases"), lease.as_str()]);
+    rig.redis
+        .run::<()>("HSET", &[&key, "stage", "count", "cursor", "0"]);
+    pass(&mut rig);
+    rig.ledger.assert_consistent();
+    assert_eq!(rig.ledger.used(&account), 0);
+}
+
+/// What someone writes where a pass counts tenants is not taken for a count: the pass begins anew.
+#[test]
+fn a_tenants_count_that_is_none_begins_the_pass_anew() {
+    let mut rig = Rig::new();
+    let tenant = "0123456789abcdef";
+    let tenants = rig.ledger.key("tenants");
+    let key = rig.ledger.key("pass");
+    rig.pipe.reconcile("one", 60_000, 10).unwrap();
+    rig.redis
+        .run::<()>("HSET", &[&tenants, tenant, "2", &format!("#{tenant}"), "x"]);
+    rig.redis
+        .run::<()>("HSET", &[&key, "stage", "tenants", "cursor", "0"]);
+    pass(&mut rig);
+    assert_eq!(rig.redis.run::<u64>("EXISTS", &[&tenants]), 0);
 }
