@@ -216,6 +216,13 @@ fn redis_that_throws_away_or_refuses_is_told() {
         denied,
         ["Redis refused user poor the command hset, 3 times within the last hour"]
     );
+    // What only keeps changes from being noted costs no request.
+    rig.redis.run::<()>("ACL", &["LOG", "RESET"]);
+    rig.redis.run::<()>("ACL", &["SETUSER", "poor", "-lpush"]);
+    let refused = redis::cmd("LPUSH").arg("k").arg("v").query::<()>(&mut poor);
+    assert!(refused.is_err());
+    assert_eq!(of_kind(&found(&rig), "requests denied"), [""; 0]);
+    assert_eq!(of_kind(&found(&rig), "advice denied").len(), 1);
     let address = format!("redis://poor:x@{}", rig.redis.addr());
     let ran = doctor(&rig, &["--redis", &address]);
     assert!(

@@ -255,10 +255,17 @@ fn look_at_sizes(sizes: &Words, report: &mut Report) {
 
 fn look_at_denied(denied: &BTreeMap<String, u64>, report: &mut Report) {
     for (what, times) in denied {
+        // Without these no change is noted, and nothing else is missing.
+        let notes = ["lpush", "ltrim", "lrange"].map(|command| format!(" the command {command}"));
+        let harm = if notes.iter().any(|end| what.ends_with(end)) {
+            Harm::Advice
+        } else {
+            Harm::Requests
+        };
         let times = crate::words::count(*times, "time");
         let what = format!("Redis refused {what}, {times} within the last hour");
         report.find(
-            Harm::Requests,
+            harm,
             "denied",
             what,
             "the ACL in docs/ledger.md; ACL LOG RESET once it is mended",
