@@ -12,9 +12,12 @@ local QUEUE, TENANTS = KEYS[7], KEYS[8]
 local most = tool.whole(ARGV[1], 'most', 1, 100000)
 
 local findings = {}
+-- Anyone may have written any bytes.
 local function find(key, field, found, wanted)
   if #findings < MOST_FINDINGS then
-    findings[#findings + 1] = {key, (string.gsub(string.sub(field, 1, 64), '[^%w._#:-]', '?')), tostring(found), tostring(wanted)}
+    local name = string.gsub(string.sub(field, 1, 64), '[^%w._#:-]', '?')
+    local said = string.gsub(string.sub(tostring(found), 1, 80), '[^ -~]', '?')
+    findings[#findings + 1] = {key, name, said, tostring(wanted)}
   end
 end
 
@@ -42,7 +45,8 @@ end
 
 local accounts, owners = all_of(ACCOUNTS, 5 * most + 16), call('ZCARD', LEASES) <= most and all_of(OWNER, 2 * most)
 local used, tenants = all_of(USED, 2 * most), all_of(TENANTS, 4 * most)
-if not (accounts and owners and used and tenants) then
+local is_small = call('ZCARD', FREE) <= most and call('ZCARD', QUEUE) <= 4 * most
+if not (accounts and owners and used and tenants and is_small) then
   return {-1, -1, findings}
 end
 
@@ -78,6 +82,12 @@ for lease, owner in pairs(owners) do
     if tenant then
       of_tenants[tenant] = (of_tenants[tenant] or 0) + 1
     end
+  end
+end
+for _, member in ipairs(call('ZRANGEBYLEX', QUEUE, '[w:', '(w;')) do
+  local lease = string.match(member, '([^:]*)$')
+  if string.byte(owners[lease] or '') ~= WAITS then
+    find('queue', member, 'who waits', 'no owner')
   end
 end
 local members = call('ZRANGE', LEASES, 0, -1)
@@ -117,6 +127,10 @@ for id, record in pairs(records) do
   local is_free, free = call('ZSCORE', FREE, id), flags == 0 and (held[id] or 0) < max
   if counted and flags ~= tool.COOLING and (is_free and true or false) ~= free then
     find('free', id, is_free and 'free' or 'not free', free and 'free' or 'not free')
+  end
+  if tool.has(flags, tool.COOLING) and not call('ZSCORE', COOLDOWN, id) and call('HEXISTS', ACCOUNTS, '#probe:' .. id) == 0 then
+    -- Nobody would let it go before the next recount.
+    find('accounts', id, 'cooling', 'a cooldown')
   end
 end
 for _, id in ipairs(call('ZRANGE', FREE, 0, -1)) do

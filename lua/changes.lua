@@ -7,8 +7,11 @@ local CHANGES, NAME = 100, 64
 
 -- Notes a change. This comes after writes, and a user of Redis may lack the right to it: what can't be noted is not.
 local function note_change(key, now, by, what, subject, before, after)
-  by = string.gsub(string.sub(by or '', 1, NAME), '%c', '?')
-  local line = table.concat({string.format('%.0f', now), by, what, subject, before, after}, '\t')
+  local words = {string.format('%.0f', now), string.sub(by or '', 1, NAME), what, subject, before, after}
+  for i = 1, #words do
+    words[i] = string.gsub(words[i], '%c', '?')
+  end
+  local line = table.concat(words, '\t')
   if type(redis.pcall('LPUSH', key, line)) == 'number' then
     redis.pcall('LTRIM', key, 0, CHANGES - 1)
   end

@@ -14,7 +14,7 @@ use crate::printable::ascii;
 
 /// How many accounts of a pool are shown at most.
 const MOST_ACCOUNTS: usize = 5_000;
-/// How many accounts of a pool are shown with their counters, as many as a filter has them for (`metrics.max_accounts`).
+/// How many accounts a pool may have to be shown with their counters: a filter has no more one by one (`metrics.max_accounts`).
 const MOST_COUNTED: usize = 64;
 /// How often, and for how long, the console checks for the answer to a question, in ms: workers poll once per
 /// `control.poll_ms`.
@@ -285,9 +285,11 @@ impl Job {
             explain(&seen, &self.question).write(&mut self.json);
         } else {
             seen.write(&mut self.json, more);
-            let ids = seen.accounts.iter().take(MOST_COUNTED);
-            let ids = ids.map(|account| (self.pool, account.id.clone()));
-            self.shown.extend(ids);
+            if seen.accounts.len() <= MOST_COUNTED {
+                let ids = seen.accounts.iter();
+                let ids = ids.map(|account| (self.pool, account.id.clone()));
+                self.shown.extend(ids);
+            }
             self.pool = self.pool.saturating_add(1);
             if self.pool < pools {
                 return Ok(None);

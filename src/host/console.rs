@@ -14,6 +14,9 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::rc::Rc;
 use std::time::Instant;
 
+/// Of how many accounts' counters the numbers are kept, four for each: accounts that come and go leave theirs behind.
+const MOST_OF_ACCOUNTS: usize = 4_096;
+
 /// A counter of Envoy's: its name without what all have before it, and its id.
 type Counter = (String, u32);
 
@@ -140,9 +143,15 @@ impl Shared {
             let name = |what| name_of(&["account.", what, ";pool=", pool, ";account=", account]);
             ["requests", "refused", "failed", "cooldown"].map(name)
         });
-        let counters = defined(names);
-        if let Ok(mut of_accounts) = self.of_accounts.try_borrow_mut() {
-            *of_accounts = counters;
+        let Ok(mut of_accounts) = self.of_accounts.try_borrow_mut() else {
+            return;
+        };
+        // Envoy gives a name that is defined again another number.
+        for name in names {
+            let is_known = |(known, _): &Counter| name.ends_with(known.as_str());
+            if of_accounts.len() < MOST_OF_ACCOUNTS && !of_accounts.iter().any(is_known) {
+                of_accounts.extend(defined(std::iter::once(name)));
+            }
         }
     }
 

@@ -6,6 +6,9 @@ use crate::json::Json;
 /// How long the name of who changes something may be, in bytes.
 const MOST_NAME: usize = 64;
 
+/// No script has written a time from here on, and nobody can show it as a date.
+const YEAR_10000_MS: u64 = 253_402_300_800_000;
+
 /// Whether a change can be noted under this name.
 #[must_use]
 pub fn is_name(by: &str) -> bool {
@@ -32,7 +35,8 @@ impl Changed {
     #[must_use]
     pub fn read(line: &[u8]) -> Option<Self> {
         let mut words = line.split(|byte| *byte == b'\t').map(printed);
-        let at_ms = words.next()?.parse().ok()?;
+        let at_ms = words.next()?.parse().ok();
+        let at_ms = at_ms.filter(|at_ms| *at_ms < YEAR_10000_MS)?;
         Some(Self {
             at_ms,
             by: words.next()?,

@@ -121,6 +121,45 @@ fn every_key_that_does_not_fit_is_named() {
     assert_eq!(of_kind(&found(&rig), "limits drift"), [""; 0]);
 }
 
+/// Bytes that are no text hide nothing, and an account that nobody would let go is told.
+#[test]
+fn whatever_bytes_stand_there_the_rest_is_told() {
+    let mut rig = Rig::new();
+    let ledger = rig.ledger();
+    let key = |name: &str| ledger.key(name);
+    let mut connection = rig.redis.connect();
+    let huge = [&b"\xff\x1b["[..], &[b'x'; 100_000]].concat();
+    let mut put = |command: &str, key: &str, rest: &[&[u8]]| {
+        let mut command = redis::cmd(command);
+        command.arg(key);
+        rest.iter().for_each(|word| {
+            command.arg(*word);
+        });
+        let _: redis::Value = command.query(&mut connection).unwrap();
+    };
+    put("HSET", &key("owner"), &[b"\xff", &huge]);
+    put("HSET", &key("used"), &[b"ghost\xfe", &huge]);
+    put("HSET", &key("accounts"), &[b"a", b"1 300000 0 4"]);
+    put("ZREM", &key("free"), &[b"a"]);
+    put("ZADD", &key("queue"), &[b"0", b"w:-:-:1:nobody"]);
+    let all = found(&rig);
+    assert!(of_kind(&all, "limits drift").len() >= 4, "{all:?}");
+    let said = rig.pipe.audit();
+    assert!(
+        said.iter().all(|line| line.len() < 300 && line.is_ascii()),
+        "{said:?}"
+    );
+    for expected in [
+        "accounts a: cooling, not a cooldown",
+        "queue w:-:-:1:nobody: who waits, not no owner",
+    ] {
+        assert!(
+            said.iter().any(|line| line == expected),
+            "{expected}: {said:?}"
+        );
+    }
+}
+
 #[test]
 fn a_pool_whose_key_is_of_another_type_hides_no_other() {
     let rig = Rig::new();
@@ -225,6 +264,8 @@ fn redis_that_throws_away_or_refuses_is_told() {
     assert_eq!(of_kind(&found(&rig), "advice denied").len(), 1);
     let address = format!("redis://poor:x@{}", rig.redis.addr());
     let ran = doctor(&rig, &["--redis", &address]);
+    // What this program itself was refused is no fault, neither now nor at the next look.
+    assert_eq!(of_kind(&found(&rig), "requests denied"), [""; 0]);
     assert!(
         ran.out
             .contains("not looked at: Redis' own figures (INFO): "),

@@ -82,6 +82,24 @@ fn a_name_that_can_not_be_kept_changes_nothing() {
     assert_eq!(rig.ledger().free().len(), 3);
 }
 
+/// What others write there is left out, whatever it is.
+#[test]
+fn lines_of_others_are_left_out() {
+    let rig = Rig::new();
+    let key = rig.ledger().key("changes");
+    let long = format!("1\t{}\tdrain\ta\t\t", "x".repeat(600));
+    for line in [
+        "253402300800000\t\tdrain\ta\t\t",
+        "18446744073709551615\t\tdrain\ta\t\t",
+        "",
+        &long,
+    ] {
+        rig.redis.run::<()>("LPUSH", &[&key, line]);
+    }
+    assert_eq!(logged(&rig).len(), 1);
+    rig.run(&["log"]).done();
+}
+
 /// One pool's log that is none hides no other's.
 #[test]
 fn several_pools_are_one_log() {

@@ -10,6 +10,11 @@ use slotgate::ledger::keys;
 use slotgate::ledger::view::duration;
 use std::time::{Duration, UNIX_EPOCH};
 
+/// How many changes of a pool are kept.
+const MOST: i64 = 100;
+/// No script has written a longer line, in bytes.
+const LONGEST: usize = 512;
+
 /// The changes of these pools or of all, the newest first.
 pub fn run(server: &mut Server, named: &[String]) -> Result<Answer, Problem> {
     let (mut all, mut failed) = (Vec::new(), Vec::new());
@@ -17,7 +22,13 @@ pub fn run(server: &mut Server, named: &[String]) -> Result<Answer, Problem> {
     let alone = pools.len() == 1;
     for pool in pools {
         let key = keys::changes(&server.prefix, &pool);
-        let lines = server.ask_of(&pool, redis::cmd("LRANGE").arg(key).arg(0).arg(-1));
+        let lines = server.ask_of(
+            &pool,
+            redis::cmd("LRANGE")
+                .arg(key)
+                .arg(0)
+                .arg(MOST.saturating_sub(1)),
+        );
         let lines: Vec<Vec<u8>> = match lines {
             Ok(lines) => lines,
             Err(problem) if problem.is_of_one_pool() && !alone => {
@@ -26,7 +37,8 @@ pub fn run(server: &mut Server, named: &[String]) -> Result<Answer, Problem> {
             }
             Err(problem) => return Err(problem),
         };
-        for change in lines.iter().filter_map(|line| Changed::read(line)) {
+        let lines = lines.iter().filter(|line| line.len() <= LONGEST);
+        for change in lines.filter_map(|line| Changed::read(line)) {
             all.push((pool.clone(), change));
         }
     }

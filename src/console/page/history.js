@@ -12,7 +12,7 @@ export function beginPoint(now) {
   times[newest % POINTS] = now;
 }
 
-export const newSeries = () => ({ values: new Float32Array(POINTS), last: newest });
+export const newSeries = () => ({ values: new Float32Array(POINTS).fill(NaN), last: newest });
 
 // Writes a series' value at the newest point. NaN: it is not known.
 export function record(series, value) {

@@ -19,7 +19,8 @@ export const isFallback = ({ outcome, reason }) => outcome === "traditional" && 
 export function keepCounters(counters, now) {
   const last = samples.at(-1)?.counters ?? {};
   // An Envoy that began anew counts from 0.
-  if (Object.entries(last).some(([name, count]) => counters[name] < count)) samples = [];
+  const isLess = ([name, count]) => !name.includes(";account=") && (counters[name] ?? 0) < count;
+  if (Object.entries(last).some(isLess)) samples = [];
   samples = samples.filter(({ at }) => now - at <= MINUTE_MS + 2000);
   samples.push({ at: now, counters, pools: countByPool(counters) });
 }

@@ -188,6 +188,7 @@ fn what_cannot_be_noted_is_done_all_the_same() {
         "x\ty",
         "1\ta\tb\tc\td",
         &long,
+        "253402300800000\t\tdrain\ta\t\t",
         "1\t\u{1b}[31m\tdrain\ta\t\t",
     ] {
         rig.redis.run::<()>("LPUSH", &[&key, line]);

@@ -16,16 +16,20 @@ const TOLD: usize = 5;
 pub fn look(server: &mut Server, report: &mut Report, pool: &str) -> Result<(), Problem> {
     match server.audit(pool, MOST) {
         Ok(audit) => look_at_keys(report, pool, &audit),
-        Err(problem) if problem.is_of_one_pool() || problem.kind == "refused" => {
+        Err(problem) if problem.is_of_one_pool() => {
             report.unseen.push(format!("pool {pool}: {}", problem.what));
         }
         Err(problem) => return Err(problem),
     }
     match server.pool(pool) {
         Ok(seen) => look_at_accounts(report, &seen),
-        Err(problem) if problem.is_of_one_pool() => {
+        Err(problem) if problem.kind == "garbage" => {
             let hint = "the next recount mends what can be derived; who has write access?";
             report.find_in(pool, Harm::Limits, "garbage", &problem.what, hint);
+        }
+        Err(problem) if problem.is_of_one_pool() => {
+            let hint = problem.hint.unwrap_or_default();
+            report.find_in(pool, Harm::Requests, "unreadable", &problem.what, &hint);
         }
         Err(problem) => return Err(problem),
     }

@@ -103,6 +103,10 @@ pub fn run(server: &mut Server, named: &[String], wait: Duration) -> Result<Answ
             let hint = problem.hint.clone().unwrap_or_default();
             report.find(Harm::Requests, "no_pool", problem.what, &hint);
         }
+        // What was found of Redis says more.
+        Err(problem) if !report.findings.is_empty() && named.is_empty() => {
+            report.unseen.push(problem.what);
+        }
         Err(problem) => return Err(problem),
     }
     report.findings.sort_by_key(|finding| finding.harm);

@@ -19,8 +19,6 @@ const SCRIPTS: u64 = 1_000;
 /// Of what Redis has a bound for, this share is nearly all.
 const NEARLY: f64 = 0.9;
 
-const GONE: &str = "another Redis, or one that is not shared; docs/ledger.md, Redis for the ledger";
-
 /// Looks at the server.
 pub fn look(server: &mut Server, report: &mut Report) -> Result<(), Problem> {
     look_at_times(server, report)?;
@@ -82,7 +80,9 @@ fn denied(server: &mut Server) -> Result<BTreeMap<String, u64>, String> {
             pair.and_then(<[_]>::last).map(text).unwrap_or_default()
         };
         let age_s: f64 = word("age-seconds").parse().unwrap_or(0.0);
-        if age_s < RECENT_S {
+        // What this program asks, and may do without.
+        let is_own = ["info", "config|get", "acl|log", "scan"].contains(&word("object").as_str());
+        if age_s < RECENT_S && !is_own {
             let what = match word("reason").as_str() {
                 "auth" => "its login".to_owned(),
                 reason => format!("the {reason} {}", word("object")),
@@ -179,12 +179,15 @@ fn look_at_info(info: &Words, report: &mut Report) {
             "Redis has evicted {} keys since it began",
             number("evicted_keys")
         );
-        report.find(
-            Harm::Limits,
-            "evicted",
-            what,
-            "maxmemory-policy noeviction, and more maxmemory",
-        );
+        // Only sessions have an end of their own, and are what such a policy takes.
+        let harm = if word("maxmemory_policy").starts_with("volatile") {
+            Harm::Advice
+        } else {
+            Harm::Limits
+        };
+        let hint =
+            "maxmemory-policy noeviction, and more maxmemory; CONFIG RESETSTAT once it is mended";
+        report.find(harm, "evicted", what, hint);
     }
     let policy = word("maxmemory_policy");
     if policy.starts_with("allkeys") {
@@ -235,7 +238,12 @@ fn look_at_info(info: &Words, report: &mut Report) {
     }
     if word("rdb_last_bgsave_status") == "err" || word("aof_last_write_status") == "err" {
         let what = "Redis could not write to its disk, and may refuse all changes (MISCONF)";
-        report.find(Harm::Requests, "disk", what, GONE);
+        report.find(
+            Harm::Requests,
+            "disk",
+            what,
+            "space on the disk, and Redis' log",
+        );
     }
     if number("number_of_cached_scripts") > SCRIPTS {
         let what = format!("{} scripts are cached", number("number_of_cached_scripts"));

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 const STEP: Duration = Duration::from_millis(100);
 /// How many answers of one pool are read.
-const MOST_ANSWERS: i64 = 10_000;
+const MOST_ANSWERS: i64 = 1_000;
 
 /// Asks the workers by way of every pool: each answers once for each pool that it has had a request of.
 pub fn look(
