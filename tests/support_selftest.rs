@@ -2,7 +2,7 @@
 
 #![allow(missing_docs, clippy::indexing_slicing)]
 
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
 use serde_json::json;
@@ -113,15 +113,21 @@ fn abandoned_requests_are_not_counted_beside_their_successors() {
 
 /// Both threads of the support's runtime stand still meanwhile, so that what happens reaches the upstream all at once.
 fn while_support_sleeps(act: impl FnOnce()) {
-    let (asleep, awake) = (Arc::new(Barrier::new(3)), Arc::new(Barrier::new(3)));
+    let awake = Arc::new(Barrier::new(3));
+    let (asleep, fell_asleep) = mpsc::channel();
     for _ in 0..2 {
-        let (asleep, awake) = (Arc::clone(&asleep), Arc::clone(&awake));
+        let (asleep, awake) = (asleep.clone(), Arc::clone(&awake));
         spawn(async move {
-            asleep.wait();
+            let _ = asleep.send(());
             awake.wait();
         });
     }
-    asleep.wait();
+    for _ in 0..2 {
+        // One thread may have taken both tasks, while the other one waits for work: something new wakes it.
+        while fell_asleep.recv_timeout(Duration::from_millis(5)).is_err() {
+            spawn(async {});
+        }
+    }
     act();
     awake.wait();
 }
