@@ -6,6 +6,8 @@ use crate::json::Json;
 /// How long the name of who changes something may be, in bytes.
 const MOST_NAME: usize = 64;
 
+/// No script has written a longer line, in bytes; `inspect.lua` leaves these out too.
+const MOST_LINE: usize = 512;
 /// No script has written a time from here on, and nobody can show it as a date.
 const YEAR_10000_MS: u64 = 253_402_300_800_000;
 
@@ -34,6 +36,9 @@ impl Changed {
     /// Reads a line; `None`: no script has written it.
     #[must_use]
     pub fn read(line: &[u8]) -> Option<Self> {
+        if line.len() > MOST_LINE {
+            return None;
+        }
         let mut words = line.split(|byte| *byte == b'\t').map(printed);
         let at_ms = words.next()?.parse().ok();
         let at_ms = at_ms.filter(|at_ms| *at_ms < YEAR_10000_MS)?;

@@ -111,6 +111,12 @@ impl Context {
         pool.map(|pool| pool.name.clone()).unwrap_or_default()
     }
 
+    #[inline(never)]
+    pub(super) fn account_name(&self, pool: usize, account: u32) -> String {
+        let id = self.config.account_id(pool, account);
+        id.map(str::to_owned).unwrap_or_default()
+    }
+
     /// The index of an account that Redis named.
     pub(super) fn account_index(&self, pool: usize, id: &[u8]) -> Option<u32> {
         self.pools.get(pool)?.table.index(id)

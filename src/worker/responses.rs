@@ -299,11 +299,9 @@ impl Requests {
             AccountReport::Disable(for_ms, status) if changed > 0 => {
                 cx.count_in(pool, Counter::Disabled);
                 if changed == 1 {
-                    let id = cx.config.account_id(pool, account);
-                    let account = id.map(str::to_owned).unwrap_or_default();
                     cx.notice(Notice::Disabled {
                         pool: cx.pool_name(pool),
-                        account,
+                        account: cx.account_name(pool, account),
                         status,
                         for_ms,
                     });
@@ -324,11 +322,9 @@ const PACE_MS: u64 = 100;
 /// Says that an account's state has changed.
 #[inline(never)]
 fn say(cx: &mut Context, pool: usize, account: u32, state: State, for_ms: u64) {
-    let id = cx.config.account_id(pool, account);
-    let account = id.map(str::to_owned).unwrap_or_default();
     cx.notice(Notice::Account {
         pool: cx.pool_name(pool),
-        account,
+        account: cx.account_name(pool, account),
         state,
         for_ms,
     });

@@ -12,8 +12,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// How many changes of a pool are kept.
 const MOST: i64 = 100;
-/// No script has written a longer line, in bytes.
-const LONGEST: usize = 512;
 
 /// The changes of these pools or of all, the newest first.
 pub fn run(server: &mut Server, named: &[String]) -> Result<Answer, Problem> {
@@ -37,8 +35,7 @@ pub fn run(server: &mut Server, named: &[String]) -> Result<Answer, Problem> {
             }
             Err(problem) => return Err(problem),
         };
-        let lines = lines.iter().filter(|line| line.len() <= LONGEST);
-        for change in lines.filter_map(|line| Changed::read(line)) {
+        for change in lines.iter().filter_map(|line| Changed::read(line)) {
             all.push((pool.clone(), change));
         }
     }

@@ -174,13 +174,14 @@ fn look_at_info(info: &Words, report: &mut Report) {
             "wait",
         );
     }
+    let policy = word("maxmemory_policy");
     if number("evicted_keys") > 0 {
         let what = format!(
             "Redis has evicted {} keys since it began",
             number("evicted_keys")
         );
         // Only sessions have an end of their own, and are what such a policy takes.
-        let harm = if word("maxmemory_policy").starts_with("volatile") {
+        let harm = if policy.starts_with("volatile") {
             Harm::Advice
         } else {
             Harm::Limits
@@ -189,7 +190,6 @@ fn look_at_info(info: &Words, report: &mut Report) {
             "maxmemory-policy noeviction, and more maxmemory; CONFIG RESETSTAT once it is mended";
         report.find(harm, "evicted", what, hint);
     }
-    let policy = word("maxmemory_policy");
     if policy.starts_with("allkeys") {
         let harm = if number("maxmemory") > 0 {
             Harm::Limits
