@@ -1,5 +1,6 @@
 //! What the filter costs, beside Envoy without it, a filter that does nothing, and other ways to reach Redis:
-//! `make bench` prints a table and writes target/bench.json. `ROUNDS=9 ROWS=slotgate make bench` runs some rows longer.
+//! `make bench` prints a table and writes target/bench.json. `ROUNDS=9 ROWS=webdis make bench` runs some rows longer,
+//! those that have one of these words; `ROWS==slotgate` is the very one.
 //!
 //! Every set-up has an Envoy and a Redis of its own, started before the first measurement; the rounds go through all rows
 //! in turn, and each figure is the median of its rounds.
@@ -100,7 +101,13 @@ fn main() {
     let wanted: Vec<_> = wanted.split(',').collect();
     let rows: Vec<&Row> = rows::ROWS
         .iter()
-        .filter(|row| wanted.iter().any(|part| row.name.contains(part)))
+        .filter(|row| {
+            let is = |part: &&str| match part.strip_prefix('=') {
+                Some(name) => row.name == name,
+                None => row.name.contains(part),
+            };
+            wanted.iter().any(is)
+        })
         .collect();
     let running = rows::start(&rows);
     let mut figures: Vec<Figures> = vec![Figures::new(); rows.len()];

@@ -23,6 +23,8 @@ const POOL: &str = "demo";
 enum Way {
     NoFilter,
     Nothing,
+    /// What any filter pays Envoy for a part of what slotgate does.
+    Floor(Floor),
     Slotgate(&'static str),
     /// Slotgate, and something in the upstream filters too.
     Upstream(Half),
@@ -32,6 +34,43 @@ enum Way {
     /// Envoy's Lua filter with HTTP calls, to webdis or straight to Redis.
     HttpCalls(Calls),
 }
+
+/// What a filter that decides nothing does; see floor.wat.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Floor {
+    /// It reads all headers of the request.
+    headers: bool,
+    /// The request waits until the event loop has done all it woke up for.
+    pause: bool,
+    /// So many headers are set.
+    set: u32,
+    /// It asks for the status of the answer.
+    status: bool,
+}
+
+const HEADERS: Floor = Floor {
+    headers: true,
+    pause: false,
+    set: 0,
+    status: false,
+};
+const SET: Floor = Floor { set: 1, ..HEADERS };
+const STATUS: Floor = Floor {
+    status: true,
+    ..SET
+};
+const PAUSE: Floor = Floor {
+    headers: false,
+    pause: true,
+    ..HEADERS
+};
+/// All that slotgate cannot do without.
+const FLOOR: Floor = Floor {
+    headers: true,
+    pause: true,
+    set: 4,
+    status: true,
+};
 
 /// What stands in the upstream filters, beside a route that tries again what is marked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,6 +163,13 @@ pub const ROWS: &[Row] = &[
     row("a filter that does nothing, 1 connection", Way::Nothing).connections(1),
     row("a filter that does nothing, 256 connections", Way::Nothing).connections(256),
     row("a filter that does nothing, 2 workers", Way::Nothing).workers(2),
+    row("headers: it reads them", Way::Floor(HEADERS)),
+    row("set: and sets one", Way::Floor(SET)),
+    row("status: and asks for the status", Way::Floor(STATUS)),
+    row("pause: it does nothing else", Way::Floor(PAUSE)),
+    row("pause, 1 connection", Way::Floor(PAUSE)).connections(1),
+    row("floor: headers, pause, four set, status", Way::Floor(FLOOR)),
+    row("floor, 1 connection", Way::Floor(FLOOR)).connections(1),
     row(
         "slotgate, out of the percentage",
         Way::Slotgate(r#"{"gray": {"percent": 0}}"#),
@@ -243,6 +289,7 @@ impl Running {
         config = match setup.way {
             Way::NoFilter => config.without_wasm(),
             Way::Nothing => config.wasm(&write_nothing()),
+            Way::Floor(floor) => config.wasm(&write_floor(floor)),
             Way::Upstream(half) => with_half(config, half),
             Way::Slotgate(changes) => {
                 let changes: Value = serde_json::from_str(changes).expect("JSON");
@@ -314,7 +361,7 @@ impl Running {
             );
         };
         match self.setup.way {
-            Way::NoFilter | Way::Nothing => {}
+            Way::NoFilter | Way::Nothing | Way::Floor(_) => {}
             Way::Slotgate("{}") | Way::RedisProxy | Way::Upstream(Half::Nothing | Half::Kept) => {
                 most(stat("requests;outcome=atomic"));
             }
@@ -370,6 +417,26 @@ pub fn traffic(redis: &Redis) -> (f64, f64) {
 fn write_nothing() -> PathBuf {
     let bytes = wat::parse_str(include_str!("../nothing.wat")).expect("nothing.wat");
     let path = root().join("target/nothing.wasm");
+    std::fs::write(&path, bytes).expect("target can be written");
+    path
+}
+
+/// The filter that does this, and decides nothing.
+fn write_floor(floor: Floor) -> PathBuf {
+    let numbers = [
+        ("HEADERS", u32::from(floor.headers)),
+        ("SET", floor.set),
+        ("STATUS", u32::from(floor.status)),
+        ("PAUSE", u32::from(floor.pause)),
+    ];
+    let mut text = include_str!("../floor.wat").to_owned();
+    let mut name = String::from("target/floor");
+    for (part, number) in numbers {
+        text = text.replace(&format!("i32.const {part})"), &format!("i32.const {number})"));
+        name += &format!("-{number}");
+    }
+    let bytes = wat::parse_str(text).expect("floor.wat");
+    let path = root().join(name + ".wasm");
     std::fs::write(&path, bytes).expect("target can be written");
     path
 }
