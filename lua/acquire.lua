@@ -122,6 +122,12 @@ local chosen, owners = {nil}, dry and {}
 local given = {}
 -- As Redis has it: `free` by first rank; of accounts that came up again record, count, and turns by their pace.
 local pages, records, counts, turns = {}, nil, nil, nil
+-- Only where several leases share the call: how many accounts are in `free`, and the last one's base; accounts dealt to them,
+-- with their bases, and the place of the next.
+local everyone, highest, dealt, next_dealt
+-- The accounts chosen, each once and in order. Here and below a table has room for one lease, which is what most calls take: it
+-- costs more to grow it.
+local accounts = {nil}
 
 -- What an account's score in `free` is after what it got here; nil: it can't take more.
 local function score_now(account, score)
@@ -129,12 +135,25 @@ local function score_now(account, score)
   if not more then
     return tonumber(score)
   end
-  records, counts, turns = records or {}, counts or {}, turns or {}
-  if not counts[account] then
-    local pace
-    records[account], pace = unpack(call('HMGET', ACCOUNTS, account, '#pace:' .. account))
-    counts[account] = tonumber(call('HGET', USED, account) or 0) or math.huge
-    turns[account] = pace and tools().turns(pace, time[1] * 1000000 + time[2])
+  if not (counts and counts[account]) then
+    records, counts, turns = records or {}, counts or {}, turns or {}
+    -- With all others that may come up again: two commands, however many they are.
+    local names = {}
+    for _, name in ipairs(accounts) do
+      if not counts[name] then
+        names[#names + 1] = name
+      end
+    end
+    local held, size = call('HMGET', USED, unpack(names)), #names
+    for k = 1, size do
+      names[size + k] = '#pace:' .. names[k]
+    end
+    local found = call('HMGET', ACCOUNTS, unpack(names))
+    for k = 1, size do
+      local name, pace = names[k], found[size + k]
+      records[name], counts[name] = found[k], tonumber(held[k] or 0) or math.huge
+      turns[name] = pace and tools().turns(pace, time[1] * 1000000 + time[2])
+    end
   end
   if turns[account] and more >= turns[account] then
     return nil
@@ -190,23 +209,52 @@ local function choose(shut)
   local least = low
   local wide = page[2] ~= page[2 * PAGE]
   local others, room, s
-  for _ = 1, TRIES do
+  for try = 1, TRIES do
     if not others then
-      others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
-      if wide and others * (high - low) > 8 * weight then
+      if count > 1 and not everyone then
+        everyone, highest = call('ZCARD', FREE), tonumber(call('ZRANGE', FREE, '-1', '-1', 'WITHSCORES')[2])
+      end
+      for pass = 1, 2 do
+        others = (highest and highest < high and everyone or call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high)))) - from
+        if pass == 2 or not wide or others * (high - low) <= 8 * weight then
+          break
+        end
         high = low + math.sqrt(8 * (high - low) * weight / others)
-        others = call('ZCOUNT', FREE, '-inf', format('(%d', math.ceil(high))) - from
       end
       room, s = weight - (high - least), low
     end
     s = others > 0 and s - math.log(1 - random()) * room / others or high
     if s < high then
-      local rank = format('%d', from + random(0, others - 1))
-      local other = call('ZRANGE', FREE, rank, rank, 'WITHSCORES')
-      local base = score_now(other[1], other[2])
+      local other, base
+      if try == 1 and from == PAGE and everyone == from + others then
+        -- All behind are in play. Either this call reads them once; or it deals neighbours from an even random one on, one to each
+        -- lease. To each lease they are as likely as if it had drawn by itself; whoever draws once more does that.
+        if not dealt or others > count and not dealt[next_dealt] then
+          local first, size = from, others
+          if others > count then
+            first, size = from + random(0, others - 1), count
+          end
+          dealt, next_dealt = call('ZRANGE', FREE, format('%d', first), format('%d', first + size - 1), 'WITHSCORES'), 1
+          if first + size > everyone then
+            local rest = call('ZRANGE', FREE, format('%d', from), format('%d', from + first + size - everyone - 1), 'WITHSCORES')
+            for k = 1, #rest do
+              dealt[#dealt + 1] = rest[k]
+            end
+          end
+        end
+        if others <= count then
+          next_dealt = 2 * random(others) - 1
+        end
+        other, base = dealt[next_dealt], dealt[next_dealt + 1]
+        next_dealt = next_dealt + 2
+      else
+        local rank = format('%d', from + random(0, others - 1))
+        other, base = unpack(call('ZRANGE', FREE, rank, rank, 'WITHSCORES'))
+      end
+      base = score_now(other, base)
       local behind = base and s - base or 0
-      if behind > 0 and not (shut and shut[other[1]]) and random() * (weight - behind) < room then
-        return other[1]
+      if behind > 0 and not (shut and shut[other]) and random() * (weight - behind) < room then
+        return other
       end
       if not wide then
         low, wide, others = s, true, nil
@@ -371,10 +419,6 @@ if session_keys then
     return string.sub(value, first) .. entry
   end
 end
-
--- The accounts chosen, each once and in order. Here and below a table has room for one lease, which is what most calls take: it
--- costs more to grow it.
-local accounts = {nil}
 
 -- By tenant: how many leases it holds, and how many this call takes for it.
 local holds, takes, is_at_cap
@@ -544,7 +588,7 @@ for try = 1, 3 do
       owners = call('HMGET', OWNER, unpack(ARGV, 6, 5 + count))
     end
     if try > 1 then
-      pages, records, counts, turns = {}, nil, nil, nil
+      pages, records, counts, turns, everyone, highest, dealt = {}, nil, nil, nil, nil, nil, nil
     end
     if handed > said then
       said = handed

@@ -161,6 +161,6 @@ fn commands_per_call_stay_what_they_are() {
 /// Accounts; commands of 100 acquires, and of one of 32 leases; of one release of 50 leases, and of one; of a look.
 const COMMANDS: [(u32, [u64; 5]); 3] = [
     (3, [1025, 17, 8, 8, 7]),
-    (10, [1219, 62, 8, 8, 7]),
-    (1_000, [1325, 92, 8, 8, 6]),
+    (10, [1219, 40, 8, 8, 7]),
+    (1_000, [1325, 22, 8, 8, 6]),
 ];
