@@ -230,6 +230,8 @@ fn minimal_has_every_default() {
     assert_eq!(config.affinity.ttl_ms, 3_600_000);
     assert_eq!(config.affinity.max_mb, 8);
     assert_eq!(config.saturated, OnSaturated::Reject);
+    assert_eq!(config.refuse_ms, 2);
+    assert!(config.traditional_path_header);
     assert!(config.tenant.is_none());
     assert_eq!(config.failure, OnFailure::Traditional);
     assert_eq!(config.traditional, Traditional::Passthrough);
@@ -361,6 +363,7 @@ fn full_has_every_value() {
     assert_eq!(tenants.overrides.len(), 3);
     assert_eq!(config.failure, OnFailure::Reject);
     assert_eq!(config.traditional, Traditional::Local { share: 4 });
+    assert!(!config.traditional_path_header);
     assert_eq!(config.cooldown.statuses, [429, 500]);
     assert_eq!(
         (config.cooldown.default_ms, config.cooldown.max_ms),

@@ -65,15 +65,18 @@ enum Action {
     Queue,
 }
 
-pub(super) fn saturated(mut f: Fields<'_, '_>) -> OnSaturated {
+/// What happens, and for how long a worker that was told that a pool is full refuses by itself, in ms.
+pub(super) fn saturated(mut f: Fields<'_, '_>) -> (OnSaturated, u64) {
     let action = f.word("action", Action::Reject);
+    let refuse_ms = f.int("refuse_ms", 2, 0..=1_000);
     // Checked with any action, as `traditional.share` is with any mode.
     let queue = queue(f.object("queue"));
     f.reject_unknown();
     match action {
-        Action::Reject => OnSaturated::Reject,
-        Action::Traditional => OnSaturated::Traditional,
-        Action::Queue => OnSaturated::Queue(queue),
+        Action::Reject => (OnSaturated::Reject, refuse_ms),
+        Action::Traditional => (OnSaturated::Traditional, refuse_ms),
+        // Each takes its place in the queue.
+        Action::Queue => (OnSaturated::Queue(queue), 0),
     }
 }
 

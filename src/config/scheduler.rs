@@ -29,12 +29,16 @@ pub struct Config {
     pub affinity: Affinity,
     /// What to do when no account has a free slot.
     pub saturated: OnSaturated,
+    /// For how long a worker that was just told that a pool is full refuses by itself, in ms, 0..=1000.
+    pub refuse_ms: u64,
     /// Whose requests are told apart; `None`: nobody's.
     pub tenant: Option<Tenants>,
     /// What to do when the ledger cannot answer.
     pub failure: OnFailure,
     /// How requests that don't take a slot by the ledger are sent on.
     pub traditional: Traditional,
+    /// Whether `x-slotgate-path` says so of a request that goes the traditional way.
+    pub traditional_path_header: bool,
     /// Request headers set on those that fit no pool. Each pool has what is set on its own.
     pub traditional_headers: SetHeaders,
     /// What counts as upstream pushback and how long it lasts.
@@ -81,6 +85,8 @@ fn digest(map: &Map<String, Value>) -> String {
 
 pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score) -> Config {
     let mut traditional_headers = SetHeaders::default();
+    // Read with the others of their blocks, so that errors come in the order of the document.
+    let (refuse_ms, traditional_path_header);
     let config = Config {
         redis,
         gray,
@@ -96,7 +102,12 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
             f.reject_unknown();
             affinity
         },
-        saturated: queue::saturated(f.object("saturated")),
+        saturated: {
+            let action;
+            (action, refuse_ms) = queue::saturated(f.object("saturated"));
+            action
+        },
+        refuse_ms,
         tenant: tenant::read(&mut f),
         failure: {
             let mut f = f.object("failure");
@@ -104,7 +115,13 @@ pub(super) fn read(mut f: Fields<'_, '_>, redis: Redis, gray: Gray, score: Score
             f.reject_unknown();
             action
         },
-        traditional: traditional(f.object("traditional"), &mut traditional_headers),
+        traditional: {
+            let way;
+            (way, traditional_path_header) =
+                traditional(f.object("traditional"), &mut traditional_headers);
+            way
+        },
+        traditional_path_header,
         cooldown: cooldown::read(f.object("cooldown")),
         upstream: upstream::read(f.object("upstream")),
         poll_ms: {
@@ -249,15 +266,18 @@ pub enum Traditional {
     },
 }
 
-fn traditional(mut f: Fields<'_, '_>, headers: &mut SetHeaders) -> Traditional {
+/// How they go, and whether they are told by `x-slotgate-path`.
+fn traditional(mut f: Fields<'_, '_>, headers: &mut SetHeaders) -> (Traditional, bool) {
+    let path_header = f.flag("path_header", true);
     let mode = f.word("mode", TraditionalMode::Passthrough);
     let share = f.int("share", 1, 1..=100_000);
     *headers = pool::set_headers(f.object("set_headers"), false);
     f.reject_unknown();
-    match mode {
+    let way = match mode {
         TraditionalMode::Passthrough => Traditional::Passthrough,
         TraditionalMode::Local => Traditional::Local { share },
-    }
+    };
+    (way, path_header)
 }
 
 /// `traditional.mode`.

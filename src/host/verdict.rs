@@ -77,7 +77,9 @@ pub fn respond(config: &Config, stream: u32, verdict: &Verdict) -> bool {
             pool,
             holds,
         } => {
-            calls::set_header(Map::Request, "x-slotgate-path", path.as_str().as_bytes());
+            if *path != Path::Traditional || config.traditional_path_header {
+                calls::set_header(Map::Request, "x-slotgate-path", path.as_str().as_bytes());
+            }
             let pool = pool.and_then(|pool| config.pools.get(pool));
             let account = holds.and_then(|(lease, index)| {
                 let pool = pool?;

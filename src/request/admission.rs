@@ -398,7 +398,7 @@ impl Phase {
                 ),
             ),
             (
-                Self::Acquiring { .. } | Self::Waiting { .. },
+                Self::Idle | Self::Acquiring { .. } | Self::Waiting { .. },
                 Event::Saturated {
                     reason,
                     retry_after_ms,
@@ -532,13 +532,10 @@ impl Phase {
                 Event::Out(_) | Event::In(_) | Event::Unavailable(_),
             )
             | (
-                Self::Idle
-                | Self::Holding { .. }
-                | Self::Traditional(_)
-                | Self::Rejected(_)
-                | Self::Done,
+                Self::Holding { .. } | Self::Traditional(_) | Self::Rejected(_) | Self::Done,
                 Event::Saturated { .. } | Event::Failed { .. },
             )
+            | (Self::Idle, Event::Failed { .. })
             | (
                 Self::Idle
                 | Self::Waiting { .. }

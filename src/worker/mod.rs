@@ -17,6 +17,7 @@ pub mod counters;
 pub mod decisions;
 mod encode;
 mod failover;
+mod full;
 mod grants;
 pub mod notice;
 pub mod output;
@@ -229,6 +230,14 @@ impl Worker {
         self.0.cx.count_in(pool, Counter::In);
         if is_shadow(&self.0.cx.config) {
             return Event::Out(Reason::Shadow);
+        }
+        let limits = self.0.requests.limits(slot);
+        if let Some(retry_after_ms) = self.0.full.refuses(&self.0.cx, pool, limits) {
+            let reason = Reason::Saturated;
+            return Event::Saturated {
+                reason,
+                retry_after_ms,
+            };
         }
         if let Err(reason) = self.0.available() {
             return Event::Unavailable(reason);

@@ -6,6 +6,7 @@ use super::command::{AcquireCommand, AcquireKind, Command};
 use super::context::{Context, Task};
 use super::counters::Counter;
 use super::encode;
+use super::full::FullPools;
 use super::grants::Grants;
 use super::notice::{Notice, Said};
 use super::overrides::Overrides;
@@ -41,6 +42,7 @@ pub(super) struct Parts {
     pub(super) breaker: Breaker,
     pub(super) bucketer: Bucketer,
     pub(super) requests: Requests,
+    pub(super) full: FullPools,
     pub(super) acquires: Acquires,
     pub(super) releases: Releases,
     pub(super) renewals: Renewals,
@@ -72,6 +74,7 @@ impl Parts {
             breaker: Breaker::default(),
             bucketer,
             requests: Requests::new(policy, worker),
+            full: FullPools::new(pools),
             acquires: Acquires::default(),
             releases: Releases::default(),
             renewals: Renewals::default(),
@@ -167,6 +170,7 @@ impl Parts {
                     in_doubt,
                 } => {
                     let pipe = self.pipe_state();
+                    self.full.forget(pool);
                     self.releases.end(&mut self.cx, pool, lease, in_doubt, pipe);
                     self.send_commands();
                 }

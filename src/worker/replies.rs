@@ -185,6 +185,7 @@ impl Parts {
         sent_ms: u64,
     ) {
         let (cx, pool) = (&mut self.cx, acquire.pool);
+        self.full.see(cx, acquire, answer);
         let begins = self.requests.acquires(acquire.slot, acquire.lease);
         let known = self
             .requests

@@ -137,6 +137,12 @@ impl Requests {
         self.slab.try_remove(slot);
     }
 
+    /// What a request's tenant may take.
+    pub(super) fn limits(&self, slot: usize) -> TenantLimits {
+        let request = self.slab.get(slot);
+        request.map_or(TenantLimits::NONE, Request::limits)
+    }
+
     /// The acquire that asks the ledger for a request's account.
     pub(super) fn acquire(
         &self,
@@ -154,7 +160,7 @@ impl Requests {
             kind,
             session: request.and_then(|request| request.session),
             scope: request.and_then(Request::scope),
-            limits: request.map_or(TenantLimits::NONE, Request::limits),
+            limits: self.limits(slot),
             place: request.map_or(Place::Last, |request| request.place(cx.now_us)),
             again: request.is_some_and(Request::is_later_try),
         }

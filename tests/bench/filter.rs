@@ -98,7 +98,7 @@ fn flood(row: &Row, running: &Running, seconds: u64) -> BTreeMap<&'static str, f
 
 fn main() {
     let wanted = std::env::var("ROWS").unwrap_or_default();
-    let wanted: Vec<_> = wanted.split(',').collect();
+    let wanted: Vec<_> = wanted.split(';').collect();
     let rows: Vec<&Row> = rows::ROWS
         .iter()
         .filter(|row| {

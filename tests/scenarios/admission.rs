@@ -183,6 +183,10 @@ Idle        | in              | any               | Acquiring       |
 Idle        | unavailable     | 503               | Rejected        | 503
 Idle        | unavailable     | fail over         | Traditional     | as it is
 Idle        | unavailable     | fail over, local  | Traditional     | choose
+Idle        | saturated       | 429               | Rejected        | 429
+Idle        | saturated       | spill             | Traditional     | as it is
+Idle        | saturated       | spill, local      | Traditional     | choose
+Idle        | tenant limit    | any               | Rejected        | 429
 Idle        | ended           | any               | Done            |
 Acquiring   | granted         | any               | Holding         | up, forward
 Acquiring   | saturated       | 429               | Rejected        | 429

@@ -432,7 +432,10 @@ fn write_floor(floor: Floor) -> PathBuf {
     let mut text = include_str!("../floor.wat").to_owned();
     let mut name = String::from("target/floor");
     for (part, number) in numbers {
-        text = text.replace(&format!("i32.const {part})"), &format!("i32.const {number})"));
+        text = text.replace(
+            &format!("i32.const {part})"),
+            &format!("i32.const {number})"),
+        );
         name += &format!("-{number}");
     }
     let bytes = wat::parse_str(text).expect("floor.wat");

@@ -112,6 +112,7 @@ fn rejections_are_told_with_their_reason() {
     let reject = |json: &mut serde_json::Value| {
         json["gray"]["percent"] = 100.into();
         json["failure"]["action"] = "reject".into();
+        json["saturated"]["refuse_ms"] = 0.into();
     };
     let mut rig = looking(reject, &seen("", "", ""));
     rig.reply(&granted("a"));

@@ -84,7 +84,7 @@ fn without_the_setting_the_log_is_told_nothing() {
 /// Nobody takes the waits of a host that never ticks: they must not pile up.
 #[test]
 fn waits_are_bounded() {
-    let mut rig = Rig::ready(|_| {});
+    let mut rig = Rig::ready(|json| json["saturated"]["refuse_ms"] = 0.into());
     for _ in 0..20_100 {
         let (id, _) = rig.acquiring();
         rig.reply("*2\r\n$1\r\n9\r\n:1\r\n");

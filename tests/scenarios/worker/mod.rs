@@ -7,6 +7,7 @@ mod cooldowns;
 mod decisions;
 mod disabled;
 mod failover;
+mod full;
 mod garbage;
 mod greeting;
 mod large_pools;
