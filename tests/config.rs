@@ -230,7 +230,7 @@ fn minimal_has_every_default() {
     assert_eq!(config.affinity.ttl_ms, 3_600_000);
     assert_eq!(config.affinity.max_mb, 8);
     assert_eq!(config.saturated, OnSaturated::Reject);
-    assert_eq!(config.refuse_ms, 2);
+    assert_eq!(config.refuse_ms, 5);
     assert!(config.traditional_path_header);
     assert!(config.tenant.is_none());
     assert_eq!(config.failure, OnFailure::Traditional);

@@ -68,7 +68,7 @@ enum Action {
 /// What happens, and for how long a worker that was told that a pool is full refuses by itself, in ms.
 pub(super) fn saturated(mut f: Fields<'_, '_>) -> (OnSaturated, u64) {
     let action = f.word("action", Action::Reject);
-    let refuse_ms = f.int("refuse_ms", 2, 0..=1_000);
+    let refuse_ms = f.int("refuse_ms", 5, 0..=1_000);
     // Checked with any action, as `traditional.share` is with any mode.
     let queue = queue(f.object("queue"));
     f.reject_unknown();

@@ -76,6 +76,8 @@ fn flood(row: &Row, running: &Running, seconds: u64) -> BTreeMap<&'static str, f
         "{}: requests failed: {seen}",
         row.name
     );
+    let refused = if row.refused { figure("requests") } else { 0.0 };
+    assert_eq!(figure("refused"), refused, "{}: {seen}", row.name);
     let requests = figure("requests");
     let us = |after: f64, before: f64| (after - before) * 1e6 / requests;
     let mut figures = BTreeMap::from([

@@ -13,9 +13,9 @@ function request()
 end
 
 function done(summary, latency)
-  local failed = summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.status +
+  local failed = summary.errors.connect + summary.errors.read + summary.errors.write +
     summary.errors.timeout
-  io.write(string.format('{"requests": %d, "seconds": %f, "failed": %d, "p50": %f, "p99": %f, "p999": %f}\n',
-    summary.requests, summary.duration / 1e6, failed, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+  io.write(string.format('{"requests": %d, "seconds": %f, "failed": %d, "refused": %d, "p50": %f, "p99": %f, "p999": %f}\n',
+    summary.requests, summary.duration / 1e6, failed, summary.errors.status, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
     latency:percentile(99.9) / 1e3))
 end

@@ -106,6 +106,8 @@ pub struct Row {
     pub sessions: bool,
     /// Latency at a fixed rate is measured too.
     pub paced: bool,
+    /// Each request is answered 429.
+    pub refused: bool,
 }
 
 const fn row(name: &'static str, way: Way) -> Row {
@@ -120,10 +122,16 @@ const fn row(name: &'static str, way: Way) -> Row {
         connections: 32,
         sessions: false,
         paced: false,
+        refused: false,
     }
 }
 
 impl Row {
+    const fn refused(mut self) -> Row {
+        self.refused = true;
+        self
+    }
+
     const fn connections(mut self, connections: u32) -> Row {
         self.connections = connections;
         self
@@ -175,6 +183,22 @@ pub const ROWS: &[Row] = &[
         Way::Slotgate(r#"{"gray": {"percent": 0}}"#),
     )
     .paced(),
+    row(
+        "slotgate, out of the percentage, no path_header",
+        Way::Slotgate(
+            r#"{"gray": {"percent": 0}, "traditional": {"path_header": false}}"#,
+        ),
+    ),
+    row(
+        "slotgate, a full pool, each request asked for",
+        Way::Slotgate(r#"{"pools": [{"name": "demo", "accounts": [{"id": "a", "max_concurrency": 1, "enabled": false}]}], "saturated": {"refuse_ms": 0}}"#),
+    )
+    .refused(),
+    row(
+        "slotgate, a full pool",
+        Way::Slotgate(r#"{"pools": [{"name": "demo", "accounts": [{"id": "a", "max_concurrency": 1, "enabled": false}]}]}"#),
+    )
+    .refused(),
     row("slotgate", ALL_IN).paced(),
     row("slotgate, 1 connection", ALL_IN).connections(1),
     row("slotgate, 256 connections", ALL_IN).connections(256),
@@ -372,6 +396,7 @@ impl Running {
                     "shadow.granted",
                     "requests;outcome=local",
                     "requests;outcome=atomic",
+                    "requests;outcome=rejected;reason=saturated",
                 ];
                 most(Some(ways.iter().filter_map(|name| stat(name)).sum()));
             }
