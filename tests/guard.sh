@@ -18,7 +18,7 @@ count() {
 }
 failed=0
 seen=
-for way in acquire together out handed heard; do
+for way in acquire together out handed heard refused full failover; do
     few=$(count "$way" 1000)
     many=$(count "$way" 3000)
     each=$(((many - few) / 2000))

@@ -1,6 +1,7 @@
 //! So many requests through the pure core: in by its bucket, granted, released, each alone or eight together; or out of the
-//! percentage; or one that waits until it is handed a slot, by the reply to a release or by a message. `guard acquire 1000`,
-//! `guard together 1000`, `guard out 1000`, `guard handed 1000`, `guard heard 1000`.
+//! percentage; or one that waits until it is handed a slot, by the reply to a release or by a message; or refused, by the ledger
+//! or by a worker that was just told so; or refused by its account and granted another. `guard acquire 1000`, `guard together
+//! 1000`, `guard out 1000`, `guard handed 1000`, `guard heard 1000`, `guard refused 1000`, `guard full 1000`, `guard failover 1000`.
 
 use slotgate::config::{Role, parse};
 use slotgate::request::headers::Headers;
@@ -12,7 +13,7 @@ const GRANTED: &[u8] = b"*2\r\n$10\r\n1234567890\r\n$3\r\na42\r\n";
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let Some([way, requests]) = arguments.get(1..) else {
-        panic!("guard acquire|together|out|handed|heard REQUESTS")
+        panic!("guard acquire|together|out|handed|heard|refused|full|failover REQUESTS")
     };
     let requests: u32 = requests.parse().expect("a number");
     let (percent, at_once, action) = match way.as_str() {
@@ -20,13 +21,15 @@ fn main() {
         "together" => (100, 8, "reject"),
         "out" => (0, 1, "reject"),
         "handed" | "heard" => (100, 1, "queue"),
-        _ => panic!("acquire, together, out, handed or heard, not {way}"),
+        "refused" | "full" | "failover" => (100, 1, "reject"),
+        _ => panic!("acquire, together, out, handed, heard, refused, full or failover, not {way}"),
     };
     let accounts: Vec<String> = (0..100)
         .map(|n| format!(r#"{{"id": "a{n}", "max_concurrency": 10, "set_headers": {{"x-upstream": "u{n}"}}}}"#))
         .collect();
+    let (refuse_ms, tries) = (if way == "full" { 1_000 } else { 0 }, if way == "failover" { 2 } else { 1 });
     let json = format!(
-        r#"{{"role": "scheduler", "gray": {{"percent": {percent}}}, "saturated": {{"action": "{action}"}}, "pools": [{{"name": "p", "accounts": [{}]}}]}}"#,
+        r#"{{"role": "scheduler", "failover": {{"max_attempts": {tries}}}, "gray": {{"percent": {percent}}}, "saturated": {{"action": "{action}", "refuse_ms": {refuse_ms}}}, "pools": [{{"name": "p", "accounts": [{}]}}]}}"#,
         accounts.join(",")
     );
     let Ok(Role::Scheduler(config)) = parse(json.as_bytes(), &|_| None) else {
@@ -75,6 +78,21 @@ fn main() {
         return queue.serve(requests, way == "heard");
     }
     worker.on_end(0, id);
+    if ["refused", "full", "failover"].contains(&way.as_str()) {
+        while worker.next_answer().is_some() {}
+        worker.on_tick(1);
+        reply(&mut worker, b":1\r\n");
+        worker.wire().bytes.clear();
+        for stream in 1..=requests {
+            // None may be the last one's tick.
+            match way.as_str() {
+                "failover" => fail_over(&mut worker, stream, Headers::new(&headers)),
+                _ => refuse(&mut worker, stream, Headers::new(&headers)),
+            }
+            worker.wire().bytes.clear();
+        }
+        return;
+    }
     let granted = format!(
         "*{}\r\n$10\r\n1234567890\r\n{}",
         at_once + 1,
@@ -102,6 +120,40 @@ fn main() {
         worker.wire().bytes.clear();
     }
     assert_eq!(worker.counters().total() >= u64::from(requests), true);
+}
+
+/// A request that gets no slot, by the ledger's word or by what it said before.
+fn refuse(worker: &mut Worker, stream: u32, headers: Headers) {
+    let (id, verdict) = worker.on_request(1, stream, headers);
+    worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
+    std::hint::black_box(worker.next_wake_ms());
+    if verdict.is_none() {
+        worker.flush(1);
+        worker.on_pipe_bytes(1, b"*2\r\n$10\r\n1234567890\r\n:2000\r\n");
+        assert!(worker.next_answer().is_some(), "it is refused");
+        worker.on_end(1, id);
+    }
+}
+
+/// A request that its account refuses, and another one serves.
+fn fail_over(worker: &mut Worker, stream: u32, headers: Headers) {
+    let now_ms = 1;
+    worker.set_clock_us(1_000);
+    let (id, _) = worker.on_request(now_ms, stream, headers);
+    worker.identify(b"0d6f0f0e-0a4e-4e0c-8f0b-0a7a1d9c5e11");
+    worker.flush(now_ms);
+    worker.on_pipe_bytes(now_ms, GRANTED);
+    assert!(worker.next_answer().is_some(), "it has its slot");
+    let answer = Headers::serialize(&[(b":status", b"429"), (b"retry-after", b"1")]);
+    assert!(worker.on_try_answered(now_ms, id, 429_u16, Headers::new(&answer), 0), "it may try again");
+    assert!(!worker.on_try(now_ms, id, u32::MAX), "it waits for its slot");
+    worker.flush(now_ms);
+    // The rest of the account, the end of its lease, and the second acquire.
+    worker.on_pipe_bytes(now_ms, b":1\r\n:1\r\n*2\r\n$10\r\n1234567890\r\n$3\r\na43\r\n");
+    assert!(worker.next_answer().is_some(), "it has another slot");
+    worker.on_end(now_ms, id);
+    worker.on_tick(now_ms);
+    worker.on_pipe_bytes(now_ms, b":1\r\n");
 }
 
 /// The first 16 digits of the leases in a worker's commands.
