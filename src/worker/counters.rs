@@ -168,6 +168,8 @@ pub struct Counters {
     pub worker: [u64; IN_WORKER],
     /// By pool; the last one counts for all pools that have no place, and for requests of no pool.
     pub pools: Vec<[u64; IN_POOL]>,
+    /// How many requests wait in the queue now, by pool in the same way.
+    pub waiting: Vec<u64>,
     /// Changes with everything counted: comparing this is enough to see whether anything was.
     total: u64,
 }
@@ -179,6 +181,7 @@ impl Counters {
         Self {
             worker: [0; IN_WORKER],
             pools: vec![[0; IN_POOL]; pools.saturating_add(1)],
+            waiting: vec![0; pools.saturating_add(1)],
             total: 0,
         }
     }
@@ -193,14 +196,28 @@ impl Counters {
         self.add_to(pool.into(), counter, more);
     }
 
+    /// So many requests more wait in a pool's queue, or fewer.
+    pub fn wait(&mut self, pool: Option<usize>, more: i64) {
+        let row = self.row(pool);
+        if let Some(waiting) = self.waiting.get_mut(row) {
+            *waiting = waiting.saturating_add_signed(more);
+        }
+        self.touch();
+    }
+
+    /// The place of a pool, or of requests of none.
+    fn row(&self, pool: Option<usize>) -> usize {
+        let last = self.pools.len().saturating_sub(1);
+        pool.map_or(last, |pool| pool.min(last))
+    }
+
     #[inline(never)]
     fn add_to(&mut self, pool: Option<usize>, counter: Counter, more: u64) {
         let count = match place(counter) {
             Place::Worker(index) => self.worker.get_mut(index),
             Place::Pool(index) => {
-                let last = self.pools.len().saturating_sub(1);
-                let pool = pool.map_or(last, |pool| pool.min(last));
-                let pool = self.pools.get_mut(pool);
+                let row = self.row(pool);
+                let pool = self.pools.get_mut(row);
                 pool.and_then(|counts| counts.get_mut(index))
             }
         };
