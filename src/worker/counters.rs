@@ -11,6 +11,8 @@ pub enum Counter {
     Atomic,
     /// Requests sent on with a slot chosen here.
     Local,
+    /// The same by why the ledger was not asked, or gave none.
+    LocalFor(Reason),
     /// Requests sent on as they were, by reason.
     Traditional(Reason),
     /// Requests answered by us, by reason.
@@ -143,8 +145,9 @@ const POOL: &[(Counter, &str)] = &[
 ];
 const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
+const LOCAL: usize = REJECTED + Reason::ALL.len();
 /// How many counters a pool has.
-pub const IN_POOL: usize = REJECTED + Reason::ALL.len();
+pub const IN_POOL: usize = LOCAL + Reason::ALL.len();
 
 /// The same of a worker's own.
 const WORKER: &[(Counter, &str)] = &[
@@ -268,10 +271,14 @@ pub fn pool_names(pool: &str) -> Vec<String> {
         .iter()
         .map(|(_, name)| name_of(&[name, ";pool=", pool]));
     let mut names: Vec<_> = names.collect();
-    for outcome in ["traditional;reason=", "rejected;reason="] {
+    for name in [
+        "requests;outcome=traditional;reason=",
+        "requests;outcome=rejected;reason=",
+        // A metric of its own: those with `outcome=local` are each counted there already.
+        "local.requests;reason=",
+    ] {
         for why in Reason::ALL {
-            let parts = ["requests;outcome=", outcome, why.as_str(), ";pool=", pool];
-            names.push(name_of(&parts));
+            names.push(name_of(&[name, why.as_str(), ";pool=", pool]));
         }
     }
     names
@@ -337,6 +344,7 @@ fn place(counter: Counter) -> Place {
         Counter::AdaptivePushback => 37,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
+        Counter::LocalFor(why) => of(LOCAL, why as usize),
         Counter::PipeReady => return Place::Worker(0),
         Counter::BreakerOpened => return Place::Worker(1),
         Counter::BreakerClosed => return Place::Worker(2),
@@ -375,6 +383,8 @@ mod tests {
             is(Counter::Traditional(reason), &traditional);
             let rejected = format!("requests;outcome=rejected;reason={why}");
             is(Counter::Rejected(reason), &rejected);
+            let local = format!("local.requests;reason={why}");
+            is(Counter::LocalFor(reason), &local);
         }
         for fault in Fault::ALL {
             let name = format!("redis_error;reason={}", fault.as_str());

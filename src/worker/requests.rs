@@ -215,6 +215,9 @@ impl Requests {
                     let reason = phase.reason();
                     if !is_later {
                         cx.count_in(pool, forwarded(path, reason));
+                        if let (Path::Local, Some(why)) = (path, before.reason()) {
+                            cx.count_in(pool, Counter::LocalFor(why));
+                        }
                     }
                     verdict = Some(Verdict::Forward {
                         path,
