@@ -103,7 +103,8 @@ fn every_panel_that_can_obeys_the_choice_of_envoy_and_pool() {
     expressions(&dashboard(), &mut found);
     let (mut envoys, mut pools) = (0, 0);
     for (title, expression) in found {
-        let starts = ["slotgate_", "slotgate:"].map(|start| expression.match_indices(start));
+        let starts = ["slotgate_", "slotgate:", "envoy_wasm_"];
+        let starts = starts.map(|start| expression.match_indices(start));
         for (at, start) in starts.into_iter().flatten() {
             let rest = &expression[at..];
             let of_name = |char: char| char.is_ascii_alphanumeric() || "_:".contains(char);
@@ -123,6 +124,8 @@ fn every_panel_that_can_obeys_the_choice_of_envoy_and_pool() {
             }
             let knows_pools = if recorded {
                 !name.ends_with(":objective")
+            } else if start == "envoy_wasm_" {
+                false
             } else {
                 let base = name.strip_suffix("_bucket").unwrap_or(name);
                 let row = all.get(base).unwrap_or_else(|| panic!("{title}: {base}"));
@@ -135,6 +138,28 @@ fn every_panel_that_can_obeys_the_choice_of_envoy_and_pool() {
         }
     }
     assert!(envoys > 50 && pools > 40, "{envoys}, {pools}");
+}
+
+/// What Envoy itself counts and an alert reads is on the dashboard too.
+#[test]
+fn envoys_own_counters_have_a_panel() {
+    let alerts = read("envoy/alerts.yaml");
+    let names = alerts.match_indices("envoy_wasm_vm_").map(|(at, _)| {
+        let rest = &alerts[at..];
+        rest.split(|char: char| !char.is_ascii_alphanumeric() && char != '_')
+            .next()
+            .unwrap()
+    });
+    let names: BTreeSet<&str> = names.collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    let mut found = Vec::new();
+    expressions(&dashboard(), &mut found);
+    let asked = |name: &str| {
+        found
+            .iter()
+            .any(|(_, expression)| expression.contains(name))
+    };
+    assert!(names.iter().all(|name| asked(name)), "{names:?}");
 }
 
 /// Every `datasource` of a dashboard.

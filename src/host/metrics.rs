@@ -25,6 +25,8 @@ struct Pool {
     counters: Vec<Series>,
     waited_us: Option<u32>,
     queued_us: Option<u32>,
+    /// Those that wait in the queue.
+    waiting: Series,
     /// What every worker sets, rather than adds to.
     asked_basis_points: Series,
     ignored: Series,
@@ -153,6 +155,9 @@ impl Metrics {
         self.sent = (counters.total(), worker.gauges());
         add_up_to(&mut self.counters, &counters.worker);
         add_up_to(&mut self.gauges, &self.sent.1.0);
+        for (pool, now) in self.pools.iter_mut().zip(&counters.waiting) {
+            pool.waiting.add_up_to(*now);
+        }
         for (index, (pool, counts)) in self.pools.iter_mut().zip(&counters.pools).enumerate() {
             add_up_to(&mut pool.counters, counts);
             pool.define_named(worker, index);
@@ -199,7 +204,8 @@ impl Metrics {
     /// Sends the last of it; a worker that is no more has no part in a gauge. It holds nothing when it ends.
     pub fn end(&mut self, worker: &mut Worker) {
         self.send(worker);
-        for gauge in &mut self.gauges {
+        let of_pools = self.pools.iter_mut().map(|pool| &mut pool.waiting);
+        for gauge in self.gauges.iter_mut().chain(of_pools) {
             gauge.add_up_to(0);
         }
         self.build.set(0, false);
@@ -235,6 +241,7 @@ impl Pool {
             counters: Series::counters(&counters::pool_names(pool)),
             waited_us: series(Metric::Histogram, "acquire_us").id,
             queued_us: series(Metric::Histogram, "queue.wait_us").id,
+            waiting: series(Metric::Gauge, "queue.pool_waiting"),
             asked_basis_points: of_one(&|| series(Metric::Gauge, "gray.asked_basis_points")),
             ignored: of_one(&|| series(Metric::Gauge, "accounts.ignored")),
             overridden: of_one(&|| series(Metric::Gauge, "accounts.overridden")),

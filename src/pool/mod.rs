@@ -1,5 +1,6 @@
 //! Pools: which one serves a request, and the choice of an account on this worker's own counts.
 
+pub mod rests;
 pub mod state;
 
 use crate::config::{
@@ -318,8 +319,6 @@ pub struct AccountTable {
     /// Until when each account cools, in ms, as far as this worker was told by its upstream; empty when nothing is chosen here and no
     /// account can be out of pace.
     cool_until_ms: Vec<u64>,
-    /// Until when each account was said to rest, in ms.
-    rest_until_ms: Vec<u64>,
     shown: Vec<AccountGauges>,
     /// How many accounts are in each state, in the order of [`State::ALL`], as last seen in the ledger.
     states: [u64; State::ALL.len()],
@@ -390,7 +389,6 @@ impl AccountTable {
                 }
                 Traditional::Passthrough => Vec::new(),
             },
-            rest_until_ms: vec![0; pool.accounts.len()],
             shown,
             states: [0; State::ALL.len()],
             seen: 0,
@@ -472,7 +470,6 @@ impl AccountTable {
         self.bases.push(0);
         self.used.push(0);
         self.drained.push(false);
-        self.rest_until_ms.push(0);
         if self.shown.len() < most {
             self.shown.push(AccountGauges::default());
         }
@@ -511,16 +508,6 @@ impl AccountTable {
         if let Some(until) = self.cool_until_ms.get_mut(account as usize) {
             *until = until_ms.max(*until);
         }
-    }
-
-    /// Whether an account that rests until then did not rest already, as far as this worker knows.
-    pub fn rests_anew(&mut self, account: u32, now_ms: u64, until_ms: u64) -> bool {
-        let Some(until) = self.rest_until_ms.get_mut(account as usize) else {
-            return false;
-        };
-        let anew = *until <= now_ms;
-        *until = until_ms.max(*until);
-        anew
     }
 
     /// Until when it takes none, in ms; 0: it never cooled.

@@ -8,6 +8,8 @@ use crate::config::{Account, Config, MOST_ACCOUNTS, Pool, is_name};
 use crate::ledger::commands::LedgerCommands;
 use crate::ledger::keys;
 use crate::pool::AccountTable;
+use crate::pool::rests::Rests;
+use crate::pool::state::State;
 use crate::request::lease::LeaseId;
 use crate::upstream::failing::Windows;
 use fastrand::Rng;
@@ -19,6 +21,7 @@ pub(super) struct PoolView {
     pub(super) keys: LedgerCommands,
     pub(super) table: AccountTable,
     pub(super) windows: Windows,
+    pub(super) rests: Rests,
 }
 
 /// A task that a request's step leaves for other parts.
@@ -74,6 +77,7 @@ impl Context {
             keys: LedgerCommands::new(&config.redis.key_prefix, &pool.name),
             table: AccountTable::new(pool, &config),
             windows: Windows::new(pool.accounts.len(), config.failing),
+            rests: Rests::new(pool.accounts.len()),
         });
         let context = Self {
             // The number is explained in `reconcile.lua`; 2: it knows what cannot be there; 3: and who waits.
@@ -99,6 +103,17 @@ impl Context {
 
     pub(super) fn notice(&mut self, notice: Notice) {
         self.output.notices.push(notice);
+    }
+
+    /// Says that an account's state has changed.
+    #[inline(never)]
+    pub(super) fn say_state(&mut self, pool: usize, account: u32, state: State, for_ms: u64) {
+        self.notice(Notice::Account {
+            pool: self.pool_name(pool),
+            account: self.account_name(pool, account),
+            state,
+            for_ms,
+        });
     }
 
     pub(super) fn pool(&self, pool: usize) -> Option<&Pool> {
@@ -140,6 +155,7 @@ impl Context {
         let view = self.pools.get_mut(pool)?;
         configured.accounts.push(Account::named(id.to_owned()));
         view.windows.add(self.config.failing);
+        view.rests.add();
         self.counters.touch();
         Some(view.table.add(id, most))
     }

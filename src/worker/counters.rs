@@ -11,6 +11,8 @@ pub enum Counter {
     Atomic,
     /// Requests sent on with a slot chosen here.
     Local,
+    /// The same by why the ledger was not asked, or gave none.
+    LocalFor(Reason),
     /// Requests sent on as they were, by reason.
     Traditional(Reason),
     /// Requests answered by us, by reason.
@@ -143,8 +145,9 @@ const POOL: &[(Counter, &str)] = &[
 ];
 const TRADITIONAL: usize = POOL.len();
 const REJECTED: usize = TRADITIONAL + Reason::ALL.len();
+const LOCAL: usize = REJECTED + Reason::ALL.len();
 /// How many counters a pool has.
-pub const IN_POOL: usize = REJECTED + Reason::ALL.len();
+pub const IN_POOL: usize = LOCAL + Reason::ALL.len();
 
 /// The same of a worker's own.
 const WORKER: &[(Counter, &str)] = &[
@@ -168,6 +171,8 @@ pub struct Counters {
     pub worker: [u64; IN_WORKER],
     /// By pool; the last one counts for all pools that have no place, and for requests of no pool.
     pub pools: Vec<[u64; IN_POOL]>,
+    /// How many requests wait in the queue now, by pool in the same way.
+    pub waiting: Vec<u64>,
     /// Changes with everything counted: comparing this is enough to see whether anything was.
     total: u64,
 }
@@ -179,6 +184,7 @@ impl Counters {
         Self {
             worker: [0; IN_WORKER],
             pools: vec![[0; IN_POOL]; pools.saturating_add(1)],
+            waiting: vec![0; pools.saturating_add(1)],
             total: 0,
         }
     }
@@ -193,14 +199,28 @@ impl Counters {
         self.add_to(pool.into(), counter, more);
     }
 
+    /// So many requests more wait in a pool's queue, or fewer.
+    pub fn wait(&mut self, pool: Option<usize>, more: i64) {
+        let row = self.row(pool);
+        if let Some(waiting) = self.waiting.get_mut(row) {
+            *waiting = waiting.saturating_add_signed(more);
+        }
+        self.touch();
+    }
+
+    /// The place of a pool, or of requests of none.
+    fn row(&self, pool: Option<usize>) -> usize {
+        let last = self.pools.len().saturating_sub(1);
+        pool.map_or(last, |pool| pool.min(last))
+    }
+
     #[inline(never)]
     fn add_to(&mut self, pool: Option<usize>, counter: Counter, more: u64) {
         let count = match place(counter) {
             Place::Worker(index) => self.worker.get_mut(index),
             Place::Pool(index) => {
-                let last = self.pools.len().saturating_sub(1);
-                let pool = pool.map_or(last, |pool| pool.min(last));
-                let pool = self.pools.get_mut(pool);
+                let row = self.row(pool);
+                let pool = self.pools.get_mut(row);
                 pool.and_then(|counts| counts.get_mut(index))
             }
         };
@@ -251,10 +271,14 @@ pub fn pool_names(pool: &str) -> Vec<String> {
         .iter()
         .map(|(_, name)| name_of(&[name, ";pool=", pool]));
     let mut names: Vec<_> = names.collect();
-    for outcome in ["traditional;reason=", "rejected;reason="] {
+    for name in [
+        "requests;outcome=traditional;reason=",
+        "requests;outcome=rejected;reason=",
+        // A metric of its own: those with `outcome=local` are each counted there already.
+        "local.requests;reason=",
+    ] {
         for why in Reason::ALL {
-            let parts = ["requests;outcome=", outcome, why.as_str(), ";pool=", pool];
-            names.push(name_of(&parts));
+            names.push(name_of(&[name, why.as_str(), ";pool=", pool]));
         }
     }
     names
@@ -320,6 +344,7 @@ fn place(counter: Counter) -> Place {
         Counter::AdaptivePushback => 37,
         Counter::Traditional(why) => of(TRADITIONAL, why as usize),
         Counter::Rejected(why) => of(REJECTED, why as usize),
+        Counter::LocalFor(why) => of(LOCAL, why as usize),
         Counter::PipeReady => return Place::Worker(0),
         Counter::BreakerOpened => return Place::Worker(1),
         Counter::BreakerClosed => return Place::Worker(2),
@@ -358,6 +383,8 @@ mod tests {
             is(Counter::Traditional(reason), &traditional);
             let rejected = format!("requests;outcome=rejected;reason={why}");
             is(Counter::Rejected(reason), &rejected);
+            let local = format!("local.requests;reason={why}");
+            is(Counter::LocalFor(reason), &local);
         }
         for fault in Fault::ALL {
             let name = format!("redis_error;reason={}", fault.as_str());

@@ -6,6 +6,7 @@ use super::counters::Counter;
 use super::notice::{Ignored, Notice};
 use crate::ledger::commands::{self, Override, Overrides as InLedger};
 use crate::ledger::fault::Fault;
+use crate::pool::state::State;
 
 /// How many polls are on their way at once: with many pools, all of them at once would delay every acquire.
 const MOST_POLLS: usize = 8;
@@ -101,6 +102,9 @@ impl Overrides {
 
     /// Polls every pool that has had a request when that is due.
     pub(super) fn on_tick(&mut self, cx: &mut Context) {
+        if cx.config.poll_ms == 0 {
+            (0..cx.pools.len()).for_each(|pool| end_rests_by_clock(cx, pool));
+        }
         if self.due_ms.is_none_or(|due_ms| due_ms > cx.now_ms) {
             return;
         }
@@ -151,6 +155,7 @@ impl Overrides {
             cx.output.overrides.push((pool, reply.to_vec()));
         }
         cx.change_table(pool, |table| table.see(polled.seen()));
+        end_rests(cx, pool, sent_ms, &polled);
         let Some(control) = self.pools.get_mut(pool) else {
             return Ok(None);
         };
@@ -235,6 +240,38 @@ impl Overrides {
             self.apply_overrides(cx, pool, &polled);
             cx.output.notices.truncate(said);
         }
+    }
+}
+
+/// Says of accounts whose rest was said that it is over, as the ledger tells them.
+fn end_rests(cx: &mut Context, pool: usize, sent_ms: u64, polled: &InLedger) {
+    if cx.pools.get(pool).is_none_or(|view| !view.rests.any()) {
+        return;
+    }
+    let mut told = false;
+    for seen in polled.seen() {
+        told = true;
+        if let Some(state) = seen.state
+            && let Some(view) = cx.pools.get_mut(pool)
+            && let Some(account) = view.table.index(seen.id)
+            && view.rests.see(account, state, sent_ms)
+        {
+            cx.say_state(pool, account, State::Free, 0);
+        }
+    }
+    if !told {
+        end_rests_by_clock(cx, pool);
+    }
+}
+
+/// The same where the ledger does not tell them.
+fn end_rests_by_clock(cx: &mut Context, pool: usize) {
+    let view = cx.pools.get_mut(pool);
+    let Some(view) = view.filter(|view| view.rests.any()) else {
+        return;
+    };
+    for account in view.rests.over_by_clock(cx.now_ms) {
+        cx.say_state(pool, account, State::Free, 0);
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Requests {
     pub(super) decisions: DecisionLog,
     answers: Answers,
     /// How many wait in the queue.
-    waiting: usize,
+    waiting: u64,
     /// The pools of which it was said that Envoy does not try again.
     pub(super) not_retried: Said<usize>,
 }
@@ -221,6 +221,9 @@ impl Requests {
                     let reason = phase.reason();
                     if !is_later {
                         cx.count_in(pool, forwarded(path, reason));
+                        if let (Path::Local, Some(why)) = (path, before.reason()) {
+                            cx.count_in(pool, Counter::LocalFor(why));
+                        }
                     }
                     verdict = Some(Verdict::Forward {
                         path,
@@ -324,7 +327,7 @@ impl Requests {
         let ended = match event {
             Event::Waits => {
                 self.waiting = self.waiting.saturating_add(1);
-                cx.counters.touch();
+                cx.counters.wait(pool, 1);
                 return;
             }
             Event::Granted { .. } => Counter::QueueGranted,
@@ -333,6 +336,7 @@ impl Requests {
             _ => Counter::QueueFailed,
         };
         self.waiting = self.waiting.saturating_sub(1);
+        cx.counters.wait(pool, -1);
         cx.count_in(pool, ended);
         if ended == Counter::QueueGranted && !is_later && cx.output.queued_us.len() < MOST_WAITS {
             let waited_us = cx.now_us.saturating_sub(came_us);
@@ -456,7 +460,7 @@ impl Requests {
     }
 
     /// How many requests wait in the queue.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> u64 {
         self.waiting
     }
 

@@ -208,10 +208,13 @@ impl Requests {
     ) {
         let settings = cx.config.failing;
         cx.change_table(pool, |table| table.failed(account));
-        let view = cx.pools.get_mut(pool);
-        if view.is_some_and(|view| view.windows.failed(cx.now_ms, account, settings)) {
+        if let Some(view) = cx.pools.get_mut(pool)
+            && view.windows.failed(cx.now_ms, account, settings)
+        {
+            let until_ms = cx.now_ms.saturating_add(settings.behind_ms);
+            view.rests.said(account, until_ms, false);
             cx.count_in(pool, Counter::Behind);
-            say(cx, pool, account, State::Behind, settings.behind_ms);
+            cx.say_state(pool, account, State::Behind, settings.behind_ms);
             self.report(cx, slot, account, AccountReport::Behind(settings.behind_ms));
         }
     }
@@ -234,9 +237,10 @@ impl Requests {
         {
             let until_ms = cx.now_ms.saturating_add(cooldown_ms);
             view.table.cool(account, until_ms);
+            let probes = cx.config.cooldown.probe;
             // Each request under way may be refused so.
-            if view.table.rests_anew(account, cx.now_ms, until_ms) {
-                say(cx, pool, account, State::Cooling, cooldown_ms);
+            if view.rests.cools(account, cx.now_ms, until_ms, probes) {
+                cx.say_state(pool, account, State::Cooling, cooldown_ms);
             }
         }
         let report = if scope.is_none() && cx.config.cooldown.probe {
@@ -288,7 +292,10 @@ impl Requests {
                 cx.counters
                     .add_in(pool, Counter::ProbePassed, changed.min(1));
                 if changed > 0 {
-                    say(cx, pool, account, State::Free, 0);
+                    if let Some(view) = cx.pools.get_mut(pool) {
+                        view.rests.end(account);
+                    }
+                    cx.say_state(pool, account, State::Free, 0);
                 }
                 let request = self.slab.get_mut(slot);
                 if let Some(request) = request.filter(|request| request.holds(lease)) {
@@ -299,6 +306,13 @@ impl Requests {
             AccountReport::Disable(for_ms, status) if changed > 0 => {
                 cx.count_in(pool, Counter::Disabled);
                 if changed == 1 {
+                    if let Some(view) = cx.pools.get_mut(pool) {
+                        let until_ms = match for_ms {
+                            0 => u64::MAX,
+                            ms => cx.now_ms.saturating_add(ms),
+                        };
+                        view.rests.said(account, until_ms, true);
+                    }
                     cx.notice(Notice::Disabled {
                         pool: cx.pool_name(pool),
                         account: cx.account_name(pool, account),
@@ -318,17 +332,6 @@ impl Requests {
 
 /// How much later an account must be out of pace for the ledger to hear it again, in ms.
 const PACE_MS: u64 = 100;
-
-/// Says that an account's state has changed.
-#[inline(never)]
-fn say(cx: &mut Context, pool: usize, account: u32, state: State, for_ms: u64) {
-    cx.notice(Notice::Account {
-        pool: cx.pool_name(pool),
-        account: cx.account_name(pool, account),
-        state,
-        for_ms,
-    });
-}
 
 /// Counts what headers say in no form known. Returns how long an account should rest, in ms.
 fn count_malformed(cx: &mut Context, pool: usize, rest: Rest) -> u64 {

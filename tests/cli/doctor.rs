@@ -70,6 +70,28 @@ fn a_ledger_that_is_well_is_said_to_be() {
     );
 }
 
+/// What workers answer when they are there is in `tests/e2e/doctor.rs`.
+#[test]
+fn fewer_workers_than_there_are_is_told() {
+    let rig = Rig::new();
+    let ran = doctor(&rig, &["--workers", "2"]);
+    assert_eq!(ran.code, 1, "{}", ran.err);
+    assert!(
+        ran.out
+            .contains("Requests fall back, are refused or wait:\n")
+            && ran.out.contains("  0 of 2 workers answered within 0.2 s\n"),
+        "{}",
+        ran.out
+    );
+    for wrong in ["0", "1001", "-1", "many"] {
+        let said = doctor(&rig, &["--workers", wrong]).failed(2);
+        assert!(
+            said.contains("--workers") || said.contains("'-1'"),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn every_key_that_does_not_fit_is_named() {
     let mut rig = Rig::new();

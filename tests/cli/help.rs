@@ -58,7 +58,7 @@ fn own_options_first_then_redis_then_the_form() {
         (&["percent", "clear"], &["pool", "all-pools", "by"], true),
         (&["cooldown", "clear"], &["pool", "by"], true),
         (&["log"], &["pool"], true),
-        (&["doctor"], &["pool", "wait"], true),
+        (&["doctor"], &["pool", "wait", "workers"], true),
         (&["unbind"], &["session", "pool", "by"], true),
         (&["lease"], &["pool"], true),
     ] {

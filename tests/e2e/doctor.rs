@@ -16,8 +16,13 @@ fn watched(limit: u32) -> EnvoyConfig {
 
 impl World {
     fn doctor(&self) -> (i32, Value) {
+        self.doctor_of(&[])
+    }
+
+    fn doctor_of(&self, more: &[&str]) -> (i32, Value) {
         let output = Command::new(env!("CARGO_BIN_EXE_slotgate"))
             .args(["--json", "doctor", "--wait", "1.5"])
+            .args(more)
             .env("SLOTGATE_REDIS", self.redis.addr().to_string())
             .output()
             .expect("the program runs");
@@ -90,6 +95,18 @@ fn every_worker_is_counted_and_what_differs_is_told() {
         let version = |one: &Value| one["version"] == slotgate::VERSION;
         assert!(workers.iter().all(version), "{said}");
         workers.len() == 4
+    });
+    let few = |number: &str| {
+        let (code, said) = world.doctor_of(&["--workers", number]);
+        let findings = said["findings"].as_array().unwrap().iter();
+        let few = findings.filter(|one| one["kind"] == "few_workers");
+        let few = few.map(|one| (one["harm"].clone(), one["text"].clone()));
+        (code, few.collect::<Vec<_>>())
+    };
+    eventually(SOON, || few("4") == (0, vec![]));
+    let text = json!("4 of 5 workers answered within 1.5 s");
+    eventually(SOON, || {
+        few("5") == (1, vec![(json!("requests"), text.clone())])
     });
     // Another limit under the same revision: it is not in force, and what is needed is said.
     let other = world.another(watched(49));

@@ -357,6 +357,10 @@ fn a_local_choice_needs_no_redis() {
     assert_eq!(way(&world.get("/")), (200, "local"));
     drop(streams);
     world.assert_all_free();
+    // Why, beside how many.
+    world.eventually_counts("requests;outcome=local", 5);
+    world.eventually_counts("local.requests;reason=out_of_percentage", 5);
+    assert_eq!(world.counters("local.requests"), 5);
 }
 
 /// Each worker may use its share of the slots.

@@ -369,9 +369,11 @@ fn requests_that_wait() {
     let served = std::thread::spawn(move || client.get("/", &[]).status);
     let left = world.client().start("/", &[]);
     is("queue_waiting", &[], 2.0);
+    is("queue_pool_waiting", &[("pool", "demo")], 2.0);
     is("queue_workers_listening", &[], 1.0);
     left.reset();
     is("queue_waiting", &[], 1.0);
+    is("queue_pool_waiting", &[("pool", "demo")], 1.0);
     std::thread::sleep(Duration::from_millis(300));
     drop(holder);
     assert_eq!(served.join().expect("it waited"), 200);
@@ -383,6 +385,7 @@ fn requests_that_wait() {
         );
     }
     is("queue_waiting", &[], 0.0);
+    is("queue_pool_waiting", &[("pool", "demo")], 0.0);
     is("queue_wait_us", &[("pool", "demo")], 1.0);
     // It waited in the queue, so it is not among those that waited for their acquire alone.
     is("acquire_us", &[], 1.0);

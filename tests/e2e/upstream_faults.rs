@@ -284,6 +284,13 @@ fn without_probes_all_slots_are_used_at_once_again() {
     wait_until_cooled(&world);
     assert_eq!(at_once(&world, 8), (4, 4));
     assert_eq!(world.counter("probe.sent"), 0);
+    // By the worker that said that it rests, when its look shows that it is over.
+    let said = |state: &str| {
+        let line = format!("pool demo: account a is {state}");
+        world.envoy.log().matches(&line).count()
+    };
+    eventually(SOON, || said("free") > 0);
+    assert_eq!((said("cooling for 300 ms"), said("free")), (1, 1));
     world.assert_all_free();
 }
 

@@ -285,6 +285,9 @@ pub enum Command {
         /// Seconds that workers may take to answer: more than control.poll_ms
         #[arg(long, default_value = "2.5")]
         wait: f64,
+        /// How many workers there are: fewer that answer are a finding
+        #[arg(long, value_name = "N")]
+        workers: Option<usize>,
         #[command(flatten)]
         connection: Connection,
     },

@@ -277,6 +277,7 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
         Command::Doctor {
             pool,
             wait,
+            workers,
             connection,
         } => {
             if !(0.1..=120.0).contains(&wait) {
@@ -284,8 +285,14 @@ fn run(cli: Cli) -> Result<Answer, Problem> {
                     "--wait {wait} is not in 0.1..=120 seconds"
                 )));
             }
+            if workers.is_some_and(|workers| !(1..=doctor::MOST_WORKERS).contains(&workers)) {
+                return Err(Problem::usage(format!(
+                    "--workers is not in 1..={}",
+                    doctor::MOST_WORKERS
+                )));
+            }
             let wait = std::time::Duration::from_secs_f64(wait);
-            doctor::run(&mut server(connection)?, &pool, wait)
+            doctor::run(&mut server(connection)?, &pool, wait, workers)
         }
         Command::Log { pool, connection } => log::run(&mut server(connection)?, &pool),
         Command::Lease {

@@ -1,6 +1,7 @@
 //! What an upstream's answers say of its account: it rests, it fails, or its probe passed.
 
-use super::rig::{Id, Rig, Sent, granted};
+use super::overrides::{POLL_MS, looking, seen, settle};
+use super::rig::{Id, Rig, Sent, granted, said};
 use slotgate::pool::state::State;
 use slotgate::request::verdict::Verdict;
 use slotgate::upstream::failing::Source;
@@ -101,6 +102,113 @@ fn a_change_of_state_is_said_once() {
     let (id, _) = rig.holding();
     rig.respond(id, 429, &[("retry-after", "2")]);
     assert_eq!(rig.notices(), [account(State::Cooling, 2_000)]);
+}
+
+/// What the worker says of a rest of `a` while its looks show these states, one after the other.
+fn said_while(rig: &mut Rig, states: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    for state in states {
+        let look = seen("10000", "", &format!("a 0 3 {state} b 0 4 free"));
+        let mut looked = false;
+        while !looked {
+            rig.until(|worker| !worker.wire().bytes.is_empty());
+            for command in rig.commands() {
+                looked |= command.is_look();
+                rig.reply(match command.is_look() {
+                    true => &look,
+                    false => "*2\r\n$9\r\nelsewhere\r\n:0\r\n",
+                });
+            }
+        }
+        all.extend(said(rig));
+    }
+    all
+}
+
+/// Whoever said that it rests says when that is over: by the ledger's word, once, however it came about.
+#[test]
+fn the_end_of_a_rest_is_said_once() {
+    let free = ["pool p: account a is free"];
+    let mut rig = looking(
+        |json| {
+            failing(json);
+            json["lease"] = serde_json::json!({"ttl_ms": 600_000, "renew_interval_ms": 200_000});
+        },
+        &seen("10000", "", ""),
+    );
+    settle(&mut rig, &seen("10000", "", ""));
+    rig.answers();
+    rig.notices();
+    let (id, _) = rig.holding();
+    // Nothing was said of it here.
+    assert!(said_while(&mut rig, &["cooling", "free"]).is_empty());
+    for status in [429, 401] {
+        rig.respond(id, status, &[("retry-after", "60")]);
+        settle(&mut rig, &seen("10000", "", "a 0 3 free"));
+        assert_eq!(rig.notices().len(), 1);
+        // An operator may end it long before its time.
+        let states = ["disabled", "drained", "cooling", "probe", "probing", "?"];
+        assert_eq!(said_while(&mut rig, &states), [""; 0]);
+        assert_eq!(said_while(&mut rig, &["full", "free", "free"]), free);
+    }
+    // Short enough that no look sees it.
+    rig.respond(id, 429, &[("retry-after-ms", "100")]);
+    settle(&mut rig, &seen("10000", "", ""));
+    rig.notices();
+    assert_eq!(said_while(&mut rig, &["free", "free"]), free);
+    // Behind the others.
+    for _ in 0..4 {
+        rig.respond(id, 500, &[]);
+    }
+    settle(&mut rig, &seen("10000", "", ""));
+    let said = said(&mut rig);
+    assert_eq!(said, ["pool p: account a is behind for 7000 ms"]);
+    assert_eq!(said_while(&mut rig, &["behind"; 7]), [""; 0]);
+    assert_eq!(said_while(&mut rig, &["free", "free"]), free);
+}
+
+/// The looks of a large pool do not tell accounts, and there may be none: then a rest that ends without a probe ends by the worker's clock.
+#[test]
+fn without_the_ledgers_word_the_clock_tells_the_end_of_a_rest() {
+    for (poll_ms, probe) in [(0, false), (0, true), (POLL_MS, false), (POLL_MS, true)] {
+        let change = |json: &mut serde_json::Value| {
+            json["cooldown"] = serde_json::json!({"probe": probe});
+        };
+        let look = seen("10000", "", "");
+        let mut rig = if poll_ms > 0 {
+            looking(change, &look)
+        } else {
+            Rig::ready(change)
+        };
+        settle(&mut rig, &look);
+        rig.answers();
+        let (id, _) = rig.holding();
+        rig.respond(id, 429, &[("retry-after", "3")]);
+        rig.worker.on_end(rig.now_ms, id);
+        settle(&mut rig, &look);
+        rig.notices();
+        let start_ms = rig.now_ms;
+        let mut ended_ms = Vec::new();
+        while rig.now_ms < start_ms + 5_000 {
+            rig.wait(100);
+            // Whoever comes and goes makes it tick.
+            let (id, _) = rig.request(&[]);
+            settle(&mut rig, &look);
+            rig.answers();
+            rig.worker.on_end(rig.now_ms, id);
+            settle(&mut rig, &look);
+            for line in said(&mut rig) {
+                assert_eq!(line, "pool p: account a is free");
+                ended_ms.push(rig.now_ms - start_ms);
+            }
+        }
+        assert_eq!(ended_ms.len(), usize::from(!probe), "{poll_ms} {probe}");
+        let in_time = 2_990..=3_200 + poll_ms;
+        assert!(
+            ended_ms.iter().all(|ms| in_time.contains(ms)),
+            "{ended_ms:?}"
+        );
+    }
 }
 
 /// What the worker says when every probe of it is answered, apart from renewals and the like.

@@ -130,6 +130,12 @@ fn local_choice_is_recorded_and_released() {
     rig.reply(&granted("a"));
     rig.worker.on_end(rig.now_ms, id);
     assert_eq!(rig.commands_soon(), [Sent::release(lease.as_str())]);
+    assert_eq!(rig.count(Counter::LocalFor(Reason::OutOfPercentage)), 1);
+    assert_eq!(
+        rig.count(Counter::Traditional(Reason::OutOfPercentage)),
+        0,
+        "it has an account"
+    );
 }
 
 #[test]
@@ -158,6 +164,11 @@ fn local_choice_with_redis_down_counts_here_and_is_told_later() {
         "with the first one all 6 slots are in use: {verdicts:?}"
     );
     assert!(matches!(verdicts[5], Verdict::Saturated { .. }));
+    // Why is counted beside how many: each once here and once there.
+    let why = |reason| rig.count(Counter::LocalFor(reason));
+    assert_eq!(rig.count(Counter::Local), 6);
+    assert_eq!(Reason::ALL.map(why).iter().sum::<u64>(), 6);
+    assert!(why(Reason::PipeDown) >= 5, "{:?}", Reason::ALL.map(why));
     rig.reopen();
     rig.commands();
     rig.wait(700);

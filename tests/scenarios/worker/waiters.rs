@@ -16,6 +16,48 @@ fn queued(change: impl FnOnce(&mut serde_json::Value)) -> Rig {
     })
 }
 
+/// Those that wait in each pool, whatever ends it. Pools without metrics of their own are counted together.
+#[test]
+fn who_waits_is_counted_by_pool() {
+    let mut rig = Rig::new(|json| {
+        let mut pools = vec![json["pools"][0].clone(); 3];
+        for (pool, name) in pools.iter_mut().zip(["p", "q", "r"]) {
+            pool["name"] = name.into();
+            pool["match"] = json!([{"header": "x-pool", "exact": name}]);
+        }
+        json["pools"] = pools.into();
+        json["metrics"] = json!({"max_pools": 1});
+        json["saturated"] = json!({"action": "queue", "queue": {"max_wait_ms": 30_000}});
+    });
+    let (id, _) = rig.request(&[("x-pool", "p")]);
+    rig.open();
+    rig.reply(&CURRENT.repeat(3));
+    rig.reply(&granted("a"));
+    rig.answers();
+    rig.worker.on_end(rig.now_ms, id);
+    rig.commands_soon();
+    rig.reply(":1\r\n");
+    let begin = |rig: &mut Rig, pool: &str| {
+        let (id, _) = rig.request(&[("x-pool", pool)]);
+        rig.reply(&waits(0));
+        id
+    };
+    assert_eq!(rig.worker.counters().waiting, [0, 0]);
+    let ids = ["p", "p", "q", "r"].map(|pool| begin(&mut rig, pool));
+    assert_eq!(rig.worker.counters().waiting, [2, 2]);
+    assert_eq!(rig.worker.gauges().0[4], 4, "all of them");
+    rig.commands();
+    rig.worker.on_end(rig.now_ms, ids[0]);
+    rig.worker.on_end(rig.now_ms, ids[2]);
+    assert_eq!(rig.worker.counters().waiting, [1, 1]);
+    rig.worker.on_end(rig.now_ms, ids[2]);
+    // The others are asked for again, and given a slot.
+    rig.asked_within(300, &granted("a")).expect("both");
+    assert_eq!(rig.answers().len(), 2);
+    assert_eq!(rig.worker.counters().waiting, [0, 0]);
+    assert_eq!(rig.worker.gauges().0[4], 0);
+}
+
 /// The answer to one lease that waits.
 fn waits(wake_ms: u64) -> String {
     let text = format!("~{ORDER} 4000 {wake_ms}");

@@ -5,6 +5,7 @@ mod redis;
 mod workers;
 
 pub use ledger::Audit;
+pub use workers::MOST_WORKERS;
 
 use crate::Answer;
 use crate::problem::{Exit, Problem};
@@ -87,8 +88,13 @@ impl Report {
     }
 }
 
-/// Looks at everything; `wait` is how long workers may take to answer.
-pub fn run(server: &mut Server, named: &[String], wait: Duration) -> Result<Answer, Problem> {
+/// Looks at everything; `wait` is how long workers may take to answer, `expected` how many there are, where that was said.
+pub fn run(
+    server: &mut Server,
+    named: &[String],
+    wait: Duration,
+    expected: Option<usize>,
+) -> Result<Answer, Problem> {
     let mut report = Report::default();
     redis::look(server, &mut report)?;
     match server.some_pools(named) {
@@ -96,7 +102,7 @@ pub fn run(server: &mut Server, named: &[String], wait: Duration) -> Result<Answ
             for pool in &pools {
                 ledger::look(server, &mut report, pool)?;
             }
-            workers::look(server, &mut report, &pools, wait)?;
+            workers::look(server, &mut report, &pools, (wait, expected))?;
         }
         // What is wrong with Redis may be why.
         Err(problem) if problem.kind == "no_pool" && named.is_empty() => {

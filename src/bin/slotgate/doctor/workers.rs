@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 
 const STEP: Duration = Duration::from_millis(100);
 /// How many answers of one pool are read.
-const MOST_ANSWERS: i64 = 1_000;
+pub const MOST_WORKERS: usize = 1_000;
 
 /// Asks the workers by way of every pool: each answers once for each pool that it has had a request of.
 pub fn look(
     server: &mut Server,
     report: &mut Report,
     pools: &[String],
-    wait: Duration,
+    (wait, expected): (Duration, Option<usize>),
 ) -> Result<(), Problem> {
     let nonce = format!("{:016x}", RandomState::new().hash_one(wait));
     let keep_ms = u64::try_from(wait.as_millis())
@@ -46,7 +46,7 @@ pub fn look(
         std::thread::sleep(STEP.min(wait.saturating_sub(start.elapsed())));
         for (pool, answers) in &asked {
             let mut range = redis::cmd("LRANGE");
-            let lines = server.ask_of(pool, range.arg(answers).arg(0).arg(MOST_ANSWERS));
+            let lines = server.ask_of(pool, range.arg(answers).arg(0).arg(MOST_WORKERS));
             let lines: Vec<Vec<u8>> = lines.unwrap_or_default();
             for answer in lines
                 .iter()
@@ -63,14 +63,19 @@ pub fn look(
         // What is left of it would be in nobody's way.
         let _ = server.ask_of::<i64>(pool, redis::cmd("DEL").arg(answers));
     }
-    judge(report, pools, &said, wait);
+    judge(report, pools, &said, (wait, expected));
     Ok(())
 }
 
 /// By pool and worker.
 type Said = BTreeMap<(String, String), Value>;
 
-fn judge(report: &mut Report, pools: &[String], said: &Said, wait: Duration) {
+fn judge(
+    report: &mut Report,
+    pools: &[String],
+    said: &Said,
+    (wait, expected): (Duration, Option<usize>),
+) {
     for pool in pools {
         let of_pool: Vec<&Value> = said
             .iter()
@@ -115,6 +120,16 @@ fn judge(report: &mut Report, pools: &[String], said: &Said, wait: Duration) {
         .map(|((_, worker), answer)| (worker.as_str(), answer))
         .collect();
     let workers: Vec<&Value> = by_worker.values().copied().collect();
+    if let Some(expected) = expected.filter(|expected| workers.len() < *expected) {
+        let what = format!(
+            "{} of {} answered within {:.1} s",
+            workers.len(),
+            count(expected as u64, "worker"),
+            wait.as_secs_f64()
+        );
+        let hint = "which Envoy is down, stands still or is cut off from Redis? a worker that has had no request so far does not answer either";
+        report.find(Harm::Requests, "few_workers", what, hint);
+    }
     if workers.is_empty() {
         return;
     }
