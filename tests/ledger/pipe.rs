@@ -125,6 +125,8 @@ pub struct Pipe {
     pub adaptive: u32,
     /// What the last release handed on: cookie, lease and account.
     pub handed: Vec<(u64, String, String)>,
+    /// How many bytes went out and came back, but for those of `exchange_many`.
+    pub bytes: usize,
 }
 
 impl Pipe {
@@ -158,6 +160,7 @@ impl Pipe {
             accounts_are_ledgers: false,
             adaptive: 0,
             handed: Vec::new(),
+            bytes: 0,
         };
         for (place, script) in Script::ALL.into_iter().enumerate() {
             let reply = pipe.command(&[b"SCRIPT", b"LOAD", source(script).as_bytes()]);
@@ -190,6 +193,7 @@ impl Pipe {
             reply.extend_from_slice(&part[..size]);
             if let Some(length) = reply_length(&reply).unwrap() {
                 assert_eq!(length, reply.len(), "one reply");
+                self.bytes += bytes.len() + length;
                 return reply;
             }
         }

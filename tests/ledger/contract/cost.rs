@@ -164,3 +164,85 @@ const COMMANDS: [(u32, [u64; 5]); 3] = [
     (10, [1219, 40, 8, 8, 7]),
     (1_000, [1325, 22, 8, 8, 6]),
 ];
+
+/// What each way of a request costs Redis in a pool of 100 accounts, commands with those of the scripts, and bytes out and
+/// back. All are exact, since seeds are given, and keys and ids are as long as they are.
+#[test]
+fn commands_and_bytes_of_each_way() {
+    let mut rig = Rig::bare(&[]);
+    let ids: Vec<String> = (0..100).map(|n| format!("a{n:02}")).collect();
+    let list: Vec<_> = ids.iter().map(|id| account(id, 100)).collect();
+    assert_eq!(rig.pipe.sync(1, 1, Some(&list)), Ok(Synced::Replaced));
+    let mut costs = Vec::new();
+    let mut way = |rig: &mut Rig, name: &'static str, act: &mut dyn FnMut(&mut Rig)| {
+        let before = rig.pipe.bytes;
+        let commands = counted(rig, act);
+        costs.push((name, commands, rig.pipe.bytes - before));
+    };
+    let lease = rig.mint();
+    way(&mut rig, "acquire", &mut |rig| {
+        rig.pipe.take(lease);
+    });
+    way(&mut rig, "release", &mut |rig| {
+        assert_eq!(rig.pipe.release(&[lease]), Ok(1));
+    });
+    let eight: Vec<_> = (0..8).map(|_| rig.mint()).collect();
+    way(&mut rig, "acquire, 8 together", &mut |rig| {
+        let asked: Vec<_> = eight.iter().map(|lease| plain(*lease)).collect();
+        let answers = rig.pipe.acquire_all(&asked, 0, 1).unwrap();
+        assert!(answers.iter().all(|one| matches!(one, Answer::Granted(_))));
+    });
+    way(&mut rig, "release, 8 together", &mut |rig| {
+        assert_eq!(rig.pipe.release(&eight), Ok(8));
+    });
+    rig.pipe.tried = vec!["a00"];
+    way(&mut rig, "acquire of a later try", &mut |rig| {
+        rig.take();
+    });
+    rig.pipe.tried.clear();
+    let list = [account("a00", 1)];
+    assert_eq!(rig.pipe.sync(2, 2, Some(&list)), Ok(Synced::Replaced));
+    let holder = rig.take().0;
+    way(&mut rig, "refused", &mut |rig| {
+        let lease = rig.mint();
+        let answer = rig.pipe.acquire(lease, Mode::Take, None);
+        assert!(matches!(answer, Ok(Answer::Saturated(_))), "{answer:?}");
+    });
+    let eight: Vec<_> = (0..8).map(|_| plain(rig.mint())).collect();
+    way(&mut rig, "refused, 8 together", &mut |rig| {
+        let answers = rig.pipe.acquire_all(&eight, 0, 1).unwrap();
+        assert!(
+            answers
+                .iter()
+                .all(|one| matches!(one, Answer::Saturated(_)))
+        );
+    });
+    let terms = Terms {
+        limits: TenantLimits::NONE,
+        cookie: 7,
+        place: Place::Last,
+    };
+    way(&mut rig, "waits", &mut |rig| {
+        let lease = rig.mint();
+        let answer = rig.pipe.acquire(lease, Mode::Join(terms), None);
+        assert!(matches!(answer, Ok(Answer::Waits(_))), "{answer:?}");
+    });
+    way(&mut rig, "release and hand on", &mut |rig| {
+        assert_eq!(rig.pipe.release(&[holder]), Ok(1));
+        assert_eq!(rig.pipe.handed.len(), 1);
+    });
+    assert_eq!(costs, COSTS);
+}
+
+/// The way, commands, bytes.
+const COSTS: [(&str, u64, usize); 9] = [
+    ("acquire", 12, 387),
+    ("release", 8, 314),
+    ("acquire, 8 together", 16, 657),
+    ("release, 8 together", 8, 531),
+    ("acquire of a later try", 12, 394),
+    ("refused", 16, 385),
+    ("refused, 8 together", 17, 641),
+    ("waits", 28, 454),
+    ("release and hand on", 28, 357),
+];
