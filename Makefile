@@ -17,7 +17,7 @@ export CARGO ENVOY ENVOY_VERSION REDIS_SERVER SLOTGATE_WASM WASM_TOOLCHAIN
 # Under -j two setups would fight for apt.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-rust wasm cli install dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-console bench-ledger bench-queue bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
+.PHONY: help setup setup-rust wasm cli install dist check test test-metrics dashboard test-console test-upgrade test-matrix test-oldest compose-images test-compose chaos fuzz soak mutate bench bench-peers bench-console bench-ledger bench-queue bench-streams bench-curves bench-memory bench-scale demo up down clean distclean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -93,6 +93,11 @@ mutate: setup ## invert and take out each guard of each Lua file: the tests must
 bench: wasm ## what the filter costs, beside Envoy without it and other ways to Redis (six minutes); ROWS=webdis some rows
 	@scripts/setup.sh bench
 	$(CARGO) run --release --example bench
+
+bench-peers: wasm ## what a decision costs beside those of Limitador, webdis and LiteLLM (four minutes); ROWS=Limitador some rows
+	@scripts/setup.sh bench-peers
+	$(CARGO) build --release --manifest-path tests/bench/limitador/Cargo.toml --target-dir target/limitador
+	$(CARGO) run --release --example bench -- peers
 
 bench-console: setup wasm ## requests/s with consoles open, beside without (six minutes)
 	$(CARGO) build --release --example console-stage

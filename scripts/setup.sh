@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets what the build and the tests need and this machine lacks. `setup.sh rust`: the compiler's part only; `fuzz`: that
-# and the fuzzer; `bench`: all, and what is measured beside slotgate; `compose`: what docker-compose.yaml needs besides an
+# and the fuzzer; `bench`, `bench-peers`: all, and what is measured beside slotgate; `compose`: what docker-compose.yaml needs besides an
 # engine; `envoy VERSION`: one more Envoy; `browser`: a Chromium to look at the console with.
 # Writes to .venv, by the system's packages and by rustup; a second run only looks.
 set -euo pipefail
@@ -9,6 +9,8 @@ cd -P "$(dirname "$0")/.."
 : "${CARGO:=cargo}" "${ENVOY_VERSION:=1.40.0}" "${ENVOY:=$PWD/.venv/envoy}" "${REDIS_SERVER:=$PWD/.venv/redis-server}"
 NEXTEST_VERSION=0.9.148
 AXE_VERSION=0.1.8
+# The last one whose extra "proxy" can be had whole: later ones pin packages that PyPI lacks (2026-12).
+LITELLM_VERSION=1.108.7
 
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { echo "setup: $*" >&2; }
@@ -142,6 +144,22 @@ webdis() {
         say "no webdis: its row is left out"
 }
 
+# What tests/bench/limitador is compiled with.
+openssl_headers() {
+    pkg-config --exists openssl 2>/dev/null || apt libssl-dev pkg-config || die "no headers of openssl: install libssl-dev and pkg-config"
+}
+
+# In a venv of its own, for it pins what it needs.
+litellm() {
+    compgen -G ".venv/litellm/lib/python3*/site-packages/litellm-$LITELLM_VERSION.dist-info" >/dev/null && return
+    local python
+    python=$(python_with_venv) || die "no python3 with venv to fetch LiteLLM with"
+    say "installing LiteLLM $LITELLM_VERSION into .venv/litellm"
+    "$python" -m venv --clear .venv/litellm
+    .venv/litellm/bin/python -m pip install --quiet --disable-pip-version-check "litellm[proxy]==$LITELLM_VERSION" ||
+        die "no LiteLLM from pip"
+}
+
 # Like webdis: the package would start a service.
 prometheus() {
     [ -x .venv/prometheus/usr/bin/promtool ] && return
@@ -217,4 +235,7 @@ have openssl || apt openssl || say "no openssl: the tests with TLS need it"
 have valgrind || apt valgrind || say "no valgrind: the hot path's instructions are not counted"
 prometheus
 have wrk || apt wrk || say "no wrk: the load tests need it, the others do not"
-[ "${1:-}" != bench ] || webdis
+case ${1:-} in
+bench) webdis ;;
+bench-peers) webdis; openssl_headers; litellm ;;
+esac

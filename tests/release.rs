@@ -214,7 +214,7 @@ fn dependabot_looks_where_there_is_something() {
     }
     // And every lock file is looked after.
     let text = document.to_string();
-    for lock in ["tests/fuzz", "tests/guard"] {
+    for lock in ["tests/bench/limitador", "tests/fuzz", "tests/guard"] {
         assert!(
             root().join(lock).join("Cargo.lock").exists() && text.contains(lock),
             "{lock}"

@@ -1,6 +1,7 @@
 //! What the filter costs, beside Envoy without it, a filter that does nothing, and other ways to reach Redis:
 //! `make bench` prints a table and writes target/bench.json. `ROUNDS=9 ROWS=webdis make bench` runs some rows longer,
 //! those that have one of these words; `ROWS==slotgate` is the very one.
+//! With the argument `peers`, as in `make bench-peers`: beside what others decide with, to target/bench-peers.json.
 //!
 //! Every set-up has an Envoy and a Redis of its own, started before the first measurement; the rounds go through all rows
 //! in turn, and each figure is the median of its rounds.
@@ -14,6 +15,8 @@
 
 #[path = "filter/paced.rs"]
 mod paced;
+#[path = "filter/peers.rs"]
+mod peers;
 #[path = "../ledger/pipe.rs"]
 mod pipe;
 #[path = "filter/rows.rs"]
@@ -46,26 +49,20 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// As much as the clients can send, for a while.
-fn flood(row: &Row, running: &Running, seconds: u64) -> BTreeMap<&'static str, f64> {
+fn flood(row: &Row, running: &Running, seconds: usize) -> BTreeMap<&'static str, f64> {
+    let seconds = seconds as u64 * row.long;
     let redis = running.answering_redis();
-    let cpu = || {
-        (
-            Usage::of(running.envoy.pid()).cpu_s,
-            Usage::of(running.redis.pid()).cpu_s,
-            running.between_s(),
-        )
-    };
     let traffic = redis.map(rows::traffic);
-    let before = cpu();
+    let before = running.cpu_s();
     let output = Command::new("wrk")
         .args(["-t1", &format!("-c{}", row.connections)])
-        .args([&format!("-d{seconds}s"), "--latency", "-s"])
+        .args([&format!("-d{seconds}s"), "--timeout=10s", "--latency", "-s"])
         .arg(root().join("tests/bench/wrk.lua"))
-        .arg(format!("http://{}/", running.envoy.addr()))
-        .args(["--", if row.sessions { "session" } else { "none" }])
+        .arg(format!("http://{}/", running.addr))
+        .args(["--", row.request])
         .output()
         .expect("wrk runs (make setup installs it)");
-    let after = cpu();
+    let after = running.cpu_s();
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().find(|line| line.starts_with('{'));
     let seen: Value = serde_json::from_str(line.expect("wrk's summary")).expect("JSON");
@@ -79,17 +76,19 @@ fn flood(row: &Row, running: &Running, seconds: u64) -> BTreeMap<&'static str, f
     let refused = if row.refused { figure("requests") } else { 0.0 };
     assert_eq!(figure("refused"), refused, "{}: {seen}", row.name);
     let requests = figure("requests");
-    let us = |after: f64, before: f64| (after - before) * 1e6 / requests;
+    let us = |process: usize| (after[process] - before[process]) * 1e6 / requests;
     let mut figures = BTreeMap::from([
         ("requests/s", requests / figure("seconds")),
         ("p50 ms", figure("p50")),
         ("p99 ms", figure("p99")),
         ("p99.9 ms", figure("p999")),
-        ("Envoy us", us(after.0, before.0)),
-        ("Redis us", us(after.1, before.1)),
-        ("between us", us(after.2, before.2)),
-        ("Envoy MB", Usage::of(running.envoy.pid()).peak / 1e6),
+        ("Redis us", us(1)),
+        ("beside us", us(2)),
     ]);
+    if let Some(envoy) = &running.envoy {
+        figures.insert("Envoy us", us(0));
+        figures.insert("Envoy MB", Usage::of(envoy.pid()).peak / 1e6);
+    }
     if let (Some(redis), Some(traffic)) = (redis, traffic) {
         let after = rows::traffic(redis);
         figures.insert("commands", (after.0 - traffic.0) / requests);
@@ -98,10 +97,62 @@ fn flood(row: &Row, running: &Running, seconds: u64) -> BTreeMap<&'static str, f
     figures
 }
 
+/// What a decision adds to the same without one: medians less medians.
+fn compare(rows: &[&Row], figures: &mut [Figures]) {
+    const PROCESSES: [&str; 3] = ["Envoy us", "beside us", "Redis us"];
+    let of = |figures: &Figures, name: &str| figures.get(name).map_or(0.0, |all| median(all));
+    for at in 0..rows.len() {
+        let beside = rows
+            .iter()
+            .position(|row| Some(row.name) == rows[at].beside);
+        let Some(beside) = beside else { continue };
+        let added = |name| of(&figures[at], name) - of(&figures[beside], name);
+        let added = [
+            ("added p50 ms", added("p50 ms")),
+            ("added p99 ms", added("p99 ms")),
+            ("decision us", PROCESSES.map(added).iter().sum()),
+        ];
+        figures[at].extend(added.map(|(name, value)| (name, vec![value])));
+    }
+}
+
+const COLUMNS: &[(&str, usize)] = &[
+    ("requests/s", 0),
+    ("p50 ms", 2),
+    ("p99 ms", 2),
+    ("p99.9 ms", 2),
+    ("Envoy us", 1),
+    ("Redis us", 1),
+    ("beside us", 1),
+    ("commands", 1),
+    ("bytes", 0),
+    ("Envoy MB", 0),
+    ("start ms", 0),
+    ("paced p50 ms", 3),
+    ("paced p99 ms", 3),
+];
+
+const PEER_COLUMNS: &[(&str, usize)] = &[
+    ("requests/s", 0),
+    ("p50 ms", 2),
+    ("p99 ms", 2),
+    ("added p50 ms", 2),
+    ("added p99 ms", 2),
+    ("Envoy us", 1),
+    ("beside us", 1),
+    ("Redis us", 1),
+    ("decision us", 1),
+    ("commands", 1),
+];
+
 fn main() {
+    let (all, columns, file) = match std::env::args().nth(1).as_deref() {
+        Some("peers") => (rows::PEERS, PEER_COLUMNS, "target/bench-peers.json"),
+        _ => (rows::ROWS, COLUMNS, "target/bench.json"),
+    };
     let wanted = std::env::var("ROWS").unwrap_or_default();
     let wanted: Vec<_> = wanted.split(';').collect();
-    let rows: Vec<&Row> = rows::ROWS
+    let rows: Vec<&Row> = all
         .iter()
         .filter(|row| {
             let is = |part: &&str| match part.strip_prefix('=') {
@@ -122,11 +173,11 @@ fn main() {
                 .entry("start ms")
                 .or_default()
                 .push(running.start_ms);
-            for (name, value) in flood(row, running, number("SECONDS", 2) as u64) {
+            for (name, value) in flood(row, running, number("SECONDS", 2)) {
                 figures.entry(name).or_default().push(value);
             }
             if row.paced {
-                let (p50, p99) = paced::latency(running.envoy.addr(), RATE, Duration::from_secs(2));
+                let (p50, p99) = paced::latency(running.addr, RATE, Duration::from_secs(2));
                 figures.entry("paced p50 ms").or_default().push(p50);
                 figures.entry("paced p99 ms").or_default().push(p99);
             }
@@ -136,21 +187,8 @@ fn main() {
         running.check(row);
     }
 
-    let columns = [
-        ("requests/s", 0),
-        ("p50 ms", 2),
-        ("p99 ms", 2),
-        ("p99.9 ms", 2),
-        ("Envoy us", 1),
-        ("Redis us", 1),
-        ("between us", 1),
-        ("commands", 1),
-        ("bytes", 0),
-        ("Envoy MB", 0),
-        ("start ms", 0),
-        ("paced p50 ms", 3),
-        ("paced p99 ms", 3),
-    ];
+    compare(&rows, &mut figures);
+
     let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
     println!("| row | {} |", names.join(" | "));
     println!("|---|{}", "---|".repeat(columns.len()));
@@ -174,11 +212,13 @@ fn main() {
     println!(
         "{machine}; us: CPU time per request; bytes: in and out of Redis per request; paced: at {RATE} requests/s,"
     );
-    println!("counted from when a request was due.");
-    let path = root().join("target/bench.json");
+    println!(
+        "counted from when a request was due; beside: what decides beside Envoy, or in its place."
+    );
+    let path = root().join(file);
     let document = json!({"machine": machine, "rows": json_rows});
-    std::fs::write(&path, format!("{document:#}")).expect("target/bench.json can be written");
-    println!("written to target/bench.json");
+    std::fs::write(&path, format!("{document:#}")).expect("the file can be written");
+    println!("written to {file}");
 }
 
 fn machine() -> String {

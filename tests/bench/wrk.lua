@@ -1,8 +1,15 @@
--- For wrk: prints one line of JSON at the end. With the argument `session`, each request has one of 10,000 sessions.
+-- For wrk: prints one line of JSON at the end. With the argument `session`, each request has one of 10,000 sessions; with
+-- `chat` it is a chat completion of OpenAI's.
 local with_session = false
 
 function init(args)
   with_session = args[1] == "session"
+  if args[1] == "chat" then
+    wrk.method, wrk.path = "POST", "/v1/chat/completions"
+    wrk.headers["content-type"] = "application/json"
+    wrk.headers["authorization"] = "Bearer sk-bench"
+    wrk.body = '{"model": "bench", "messages": [{"role": "user", "content": "hello"}]}'
+  end
 end
 
 function request()

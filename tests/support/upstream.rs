@@ -5,6 +5,7 @@
 //! | `/` | 200, `ok` |
 //! | `/echo` | JSON: method, path, headers (a repeated one joined by `, `), length of the body |
 //! | `/sse?events=N&interval_ms=M` | N server-sent events like a token stream, M ms apart, then `data: [DONE]` |
+//! | `/v1/chat/completions` | a chat completion of OpenAI's |
 //! | `/sse-error?type=T` | a stream of events whose first one is an error of type T |
 //! | `/bytes?length=N` | N bytes |
 //! | `/grpc?messages=N&status=S` | N gRPC messages, then the trailer `grpc-status: S`; over HTTP/2 |
@@ -473,6 +474,17 @@ async fn answer(
                 "body_length": body_length,
             });
             whole(StatusCode::OK, seen.to_string(), Some(hold))
+        }
+        "/v1/chat/completions" => {
+            let choice = json!({"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"});
+            let completion = json!({
+                "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000, "model": "bench", "choices": [choice],
+                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+            });
+            let mut response = whole(StatusCode::OK, completion.to_string(), Some(hold));
+            let json = HeaderValue::from_static("application/json");
+            response.headers_mut().insert("content-type", json);
+            response
         }
         "/sse" => events(number("events", 10), interval, None, hold)?,
         "/sse-error" => {

@@ -1,7 +1,8 @@
 //! The rows: which Envoy, in front of what, and how many connections.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use slotgate::ledger::commands::SyncAccount;
 use slotgate::ledger::keys;
 use slotgate::ledger::source::Script;
 
+use crate::peers;
 use crate::pipe::Pipe;
 use support::*;
 
@@ -33,6 +35,10 @@ enum Way {
     RedisProxy,
     /// Envoy's Lua filter with HTTP calls, to webdis or straight to Redis.
     HttpCalls(Calls),
+    /// Envoy's filter for a rate-limit service, before `tests/bench/limitador` with this storage.
+    RateLimit(&'static str),
+    /// No Envoy: LiteLLM's proxy, whose keys may have so many requests at once, or any number without a Redis.
+    LiteLlm(Option<u32>),
 }
 
 /// What a filter that decides nothing does; see floor.wat.
@@ -102,12 +108,16 @@ pub struct Row {
     pub name: &'static str,
     setup: Setup,
     pub connections: u32,
-    /// Each request has a session.
-    pub sessions: bool,
+    /// What is sent, in the words of `wrk.lua`.
+    pub request: &'static str,
     /// Latency at a fixed rate is measured too.
     pub paced: bool,
     /// Each request is answered 429.
     pub refused: bool,
+    /// A round is so many times as long as others, where few requests come through.
+    pub long: u64,
+    /// The same without a decision.
+    pub beside: Option<&'static str>,
 }
 
 const fn row(name: &'static str, way: Way) -> Row {
@@ -120,9 +130,11 @@ const fn row(name: &'static str, way: Way) -> Row {
             upstream: false,
         },
         connections: 32,
-        sessions: false,
+        request: "plain",
         paced: false,
         refused: false,
+        long: 1,
+        beside: None,
     }
 }
 
@@ -157,8 +169,18 @@ impl Row {
         self
     }
 
-    const fn sessions(mut self) -> Row {
-        self.sessions = true;
+    const fn request(mut self, request: &'static str) -> Row {
+        self.request = request;
+        self
+    }
+
+    const fn long(mut self, long: u64) -> Row {
+        self.long = long;
+        self
+    }
+
+    const fn beside(mut self, name: &'static str) -> Row {
+        self.beside = Some(name);
         self
     }
 }
@@ -237,7 +259,7 @@ pub const ROWS: &[Row] = &[
     )
     .upstream()
     .connections(1),
-    row("slotgate, affinity", ALL_IN).sessions(),
+    row("slotgate, affinity", ALL_IN).request("session"),
     row(
         "slotgate, access_log",
         Way::Slotgate(r#"{"access_log": true}"#),
@@ -265,15 +287,49 @@ pub const ROWS: &[Row] = &[
     row("slotgate, 100000 accounts", ALL_IN).accounts(100_000),
 ];
 
+/// `make bench-peers`: a decision beside those of others, all before a real upstream.
+pub const PEERS: &[Row] = &[
+    peer(ENVOY_ALONE, Way::NoFilter),
+    peer("a filter that does nothing", Way::Nothing).beside(ENVOY_ALONE),
+    peer("slotgate", ALL_IN).beside(ENVOY_ALONE),
+    peer("ratelimit, Limitador in memory", Way::RateLimit("memory")).beside(ENVOY_ALONE),
+    peer(
+        "ratelimit, Limitador, Redis with a cache",
+        Way::RateLimit("cached"),
+    )
+    .beside(ENVOY_ALONE),
+    peer("ratelimit, Limitador, Redis", Way::RateLimit("redis")).beside(ENVOY_ALONE),
+    peer("HTTP calls to webdis", Way::HttpCalls(Calls::Webdis)).beside(ENVOY_ALONE),
+    peer(LITELLM_ALONE, Way::LiteLlm(None))
+        .request("chat")
+        .long(3),
+    peer(
+        "LiteLLM, max_parallel_requests in Redis",
+        Way::LiteLlm(Some(SLOTS)),
+    )
+    .request("chat")
+    .long(3)
+    .beside(LITELLM_ALONE),
+];
+
+const ENVOY_ALONE: &str = "Envoy alone";
+const LITELLM_ALONE: &str = "LiteLLM without limits";
+
+const fn peer(name: &'static str, way: Way) -> Row {
+    row(name, way).upstream()
+}
+
 /// The servers of one set-up; rows with the same one share them.
 pub struct Running {
     setup: Setup,
-    pub envoy: Envoy,
-    /// From Envoy's start until it serves.
+    pub addr: SocketAddr,
+    pub envoy: Option<Envoy>,
+    /// From the start of what answers until it serves.
     pub start_ms: f64,
     pub redis: Redis,
-    webdis: Option<Process>,
-    _upstream: Option<Upstream>,
+    /// What decides beside Envoy, or in its place.
+    beside: Option<(Port, Process)>,
+    upstream: Option<Upstream>,
 }
 
 pub fn start(rows: &[&Row]) -> Vec<Rc<Running>> {
@@ -292,70 +348,44 @@ impl Running {
     fn start(setup: Setup) -> Running {
         let redis = Redis::start_with(&HASHED);
         let upstream = setup.upstream.then(Upstream::start);
-        let mut webdis = None;
-        let mut config = EnvoyConfig::from_example()
-            .without_access_log()
-            .plugin(|plugin| {
-                let account = |n| json!({"id": format!("a{n}"), "max_concurrency": SLOTS, "set_headers": {"x-upstream": "acct_1"}});
-                plugin["response_headers"] = json!(false);
-                plugin["pools"][0]["accounts"] = (0..setup.accounts).map(account).collect();
-            })
-            .redis(redis.addr())
-            .workers(setup.workers)
-            .log_levels("warning", "wasm:warning");
-        config = match &upstream {
-            Some(upstream) => config.upstream(upstream.addr()),
-            None => config.manager(|manager| {
-                manager["route_config"]["virtual_hosts"][0]["routes"] =
-                    json!([{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]);
-            }),
-        };
-        config = match setup.way {
-            Way::NoFilter => config.without_wasm(),
-            Way::Nothing => config.wasm(&write_nothing()),
-            Way::Floor(floor) => config.wasm(&write_floor(floor)),
-            Way::Upstream(half) => with_half(config, half),
-            Way::Slotgate(changes) => {
-                let changes: Value = serde_json::from_str(changes).expect("JSON");
-                config.plugin(|plugin| {
-                    for (name, value) in changes.as_object().expect("an object") {
-                        plugin[name] = value.clone();
-                    }
-                })
-            }
-            Way::Frozen => config,
-            Way::RedisProxy => config.redis_proxy(),
-            Way::HttpCalls(calls) => {
-                let addr = match calls {
-                    Calls::Redis => redis.addr(),
-                    Calls::Webdis => {
-                        let (port, process) = start_webdis(&redis);
-                        webdis = Some(process);
-                        port.addr()
-                    }
-                };
-                http_calls(config.without_wasm(), calls, addr, &prepare(&redis))
-            }
+        let beside = match setup.way {
+            Way::HttpCalls(Calls::Webdis) => Some(start_webdis(&redis)),
+            Way::RateLimit(storage) => Some(peers::start_limitador(&redis, storage)),
+            _ => None,
         };
         let began = Instant::now();
-        let envoy = Envoy::start(config);
+        let (addr, envoy, beside) = match setup.way {
+            Way::LiteLlm(limit) => {
+                let upstream = upstream.as_ref().expect("an upstream");
+                let (port, process) = peers::start_litellm(&redis, upstream, limit);
+                (port.addr(), None, Some((port, process)))
+            }
+            _ => {
+                let beside_addr = beside.as_ref().map(|(port, _)| port.addr());
+                let envoy = Envoy::start(config(setup, &redis, upstream.as_ref(), beside_addr));
+                (envoy.addr(), Some(envoy), beside)
+            }
+        };
         let start_ms = began.elapsed().as_secs_f64() * 1e3;
-        if setup.way == Way::Frozen {
-            assert_eq!(envoy.client().get("/", &[]).status, 200);
-            redis.sigstop();
-        }
-        if setup.way == Way::Upstream(Half::Refused) {
-            // Before the pipe is open a request has no account that another one could follow.
-            eventually(PATIENCE, || envoy.client().get("/", &[]).status == 200);
-        }
-        Running {
+        let running = Running {
             setup,
+            addr,
             envoy,
             start_ms,
             redis,
-            webdis,
-            _upstream: upstream,
+            beside,
+            upstream,
+        };
+        let answers = || Client::new(addr).get("/", &[]).status == 200;
+        if setup.way == Way::Frozen {
+            assert!(answers());
+            running.redis.sigstop();
         }
+        if setup.way == Way::Upstream(Half::Refused) {
+            // Before the pipe is open a request has no account that another one could follow.
+            eventually(PATIENCE, answers);
+        }
+        running
     }
 
     /// The Redis that can be asked.
@@ -363,19 +393,27 @@ impl Running {
         (self.setup.way != Way::Frozen).then_some(&self.redis)
     }
 
-    /// CPU time of what stands between Envoy and Redis, in seconds.
-    pub fn between_s(&self) -> f64 {
-        let webdis = self.webdis.as_ref();
-        webdis.map_or(0.0, |process| Usage::of(process.pid()).cpu_s)
+    /// CPU time so far, in seconds: Envoy's, Redis', and that of what decides beside Envoy.
+    pub fn cpu_s(&self) -> [f64; 3] {
+        let of = |pid: Option<u32>| pid.map_or(0.0, |pid| Usage::of(pid).cpu_s);
+        let beside = self.beside.as_ref().map(|(_, process)| process.pid());
+        [
+            of(self.envoy.as_ref().map(Envoy::pid)),
+            of(Some(self.redis.pid())),
+            of(beside),
+        ]
     }
 
     /// That the row did what its name says.
     pub fn check(&self, row: &Row) {
-        let stat = |name: &str| self.envoy.filter_stat(name);
-        let sent = self
-            .envoy
-            .stat("http.http.downstream_rq_completed")
-            .unwrap_or_default();
+        let envoy = self.envoy.as_ref();
+        let upstream = self.upstream.as_ref();
+        let stat = |name: &str| envoy.and_then(|envoy| envoy.filter_stat(name));
+        let sent = match envoy {
+            Some(envoy) => envoy.stat("http.http.downstream_rq_completed"),
+            None => upstream.map(|upstream| upstream.snapshot().requests),
+        };
+        let sent = sent.unwrap_or_default();
         let most = |counted: Option<u64>| {
             let counted = counted.unwrap_or_default();
             assert!(
@@ -384,8 +422,15 @@ impl Running {
                 row.name
             );
         };
+        let scripts_run = || {
+            let stats: String = self.redis.run("INFO", &["commandstats"]);
+            let line = stats
+                .lines()
+                .find(|line| line.starts_with("cmdstat_evalsha:calls="));
+            line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u64>().ok())
+        };
         match self.setup.way {
-            Way::NoFilter | Way::Nothing | Way::Floor(_) => {}
+            Way::NoFilter | Way::Nothing | Way::Floor(_) | Way::LiteLlm(None) => {}
             Way::Slotgate("{}") | Way::RedisProxy | Way::Upstream(Half::Nothing | Half::Kept) => {
                 most(stat("requests;outcome=atomic"));
             }
@@ -405,20 +450,69 @@ impl Running {
                     + stat("requests;outcome=traditional;reason=pipe_down").unwrap_or_default(),
             )),
             // Not that nothing is left: this way leaks what clients leave behind.
-            Way::HttpCalls(calls) => {
-                let stats: String = self.redis.run("INFO", &["commandstats"]);
-                let line = stats
-                    .lines()
-                    .find(|line| line.starts_with("cmdstat_evalsha:calls="));
-                let count =
-                    line.and_then(|line| line.split(['=', ',']).nth(1)?.parse::<u64>().ok());
-                let each = match calls {
-                    Calls::Webdis => 2,
-                    Calls::Redis => 1,
-                };
-                most(count.map(|count| count / each));
+            Way::HttpCalls(Calls::Webdis) => most(scripts_run().map(|count| count / 2)),
+            Way::HttpCalls(Calls::Redis) => most(scripts_run()),
+            Way::RateLimit(storage) => {
+                let asked = "cluster.traditional.ratelimit.ok";
+                most(envoy.and_then(|envoy| envoy.stat(asked)));
+                if storage == "redis" {
+                    most(scripts_run().map(|count| count / 2));
+                }
             }
+            Way::LiteLlm(Some(_)) => most(scripts_run()),
         }
+    }
+}
+
+/// Envoy's configuration; `beside`: what it asks for a decision.
+fn config(
+    setup: Setup,
+    redis: &Redis,
+    upstream: Option<&Upstream>,
+    beside: Option<SocketAddr>,
+) -> EnvoyConfig {
+    let mut config = EnvoyConfig::from_example()
+        .without_access_log()
+        .plugin(|plugin| {
+            let account = |n| json!({"id": format!("a{n}"), "max_concurrency": SLOTS, "set_headers": {"x-upstream": "acct_1"}});
+            plugin["response_headers"] = json!(false);
+            plugin["pools"][0]["accounts"] = (0..setup.accounts).map(account).collect();
+        })
+        .redis(redis.addr())
+        .workers(setup.workers)
+        .log_levels("warning", "wasm:warning");
+    config = match upstream {
+        Some(upstream) => config.upstream(upstream.addr()),
+        None => config.manager(|manager| {
+            manager["route_config"]["virtual_hosts"][0]["routes"] =
+                json!([{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]);
+        }),
+    };
+    let beside = || beside.expect("it runs");
+    match setup.way {
+        Way::NoFilter => config.without_wasm(),
+        Way::Nothing => config.wasm(&write_nothing()),
+        Way::Floor(floor) => config.wasm(&write_floor(floor)),
+        Way::Upstream(half) => with_half(config, half),
+        Way::Slotgate(changes) => {
+            let changes: Value = serde_json::from_str(changes).expect("JSON");
+            config.plugin(|plugin| {
+                for (name, value) in changes.as_object().expect("an object") {
+                    plugin[name] = value.clone();
+                }
+            })
+        }
+        Way::Frozen => config,
+        Way::RedisProxy => config.redis_proxy(),
+        Way::HttpCalls(calls) => {
+            let addr = match calls {
+                Calls::Redis => redis.addr(),
+                Calls::Webdis => beside(),
+            };
+            http_calls(config.without_wasm(), calls, addr, &prepare(redis))
+        }
+        Way::RateLimit(_) => peers::rate_limit(config.without_wasm(), beside()),
+        Way::LiteLlm(_) => panic!("it has no Envoy"),
     }
 }
 
@@ -527,32 +621,24 @@ fn prepare(redis: &Redis) -> [String; 2] {
 
 fn start_webdis(redis: &Redis) -> (Port, Process) {
     let port = Port::free();
-    let program = root().join(".venv/webdis/usr/bin/webdis");
-    let path = std::env::temp_dir().join(format!("slotgate-webdis-{}.json", port.number()));
+    let dir = Dir::temporary();
+    let path = dir.join("webdis.json");
     let config = json!({
         "redis_host": "127.0.0.1", "redis_port": redis.port(), "http_host": "127.0.0.1", "http_port": port.number(),
         "threads": 2, "pool_size": 10, "daemonize": false, "websockets": false, "verbosity": 0, "logfile": "/dev/null",
         "acl": [{"disabled": []}],
     });
     std::fs::write(&path, config.to_string()).expect("a file");
-    let mut command = Command::new(program);
-    command
-        .arg(&path)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    let process = Process::start(command);
-    eventually(PATIENCE, || {
-        std::net::TcpStream::connect(port.addr()).is_ok()
-    });
-    let _ = std::fs::remove_file(path);
-    (port, process)
+    let mut command = Command::new(root().join(".venv/webdis/usr/bin/webdis"));
+    command.arg(&path);
+    peers::started(command, port)
 }
 
 /// Envoy's Lua filter in slotgate's place, running the same two scripts.
 fn http_calls(
     config: EnvoyConfig,
     calls: Calls,
-    addr: std::net::SocketAddr,
+    addr: SocketAddr,
     shas: &[String; 2],
 ) -> EnvoyConfig {
     let how = match calls {
