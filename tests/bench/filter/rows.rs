@@ -388,6 +388,11 @@ impl Running {
         running
     }
 
+    /// Whether webdis stands between Envoy and Redis.
+    pub fn is_webdis(&self) -> bool {
+        self.setup.way == Way::HttpCalls(Calls::Webdis)
+    }
+
     /// The Redis that can be asked.
     pub fn answering_redis(&self) -> Option<&Redis> {
         (self.setup.way != Way::Frozen).then_some(&self.redis)
