@@ -146,6 +146,19 @@ fn refused_by_a_full_pool() {
     assert_eq!(FULL.statuses(rejecting), BTreeMap::from([(429, 600)]));
 }
 
+/// Those that come after the first answer are refused in their own callbacks, two thirds of them at least.
+#[test]
+fn refused_by_a_worker_that_knows_the_pool_is_full() {
+    for requests in [3_000, 10_000] {
+        let storm = Storm { requests, ..FULL };
+        let knowing = |config: EnvoyConfig| {
+            let saturated = json!({"action": "reject", "refuse_ms": 1_000});
+            config.plugin(|plugin| plugin["saturated"] = saturated)
+        };
+        assert_eq!(storm.statuses(knowing), BTreeMap::from([(429, requests)]));
+    }
+}
+
 #[test]
 fn refused_over_connections_of_their_own() {
     let storm = Storm {
