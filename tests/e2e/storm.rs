@@ -152,8 +152,9 @@ fn refused_by_a_worker_that_knows_the_pool_is_full() {
     for requests in [3_000, 10_000] {
         let storm = Storm { requests, ..FULL };
         let knowing = |config: EnvoyConfig| {
-            let saturated = json!({"action": "reject", "refuse_ms": 1_000});
-            config.plugin(|plugin| plugin["saturated"] = saturated)
+            config.plugin(|plugin| {
+                plugin["saturated"] = json!({"action": "reject", "refuse_ms": 1_000});
+            })
         };
         assert_eq!(storm.statuses(knowing), BTreeMap::from([(429, requests)]));
     }
