@@ -33,7 +33,8 @@
 --       full, its first sessions are forgotten. When those that came back take more than three quarters, the first of them
 --       count as new again. So new sessions push out new ones, and no client can make a key grow.
 -- Cost  O(log accounts + log leases) each; with a session, O(bytes of its key) more; with a scope, O(accounts cooling in it)
---       more, and refused, O(accounts behind) at most. Eight commands, however many leases, and one to three more for each.
+--       more, and refused, O(accounts behind) at most. Eight to thirteen commands, however many leases, and up to three more for each
+--       lease that what was read for all of them does not decide.
 
 -- How many expired leases, and ended cooldowns, one call may clear away at a time; and how many leases share that work. A
 -- call that finds no free slot always does it, so nobody is refused for a lease that is over.
@@ -228,7 +229,8 @@ local function choose(shut)
       local other, base
       if try == 1 and from == PAGE and everyone == from + others then
         -- All behind are in play. Either this call reads them once; or it deals neighbours from an even random one on, one to each
-        -- lease. To each lease they are as likely as if it had drawn by itself; whoever draws once more does that.
+        -- lease. To each lease they are as likely as if it had drawn by itself, but two get the same one less often. Whoever draws
+        -- once more does that by itself.
         if not dealt or others > count and not dealt[next_dealt] then
           local first, size = from, others
           if others > count then

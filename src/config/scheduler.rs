@@ -37,7 +37,7 @@ pub struct Config {
     pub failure: OnFailure,
     /// How requests that don't take a slot by the ledger are sent on.
     pub traditional: Traditional,
-    /// Whether `x-slotgate-path` says so of a request that goes the traditional way.
+    /// Whether requests that go the traditional way get `x-slotgate-path`.
     pub traditional_path_header: bool,
     /// Request headers set on those that fit no pool. Each pool has what is set on its own.
     pub traditional_headers: SetHeaders,
@@ -266,7 +266,7 @@ pub enum Traditional {
     },
 }
 
-/// How they go, and whether they are told by `x-slotgate-path`.
+/// How requests go the traditional way, and whether `x-slotgate-path` is set on them.
 fn traditional(mut f: Fields<'_, '_>, headers: &mut SetHeaders) -> (Traditional, bool) {
     let path_header = f.flag("path_header", true);
     let mode = f.word("mode", TraditionalMode::Passthrough);

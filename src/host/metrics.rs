@@ -25,7 +25,7 @@ struct Pool {
     counters: Vec<Series>,
     waited_us: Option<u32>,
     queued_us: Option<u32>,
-    /// Those that wait in the queue.
+    /// How many requests wait in the pool's queue.
     waiting: Series,
     /// What every worker sets, rather than adds to.
     asked_basis_points: Series,

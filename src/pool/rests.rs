@@ -26,7 +26,7 @@ struct Said {
 #[derive(Debug)]
 pub struct Rests {
     all: Vec<Rest>,
-    /// How many of them were said and are not over.
+    /// How many rests were said and are not over.
     under_way: usize,
 }
 
@@ -40,7 +40,7 @@ impl Rests {
         }
     }
 
-    /// One account more.
+    /// Adds an account that does not rest.
     pub fn add(&mut self) {
         self.all.push(Rest::default());
     }
@@ -56,13 +56,13 @@ impl Rests {
         let Some(rest) = self.all.get_mut(account as usize) else {
             return false;
         };
-        let anew = rest.cools_until_ms <= now_ms;
+        let anew = rest.cools_until_ms <= now_ms || rest.said.is_none();
         rest.cools_until_ms = rest.cools_until_ms.max(until_ms);
         self.said(account, until_ms, probes);
         anew
     }
 
-    /// It is said that an account rests until then, in ms; one that rests already may so for longer. `probes`: a probe must pass
+    /// Notes that the log was told of an account's rest until `until_ms`; one that rests already may so for longer. `probes`: a probe must pass
     /// after it.
     pub fn said(&mut self, account: u32, until_ms: u64, probes: bool) {
         let Some(rest) = self.all.get_mut(account as usize) else {
@@ -81,7 +81,7 @@ impl Rests {
         });
     }
 
-    /// The end of an account's rest is said already.
+    /// Forgets an account's rest, whose end the log has.
     pub fn end(&mut self, account: u32) {
         if let Some(rest) = self.all.get_mut(account as usize)
             && rest.said.take().is_some()
@@ -98,9 +98,16 @@ impl Rests {
             return false;
         };
         match state {
-            // One that is full takes leases as well.
-            State::Free | State::Full => {
+            State::Free => {
                 let over = said.seen || asked_ms >= said.until_ms;
+                if over {
+                    self.end(account);
+                }
+                over
+            }
+            // One that is behind, or waits for its probe, may be full as well.
+            State::Full => {
+                let over = !said.probes && asked_ms >= said.until_ms;
                 if over {
                     self.end(account);
                 }
@@ -119,18 +126,18 @@ impl Rests {
         }
     }
 
-    /// Where the ledger does not tell the states of accounts: those whose rest has ended by this worker's own clock. Of one that must pass
-    /// a probe only the probe tells.
+    /// Where the ledger does not tell the states of accounts: those whose rest has ended by this worker's own clock. One that must
+    /// pass a probe is not among them, since the probe alone tells, and is forgotten.
     pub fn over_by_clock(&mut self, now_ms: u64) -> Vec<u32> {
-        let is_over = |rest: &Rest| {
-            let said = rest.said.as_ref();
-            said.is_some_and(|said| !said.probes && said.until_ms <= now_ms)
-        };
-        let all = (0..).zip(&self.all);
-        let over = all.filter_map(|(account, rest)| is_over(rest).then_some(account));
-        let over: Vec<u32> = over.collect();
-        for account in &over {
-            self.end(*account);
+        let mut over = Vec::new();
+        for (account, rest) in (0..).zip(&mut self.all) {
+            if let Some(said) = rest.said.filter(|said| said.until_ms <= now_ms) {
+                rest.said = None;
+                self.under_way = self.under_way.saturating_sub(1);
+                if !said.probes {
+                    over.push(account);
+                }
+            }
         }
         over
     }
@@ -149,22 +156,28 @@ mod tests {
         assert!(rests.any());
         // Asked before the ledger heard of it.
         assert!(!rests.see(0, State::Free, 999));
-        assert!(!rests.see(0, State::Full, 1_001));
+        assert!(
+            !rests.see(0, State::Full, 7_000),
+            "it may wait for its probe"
+        );
         for state in [State::Cooling, State::Probe, State::Probing, State::Drained] {
             assert!(!rests.see(0, state, 2_000));
         }
         assert!(!rests.see(1, State::Free, 2_000), "another account");
-        assert!(rests.see(0, State::Full, 2_500), "an operator may end it");
+        assert!(rests.see(0, State::Free, 2_500), "an operator may end it");
         assert!(!rests.see(0, State::Free, 2_600) && !rests.any(), "once");
 
-        // Nobody looked meanwhile.
-        assert!(rests.cools(0, 7_000, 8_000, true));
+        // Again, before the first would have been over; nobody looked meanwhile.
+        assert!(rests.cools(0, 3_000, 8_000, true));
         assert!(!rests.see(0, State::Free, 7_999) && rests.see(0, State::Free, 8_000));
         // Longer meanwhile, and it is gone.
         rests.said(1, 9_000, false);
         rests.said(1, 8_500, true);
         assert!(!rests.see(1, State::Free, 8_999));
         assert!(!rests.see(1, State::Removed, 9_000) && !rests.any());
+        // Full, with no probe to wait for.
+        rests.said(1, 9_000, false);
+        assert!(!rests.see(1, State::Full, 8_999) && rests.see(1, State::Full, 9_000));
     }
 
     #[test]
@@ -178,7 +191,8 @@ mod tests {
         assert!(rests.over_by_clock(4_999).is_empty());
         assert_eq!(rests.over_by_clock(5_000), [0]);
         assert_eq!(rests.over_by_clock(5_001), [2]);
-        assert!(rests.over_by_clock(9_000).is_empty() && rests.any());
+        assert!(rests.over_by_clock(9_000).is_empty() && !rests.any());
+        rests.said(1, 9_500, true);
         rests.end(1);
         rests.end(1);
         assert!(!rests.any());

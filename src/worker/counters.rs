@@ -11,7 +11,7 @@ pub enum Counter {
     Atomic,
     /// Requests sent on with a slot chosen here.
     Local,
-    /// The same by why the ledger was not asked, or gave none.
+    /// Requests sent on with a slot chosen here, by why the ledger was not asked, or gave none.
     LocalFor(Reason),
     /// Requests sent on as they were, by reason.
     Traditional(Reason),
@@ -208,7 +208,7 @@ impl Counters {
         self.touch();
     }
 
-    /// The place of a pool, or of requests of none.
+    /// The row of a pool's counters, or that of requests of no pool.
     fn row(&self, pool: Option<usize>) -> usize {
         let last = self.pools.len().saturating_sub(1);
         pool.map_or(last, |pool| pool.min(last))

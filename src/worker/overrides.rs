@@ -264,7 +264,7 @@ fn end_rests(cx: &mut Context, pool: usize, sent_ms: u64, polled: &InLedger) {
     }
 }
 
-/// The same where the ledger does not tell them.
+/// Says that rests are over by this worker's clock, where the ledger does not tell the states of accounts.
 fn end_rests_by_clock(cx: &mut Context, pool: usize) {
     let view = cx.pools.get_mut(pool);
     let Some(view) = view.filter(|view| view.rests.any()) else {

@@ -170,7 +170,7 @@ impl Parts {
                     in_doubt,
                 } => {
                     let pipe = self.pipe_state();
-                    self.full.forget(pool);
+                    self.full.forget(pool, self.cx.now_ms);
                     self.releases.end(&mut self.cx, pool, lease, in_doubt, pipe);
                     self.send_commands();
                 }
@@ -401,6 +401,7 @@ impl Parts {
             }
         }
         self.syncs.on_pipe_lost();
+        self.full.forget_all();
         self.waiters.on_pipe_lost(now_ms);
         self.releases.on_pipe_lost(&mut self.cx, releases);
         let fails = self.pipe.failures() > 0;

@@ -185,7 +185,7 @@ impl Parts {
         sent_ms: u64,
     ) {
         let (cx, pool) = (&mut self.cx, acquire.pool);
-        self.full.see(cx, acquire, answer);
+        self.full.see(cx, acquire, answer, sent_ms);
         let begins = self.requests.acquires(acquire.slot, acquire.lease);
         let known = self
             .requests

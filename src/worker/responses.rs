@@ -307,10 +307,8 @@ impl Requests {
                 cx.count_in(pool, Counter::Disabled);
                 if changed == 1 {
                     if let Some(view) = cx.pools.get_mut(pool) {
-                        let until_ms = match for_ms {
-                            0 => u64::MAX,
-                            ms => cx.now_ms.saturating_add(ms),
-                        };
+                        // Without an end of its own it is over when the ledger says so.
+                        let until_ms = cx.now_ms.saturating_add(for_ms);
                         view.rests.said(account, until_ms, true);
                     }
                     cx.notice(Notice::Disabled {

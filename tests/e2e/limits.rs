@@ -11,6 +11,13 @@ use support::*;
 
 const LIMITS: [(&str, u32); 3] = [("a", 5), ("b", 10), ("c", 20)];
 
+/// Envoys that ask for each request, so that no slot is free for long enough to be missed at the peak.
+fn asking(workers: u32) -> EnvoyConfig {
+    config(&LIMITS)
+        .plugin(|plugin| plugin["saturated"] = json!({"action": "reject", "refuse_ms": 0}))
+        .workers(workers)
+}
+
 /// While they run, the ledger adds up and counts no account above its limit.
 #[track_caller]
 fn watch(world: &World, loads: &[Insistent]) {
@@ -50,7 +57,7 @@ fn assert_limits_held(world: &World, statuses: &BTreeMap<u16, usize>, served: us
 
 #[test]
 fn two_hundred_clients_and_four_workers_never_exceed_a_limit() {
-    let world = World::start(config(&LIMITS).workers(4));
+    let world = World::start(asking(4));
     let load = [Insistent::start(world.client(), 200, 3, "/delay?ms=30")];
     watch(&world, &load);
     let [load] = load;
@@ -59,8 +66,8 @@ fn two_hundred_clients_and_four_workers_never_exceed_a_limit() {
 
 #[test]
 fn limits_hold_across_two_envoys() {
-    let world = World::start(config(&LIMITS).workers(2));
-    let other = world.another(config(&LIMITS).workers(2));
+    let world = World::start(asking(2));
+    let other = world.another(asking(2));
     let loads = [world.client(), other.client()]
         .map(|client| Insistent::start(client, 60, 4, "/delay?ms=30"));
     watch(&world, &loads);

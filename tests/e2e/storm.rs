@@ -146,7 +146,7 @@ fn refused_by_a_full_pool() {
     assert_eq!(FULL.statuses(rejecting), BTreeMap::from([(429, 600)]));
 }
 
-/// Those that come after the first answer are refused in their own callbacks, two thirds of them at least.
+/// Those that come after the first answer are refused in their own callbacks.
 #[test]
 fn refused_by_a_worker_that_knows_the_pool_is_full() {
     for requests in [3_000, 10_000] {

@@ -149,7 +149,10 @@ fn the_end_of_a_rest_is_said_once() {
         // An operator may end it long before its time.
         let states = ["disabled", "drained", "cooling", "probe", "probing", "?"];
         assert_eq!(said_while(&mut rig, &states), [""; 0]);
-        assert_eq!(said_while(&mut rig, &["full", "free", "free"]), free);
+        assert_eq!(
+            said_while(&mut rig, &["full", "free", "full", "free"]),
+            free
+        );
     }
     // Short enough that no look sees it.
     rig.respond(id, 429, &[("retry-after-ms", "100")]);

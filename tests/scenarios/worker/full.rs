@@ -55,6 +55,52 @@ fn whoever_gives_a_slot_back_asks_at_once() {
     rig.reply(&granted("a"));
 }
 
+/// The acquire went out before the slot was given back, so its answer says nothing of that slot.
+#[test]
+fn an_answer_that_is_older_than_an_own_release_tells_nothing() {
+    let mut rig = Rig::ready(|json| json["saturated"]["refuse_ms"] = 1_000.into());
+    let (holder, _) = rig.holding();
+    rig.request(&[]);
+    rig.commands();
+    rig.wait(1);
+    rig.worker.on_end(rig.now_ms, holder);
+    rig.reply(FULL);
+    assert_eq!(rig.request(&[]).1, None, "it is asked for");
+    rig.commands();
+    rig.wait(1);
+    rig.reply(":1\r\n");
+    rig.reply(FULL);
+    assert_eq!(
+        rig.request(&[]).1,
+        None,
+        "that one was asked in the same ms"
+    );
+    rig.commands();
+    rig.reply(FULL);
+    assert!(refused(rig.request(&[]).1));
+}
+
+/// Nobody is refused for longer than the ledger said.
+#[test]
+fn it_asks_again_when_the_client_was_told_to() {
+    let mut rig = Rig::ready(|json| json["saturated"]["refuse_ms"] = 1_000.into());
+    rig.request(&[]);
+    rig.commands();
+    rig.reply("*2\r\n$1\r\n7\r\n:3\r\n");
+    assert!(rig.request(&[]).1.is_some());
+    rig.wait(3);
+    assert_eq!(rig.request(&[]).1, None);
+}
+
+/// What was said over a pipe that is gone is worth nothing.
+#[test]
+fn a_lost_pipe_ends_it() {
+    let (mut rig, _) = told(|json| json["saturated"]["refuse_ms"] = 1_000.into());
+    rig.worker.on_pipe_closed(rig.now_ms);
+    let verdict = rig.request(&[]).1;
+    assert_ne!(verdict.and_then(Verdict::reason), Some(Reason::Saturated));
+}
+
 #[test]
 fn it_may_be_off_and_is_with_a_queue() {
     for saturated in [

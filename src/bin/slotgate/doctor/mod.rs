@@ -88,6 +88,9 @@ impl Report {
     }
 }
 
+/// What `--workers` comes to when there is no pool to ask in.
+const WORKERS_UNASKED: &str = "how many workers answer: there is no pool to ask them in";
+
 /// Looks at everything; `wait` is how long workers may take to answer, `expected` how many there are, where that was said.
 pub fn run(
     server: &mut Server,
@@ -108,10 +111,16 @@ pub fn run(
         Err(problem) if problem.kind == "no_pool" && named.is_empty() => {
             let hint = problem.hint.clone().unwrap_or_default();
             report.find(Harm::Requests, "no_pool", problem.what, &hint);
+            if expected.is_some() {
+                report.unseen.push(WORKERS_UNASKED.to_owned());
+            }
         }
         // What was found of Redis says more.
         Err(problem) if !report.findings.is_empty() && named.is_empty() => {
             report.unseen.push(problem.what);
+            if expected.is_some() {
+                report.unseen.push(WORKERS_UNASKED.to_owned());
+            }
         }
         Err(problem) => return Err(problem),
     }

@@ -127,7 +127,7 @@ fn judge(
             count(expected as u64, "worker"),
             wait.as_secs_f64()
         );
-        let hint = "which Envoy is down, stands still or is cut off from Redis? a worker that has had no request so far does not answer either";
+        let hint = "which Envoy is down, stands still or is cut off from Redis? a worker that has had no request so far, or looks less often than --wait (control.poll_ms), does not answer either";
         report.find(Harm::Requests, "few_workers", what, hint);
     }
     if workers.is_empty() {
