@@ -97,22 +97,10 @@ impl Rests {
         let Some(said) = said.and_then(|rest| rest.said.as_mut()) else {
             return false;
         };
-        match state {
-            State::Free => {
-                let over = said.seen || asked_ms >= said.until_ms;
-                if over {
-                    self.end(account);
-                }
-                over
-            }
+        let over = match state {
+            State::Free => said.seen || asked_ms >= said.until_ms,
             // One that is behind, or waits for its probe, may be full as well.
-            State::Full => {
-                let over = !said.probes && asked_ms >= said.until_ms;
-                if over {
-                    self.end(account);
-                }
-                over
-            }
+            State::Full => !said.probes && asked_ms >= said.until_ms,
             State::Behind | State::Probe | State::Probing | State::Disabled | State::Cooling => {
                 said.seen = true;
                 false
@@ -123,7 +111,11 @@ impl Rests {
                 self.end(account);
                 false
             }
+        };
+        if over {
+            self.end(account);
         }
+        over
     }
 
     /// Where the ledger does not tell the states of accounts: those whose rest has ended by this worker's own clock. One that must

@@ -173,6 +173,8 @@ pub struct Counters {
     pub pools: Vec<[u64; IN_POOL]>,
     /// How many requests wait in the queue now, by pool in the same way.
     pub waiting: Vec<u64>,
+    /// How many requests wait in the queues of all pools together.
+    pub waiting_in_all: u64,
     /// Changes with everything counted: comparing this is enough to see whether anything was.
     total: u64,
 }
@@ -185,6 +187,7 @@ impl Counters {
             worker: [0; IN_WORKER],
             pools: vec![[0; IN_POOL]; pools.saturating_add(1)],
             waiting: vec![0; pools.saturating_add(1)],
+            waiting_in_all: 0,
             total: 0,
         }
     }
@@ -205,6 +208,7 @@ impl Counters {
         if let Some(waiting) = self.waiting.get_mut(row) {
             *waiting = waiting.saturating_add_signed(more);
         }
+        self.waiting_in_all = self.waiting_in_all.saturating_add_signed(more);
         self.touch();
     }
 

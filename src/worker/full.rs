@@ -43,11 +43,11 @@ impl FullPools {
         answer: Acquired,
         sent_ms: u64,
     ) {
-        let any = acquire.kind == AcquireKind::Take && acquire.scope.is_none() && !acquire.again;
-        let in_time = cx.now_ms.saturating_sub(sent_ms) < cx.config.redis.acquire_timeout_ms;
         let Acquired::Saturated { retry_after_ms } = answer else {
             return;
         };
+        let any = acquire.kind == AcquireKind::Take && acquire.scope.is_none() && !acquire.again;
+        let in_time = cx.now_ms.saturating_sub(sent_ms) < cx.config.redis.acquire_timeout_ms;
         let Some(full) = self.0.get_mut(acquire.pool) else {
             return;
         };

@@ -118,7 +118,7 @@ impl Worker {
             self.0.pipe.is_ready().into(),
             self.0.pipe.is_down().into(),
             self.0.waiting() as u64,
-            self.0.requests.waiting(),
+            self.0.cx.counters.waiting_in_all,
             self.0.grants.listens().into(),
         ])
     }

@@ -40,8 +40,6 @@ pub(super) struct Requests {
     pub(super) slab: Slab<Request>,
     pub(super) decisions: DecisionLog,
     answers: Answers,
-    /// How many wait in the queue.
-    waiting: u64,
     /// The pools of which it was said that Envoy does not try again.
     pub(super) not_retried: Said<usize>,
 }
@@ -55,7 +53,6 @@ impl Requests {
             slab: Slab::new(),
             decisions: DecisionLog::default(),
             answers: Answers::default(),
-            waiting: 0,
             not_retried: Said::default(),
         }
     }
@@ -209,7 +206,7 @@ impl Requests {
         let waited = matches!(before, Phase::Waiting { .. });
         if waited != matches!(phase, Phase::Waiting { .. }) {
             let (pool, came_us) = (request.pool, request.came_us);
-            self.note_waiting(cx, pool, event, (came_us, is_later));
+            Self::note_waiting(cx, pool, event, (came_us, is_later));
         }
         let request = self.slab.get(slot)?;
         let (pool, number) = (request.pool, request.number);
@@ -318,7 +315,6 @@ impl Requests {
     /// A request begins to wait in the queue, or this event ends its wait.
     #[inline(never)]
     fn note_waiting(
-        &mut self,
         cx: &mut Context,
         pool: Option<usize>,
         event: Event,
@@ -326,7 +322,6 @@ impl Requests {
     ) {
         let ended = match event {
             Event::Waits => {
-                self.waiting = self.waiting.saturating_add(1);
                 cx.counters.wait(pool, 1);
                 return;
             }
@@ -335,7 +330,6 @@ impl Requests {
             Event::Ended => Counter::QueueLeft,
             _ => Counter::QueueFailed,
         };
-        self.waiting = self.waiting.saturating_sub(1);
         cx.counters.wait(pool, -1);
         cx.count_in(pool, ended);
         if ended == Counter::QueueGranted && !is_later && cx.output.queued_us.len() < MOST_WAITS {
@@ -457,11 +451,6 @@ impl Requests {
     pub(super) fn awaited(&self, slot: usize) -> Option<(usize, LeaseId)> {
         let request = self.slab.get(slot)?;
         request.pool.zip(request.phase.awaits())
-    }
-
-    /// How many requests wait in the queue.
-    pub(super) fn waiting(&self) -> u64 {
-        self.waiting
     }
 
     /// Whether an acquire's request still is where it was when it was sent.

@@ -1,6 +1,6 @@
 //! What the filter costs, beside Envoy without it, a filter that does nothing, and other ways to reach Redis:
 //! `make bench` prints a table and writes target/bench.json. `ROUNDS=9 ROWS=webdis make bench` runs some rows longer,
-//! those that have one of these words; `ROWS==slotgate` is the very one.
+//! those that have one of these words, with `;` between them; `ROWS==slotgate` is the very one.
 //! With the argument `peers`, as in `make bench-peers`: beside what others decide with, to target/bench-peers.json.
 //!
 //! Every set-up has an Envoy and a Redis of its own, started before the first measurement; the rounds go through all rows

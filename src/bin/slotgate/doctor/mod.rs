@@ -100,6 +100,7 @@ pub fn run(
 ) -> Result<Answer, Problem> {
     let mut report = Report::default();
     redis::look(server, &mut report)?;
+    let unasked = expected.map(|_| WORKERS_UNASKED.to_owned());
     match server.some_pools(named) {
         Ok(pools) => {
             for pool in &pools {
@@ -111,16 +112,12 @@ pub fn run(
         Err(problem) if problem.kind == "no_pool" && named.is_empty() => {
             let hint = problem.hint.clone().unwrap_or_default();
             report.find(Harm::Requests, "no_pool", problem.what, &hint);
-            if expected.is_some() {
-                report.unseen.push(WORKERS_UNASKED.to_owned());
-            }
+            report.unseen.extend(unasked);
         }
         // What was found of Redis says more.
         Err(problem) if !report.findings.is_empty() && named.is_empty() => {
             report.unseen.push(problem.what);
-            if expected.is_some() {
-                report.unseen.push(WORKERS_UNASKED.to_owned());
-            }
+            report.unseen.extend(unasked);
         }
         Err(problem) => return Err(problem),
     }
